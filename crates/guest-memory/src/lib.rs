@@ -1,0 +1,118 @@
+//! Guest memory: the RAM of a virtual machine as `vm-memory` regions, and the record of which of its
+//! pages hold code that a processor has decoded ([`CodePages`]).
+//!
+//! Whoever writes guest RAM, a processor's store or a device's DMA, must make decoded code of that page
+//! invalid. Writes through `vm-memory`'s [`vm_memory::Bytes`] and volatile slices do so by themselves,
+//! because the regions' bitmap is a [`WriteTracker`]. Whoever writes through a raw host pointer (a
+//! processor, the kernel on behalf of io_uring) calls [`CodePages::written`] *after* the write.
+//!
+//! ```text
+//! 0            3 GiB        4 GiB
+//! |── low RAM ──|  devices   |── high RAM ──
+//! ```
+
+mod code;
+
+pub use code::{CodePages, PageState, WriteTracker};
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestRegionMmap};
+
+/// Guest RAM, shared by processors and devices.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<WriteTracker>;
+
+/// Size of a guest page, in bytes.
+pub const PAGE_SIZE: u64 = 4096;
+/// log2 of [`PAGE_SIZE`].
+pub const PAGE_SHIFT: u32 = 12;
+/// First address of the hole below 4 GiB that belongs to devices.
+pub const DEVICE_HOLE_START: u64 = 0xc000_0000;
+/// First address above that hole.
+pub const DEVICE_HOLE_END: u64 = 0x1_0000_0000;
+
+/// Why guest RAM cannot be had.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The size is zero or not a whole number of pages.
+    #[error("memory size {0:#x} is not a positive multiple of 4 KiB")]
+    Size(u64),
+    /// The host refused the mapping.
+    #[error("cannot map {size:#x} bytes of guest memory")]
+    Map {
+        /// Bytes asked for.
+        size: u64,
+        /// The host's reason.
+        #[source]
+        source: vm_memory::mmap::MmapRegionError,
+    },
+    /// The regions do not fit together.
+    #[error("guest memory regions do not fit together")]
+    Regions(#[source] vm_memory::GuestRegionCollectionError),
+}
+
+/// RAM of `size` bytes laid around the device hole: private anonymous memory that the host may back by
+/// huge pages, with the record of its code pages.
+///
+/// # Errors
+/// When `size` is not a positive multiple of [`PAGE_SIZE`] or the host refuses the mapping.
+pub fn allocate(size: u64) -> Result<(GuestMemory, Arc<CodePages>), Error> {
+    if size == 0 || !size.is_multiple_of(PAGE_SIZE) {
+        return Err(Error::Size(size));
+    }
+    let low = size.min(DEVICE_HOLE_START);
+    let high = size - low;
+    let top = if high > 0 { DEVICE_HOLE_END + high } else { low };
+    let code = Arc::new(CodePages::new(top >> PAGE_SHIFT));
+    let mut regions = vec![region(0, low, &code)?];
+    if high > 0 {
+        regions.push(region(DEVICE_HOLE_END, high, &code)?);
+    }
+    let memory = GuestMemory::from_regions(regions).map_err(Error::Regions)?;
+    Ok((memory, code))
+}
+
+fn region(base: u64, size: u64, code: &Arc<CodePages>) -> Result<GuestRegionMmap<WriteTracker>, Error> {
+    let bytes = usize::try_from(size).map_err(|_| Error::Size(size))?;
+    let tracker = WriteTracker::new(Arc::clone(code), base);
+    let mapping = MmapRegionBuilder::new_with_bitmap(bytes, tracker)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+        .build()
+        .map_err(|source| Error::Map { size, source })?;
+    // SAFETY: the range is the mapping just made, which this call owns; the advice changes no contents.
+    // Its failure (a kernel without transparent huge pages) costs speed only.
+    unsafe { libc::madvise(mapping.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+    GuestRegionMmap::new(mapping, GuestAddress(base)).ok_or(Error::Size(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+
+    #[test]
+    fn memory_beyond_three_gib_continues_at_four_gib() {
+        let (memory, _) = allocate(DEVICE_HOLE_START + 2 * PAGE_SIZE).unwrap();
+        let regions: Vec<_> = memory.iter().map(|r| (r.start_addr().0, r.len())).collect();
+        assert_eq!(regions, [(0, DEVICE_HOLE_START), (DEVICE_HOLE_END, 2 * PAGE_SIZE)]);
+    }
+
+    #[test]
+    fn a_device_write_ends_the_code_of_its_pages_only() {
+        let (memory, code) = allocate(8 * PAGE_SIZE).unwrap();
+        let (first, second, third) = (code.mark(1), code.mark(2), code.mark(3));
+        memory.write_slice(&[0; 16], GuestAddress(2 * PAGE_SIZE - 8)).unwrap();
+        assert_ne!(code.state(1), first);
+        assert_ne!(code.state(2), second);
+        assert_eq!(code.state(3), third);
+    }
+
+    #[test]
+    fn sizes_that_are_no_pages_are_refused() {
+        assert!(matches!(allocate(0), Err(Error::Size(0))));
+        assert!(matches!(allocate(4095), Err(Error::Size(4095))));
+    }
+}

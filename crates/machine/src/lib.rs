@@ -1,0 +1,1 @@
+//! Builds a virtual machine from its configuration.

@@ -1,0 +1,103 @@
+//! What a virtual processor is to the rest of the machine, whichever kind of processor runs: KVM or the
+//! software processor.
+//!
+//! The machine implements [`Bus`]; the hypervisor interface implements [`HypervisorInterface`] and uses
+//! [`VirtualProcessors`]; a processor crate implements [`Partition`], [`Processor`], [`VirtualProcessors`]
+//! and calls the others.
+#![forbid(unsafe_code)]
+
+mod hypervisor;
+mod state;
+
+pub use hypervisor::{
+    HypercallContext, HypercallOutcome, HypervisorInterface, MsrOutcome, StartState, TlbFlush, TlbRange,
+    VirtualProcessors,
+};
+pub use state::{DescriptorTable, GeneralRegister, Segment, SegmentAttributes, StartRegisters};
+
+use std::sync::Arc;
+
+use interrupt::ProcessorSignal;
+use thiserror::Error;
+
+/// What a processor reaches beside RAM. Called on processor threads.
+pub trait Bus: Send + Sync {
+    /// `IN` of 1, 2 or 4 bytes. Ports that nobody claims read as all ones.
+    fn port_read(&self, port: u16, data: &mut [u8]);
+    /// `OUT` of 1, 2 or 4 bytes.
+    fn port_write(&self, port: u16, data: &[u8]);
+    /// A read of 1 to 64 bytes at a guest physical address that is not RAM. Unclaimed addresses read as
+    /// all ones.
+    fn memory_read(&self, gpa: u64, data: &mut [u8]);
+    /// A write of 1 to 64 bytes at a guest physical address that is not RAM (or is ROM).
+    fn memory_write(&self, gpa: u64, data: &[u8]);
+}
+
+/// Why a processor came back from [`Processor::run`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// [`Partition::stop`] was called. The processor is at an instruction boundary.
+    Stopped,
+    /// Triple fault: the guest is lost. The text tells the processor's state.
+    TripleFault(String),
+    /// The processor cannot go on for a reason of its own. The text tells why and its state.
+    Failed(String),
+}
+
+/// Why a processor or partition cannot be had.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The host lacks something.
+    #[error("this host cannot run the {processor} processor: {reason}")]
+    Unsupported {
+        /// Which processor.
+        processor: &'static str,
+        /// What is missing.
+        reason: String,
+    },
+    /// A processor index is out of range or taken.
+    #[error("virtual processor {0} does not exist or has been created already")]
+    Index(u32),
+    /// The host refused an operation.
+    #[error("{operation} failed")]
+    Host {
+        /// What was tried.
+        operation: &'static str,
+        /// The host's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The virtual machine as its processors see it.
+pub trait Partition: Send + Sync {
+    /// How many processors there are, started or not.
+    fn processor_count(&self) -> u32;
+    /// The processor `index`; each can be had once and is moved to its own thread.
+    ///
+    /// # Errors
+    /// When the index is out of range or taken.
+    fn processor(&self, index: u32) -> Result<Box<dyn Processor>, Error>;
+    /// Makes every processor come back from [`Processor::run`] with [`Exit::Stopped`], sleeping ones
+    /// included, now and until [`Self::resume`].
+    fn stop(&self);
+    /// Undoes [`Self::stop`].
+    fn resume(&self);
+    /// How a local APIC reaches processor `index`.
+    fn signal(&self, index: u32) -> Arc<dyn ProcessorSignal>;
+    /// What the hypervisor interface asks of the processors.
+    fn virtual_processors(&self) -> Arc<dyn VirtualProcessors>;
+    /// Guest instructions carried out so far by all processors, where the processor counts them.
+    fn instructions(&self) -> Option<u64>;
+}
+
+/// One virtual processor, on its own thread.
+pub trait Processor: Send {
+    /// Sets the registers for a start by a loader, before the first [`Self::run`]. A processor that is not
+    /// given any starts at the reset vector if its index is 0 and waits for a start-up interrupt if not.
+    fn start_at(&mut self, registers: &StartRegisters);
+    /// Runs guest code, sleeping while the guest halts, until there is an [`Exit`].
+    fn run(&mut self) -> Exit;
+    /// The registers as text, for logs.
+    fn describe(&self) -> String;
+}

@@ -1,0 +1,1 @@
+//! Disks: image formats, and the SCSI and ATAPI command sets.

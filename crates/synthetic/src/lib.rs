@@ -1,0 +1,1 @@
+//! Synthetic devices: the providers behind VMBus channels.

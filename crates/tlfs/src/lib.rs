@@ -1,0 +1,1 @@
+//! Definitions of the hypervisor top-level functional specification.

@@ -1,0 +1,1 @@
+//! VMBus: rings, the channel protocol and the server.
