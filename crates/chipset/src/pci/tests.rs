@@ -1,0 +1,148 @@
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::PortDevice;
+
+#[derive(Default)]
+struct Recorder(Mutex<Vec<(FunctionAddress, Vec<BarMapping>)>>);
+
+impl BarListener for Recorder {
+    fn bars_changed(&self, address: FunctionAddress, mappings: &[BarMapping]) {
+        self.0.lock().unwrap().push((address, mappings.to_vec()));
+    }
+}
+
+struct Plain(ConfigSpace);
+
+impl PciFunction for Plain {
+    fn config_read(&mut self, register: u8) -> u32 {
+        self.0.read(register)
+    }
+    fn config_write(&mut self, register: u8, value: u32, mask: u32) {
+        self.0.write(register, value, mask);
+    }
+    fn bars(&self) -> Vec<BarMapping> {
+        self.0.bars()
+    }
+}
+
+const SLOT: FunctionAddress = FunctionAddress::new(3, 1);
+
+fn bus() -> (PciBus, Arc<Recorder>) {
+    let recorder = Arc::new(Recorder::default());
+    let mut bus = PciBus::new(recorder.clone());
+    let identity = Identity {
+        vendor: 0x8086,
+        device: 0x7111,
+        class: 0x01_0180,
+        multifunction: true,
+        ..Identity::default()
+    };
+    let space = ConfigSpace::new(identity)
+        .with_bar(4, BarKind::Io, 16)
+        .with_bar(5, BarKind::Memory { prefetchable: false }, 0x1000)
+        .with_interrupt_pin(1);
+    bus.add(SLOT, Arc::new(Mutex::new(Plain(space))));
+    (bus, recorder)
+}
+
+fn select(bus: &mut PciBus, register: u8) {
+    let address =
+        1 << 31 | u32::from(SLOT.device) << 11 | u32::from(SLOT.function) << 8 | u32::from(register);
+    bus.port_write(CONFIG_ADDRESS, &address.to_le_bytes());
+}
+
+fn read(bus: &mut PciBus, register: u8) -> u32 {
+    select(bus, register);
+    let mut data = [0xff; 4];
+    bus.port_read(CONFIG_DATA, &mut data);
+    u32::from_le_bytes(data)
+}
+
+fn write(bus: &mut PciBus, register: u8, value: u32) {
+    select(bus, register);
+    bus.port_write(CONFIG_DATA, &value.to_le_bytes());
+}
+
+#[test]
+fn the_address_port_reads_back_and_ignores_bytes() {
+    let (mut bus, _) = bus();
+    bus.port_write(CONFIG_ADDRESS, &0x8000_0000_u32.to_le_bytes());
+    bus.port_write(CONFIG_ADDRESS, &[0x12]);
+    let mut data = [0; 4];
+    bus.port_read(CONFIG_ADDRESS, &mut data);
+    assert_eq!(u32::from_le_bytes(data), 0x8000_0000);
+}
+
+#[test]
+fn absent_functions_read_as_ones() {
+    let (mut bus, _) = bus();
+    bus.port_write(CONFIG_ADDRESS, &0x8000_f800_u32.to_le_bytes());
+    let mut data = [0; 4];
+    bus.port_read(CONFIG_DATA, &mut data);
+    assert_eq!(data, [0xff; 4]);
+}
+
+#[test]
+fn identity_and_header_type_are_in_their_places() {
+    let (mut bus, _) = bus();
+    assert_eq!(read(&mut bus, 0x00), 0x7111_8086);
+    assert_eq!(read(&mut bus, 0x08), 0x0101_8000);
+    select(&mut bus, 0x0c);
+    let mut byte = [0];
+    bus.port_read(CONFIG_DATA + 2, &mut byte);
+    assert_eq!(byte[0], 0x80);
+    assert_eq!(read(&mut bus, 0x3c) >> 8 & 0xff, 1);
+}
+
+#[test]
+fn a_bar_written_with_ones_tells_its_size() {
+    let (mut bus, _) = bus();
+    write(&mut bus, 0x20, u32::MAX);
+    assert_eq!(read(&mut bus, 0x20), 0xffff_fff1);
+    write(&mut bus, 0x24, u32::MAX);
+    assert_eq!(read(&mut bus, 0x24), 0xffff_f000);
+    write(&mut bus, 0x10, u32::MAX);
+    assert_eq!(read(&mut bus, 0x10), 0);
+}
+
+#[test]
+fn the_listener_hears_only_of_changes_in_what_is_decoded() {
+    let (mut bus, recorder) = bus();
+    write(&mut bus, 0x20, 0xc000);
+    assert!(recorder.0.lock().unwrap().is_empty());
+    write(&mut bus, 0x04, 1);
+    write(&mut bus, 0x04, 5);
+    let mapping = BarMapping { region: 4, space: Space::Io, base: 0xc000, size: 16 };
+    assert_eq!(recorder.0.lock().unwrap().split_off(0), [(SLOT, vec![mapping])]);
+    write(&mut bus, 0x04, 0);
+    assert_eq!(*recorder.0.lock().unwrap(), [(SLOT, vec![])]);
+}
+
+#[test]
+fn a_bar_beyond_the_ports_decodes_nothing() {
+    let (mut bus, recorder) = bus();
+    write(&mut bus, 0x04, 1);
+    write(&mut bus, 0x20, 0x1_0000);
+    write(&mut bus, 0x20, u32::MAX);
+    assert!(recorder.0.lock().unwrap().is_empty());
+}
+
+#[test]
+fn byte_writes_touch_their_byte_only() {
+    let (mut bus, _) = bus();
+    write(&mut bus, 0x20, 0xc000);
+    select(&mut bus, 0x20);
+    bus.port_write(CONFIG_DATA + 1, &[0xd1]);
+    assert_eq!(read(&mut bus, 0x20), 0xd101);
+}
+
+#[test]
+fn the_data_port_is_dead_without_the_enable_bit() {
+    let (mut bus, _) = bus();
+    write(&mut bus, 0x20, 0xc000);
+    bus.port_write(CONFIG_ADDRESS, &0x0000_1900_u32.to_le_bytes());
+    let mut data = [0; 4];
+    bus.port_read(CONFIG_DATA, &mut data);
+    assert_eq!(data, [0xff; 4]);
+}
