@@ -145,10 +145,11 @@ pub trait ApicAssist: Send + Sync {
     /// Whether `vector` ends itself on delivery.
     fn auto_eoi(&self, vector: u8) -> bool;
     /// Sets or clears "no EOI required" in the VP assist page. True if the page is enabled and the field
-    /// was written.
+    /// was written. To withdraw an offer is atomic against the guest: whoever withdraws asks
+    /// [`Self::take_skipped_eoi`] *afterwards*, for the guest may have been quicker.
     fn offer_skipped_eoi(&self, offer: bool) -> bool;
-    /// After an offer: true if the guest has cleared the field, that is, it has ended the interrupt in
-    /// service without a write to the EOI register.
+    /// After an offer, standing or just withdrawn: true, once, if the guest has cleared the field, that
+    /// is, it has ended the interrupt in service without a write to the EOI register.
     fn take_skipped_eoi(&self) -> bool;
     /// An interrupt has been ended, by whatever way: a moment to retry message delivery.
     fn ended(&self, vector: u8);
