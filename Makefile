@@ -1,0 +1,57 @@
+# The project's commands. Each first looks for what it needs and installs what is missing (scripts/setup).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Kernel of `make run`: generic, cloud or backports.
+KERNEL ?= cloud
+# How long `make fuzz` runs each target.
+FUZZ_SECONDS ?= 120
+# A guest keeps one core busy: as many at a time as there are cores.
+GUESTS_AT_A_TIME ?= $(shell nproc)
+
+.PHONY: help build run test test-all check unit guests bench fuzz
+
+help:
+	@echo "make run        boot Debian on StorVSC and end in its shell (KERNEL=generic|cloud|backports)"
+	@echo "make test       formatting, lints, unit tests, guests that boot real kernels"
+	@echo "make test-all   the same with the slow guest tests"
+	@echo "make bench      the interpreter and the disks, next to QEMU TCG"
+	@echo "make fuzz       every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)) seconds"
+
+build:
+	scripts/setup build
+	cargo build --release -p bodhi
+
+run:
+	scripts/setup build guest
+	scripts/run $(KERNEL)
+
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+unit:
+	cargo test --workspace --exclude guests --exclude bench
+
+guests:
+	scripts/guest kernel generic cloud backports
+	scripts/guest root
+
+test: TESTS :=
+test-all: TESTS := --include-ignored
+test test-all:
+	scripts/setup build guest
+	$(MAKE) --no-print-directory check unit build guests
+	cargo test --release -p guests -- --test-threads $(GUESTS_AT_A_TIME) $(TESTS)
+
+bench:
+	scripts/setup build guest
+	scripts/guest kernel cloud
+	scripts/guest root
+	scripts/guest qemu
+	cargo build --release -p bodhi
+	cargo run --release -p bench
+
+fuzz:
+	scripts/setup build fuzz
+	scripts/fuzz $(FUZZ_SECONDS)
