@@ -1,0 +1,329 @@
+//! The configuration of a machine: one schema for the TOML file, the API and the command line.
+
+mod disk;
+mod error;
+mod size;
+
+pub use disk::{DiskBus, DiskConfig, DiskFormat};
+pub use error::InputError;
+pub use size::MemorySize;
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The most virtual processors of a machine.
+pub const MAX_CPUS: u32 = 64;
+/// The least memory of a machine: below it no kernel of the last decade starts.
+pub const MIN_MEMORY: u64 = 32 << 20;
+/// The most disks of a machine: the addresses of one SCSI controller, one of which is the CD-ROM's.
+pub const MAX_DISKS: usize = 63;
+/// The most disks on the IDE buses: two channels of two, one of which the CD-ROM may take.
+pub const MAX_IDE_DISKS: usize = 4;
+
+/// A machine, as a user describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MachineConfig {
+    /// What the machine is called.
+    pub name: String,
+    /// Number of virtual processors.
+    pub cpus: u32,
+    /// Amount of RAM.
+    pub memory: MemorySize,
+    /// The Linux kernel to boot: a bzImage, or an ELF vmlinux with a PVH entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
+    /// The kernel's initial RAM disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub append: String,
+    /// The disks, in order.
+    #[serde(rename = "disk")]
+    pub disks: Vec<DiskConfig>,
+    /// An ISO image in the CD-ROM drive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cdrom: Option<PathBuf>,
+    /// What carries out the guest's instructions.
+    pub processor: ProcessorChoice,
+    /// Which parts of the hypervisor interface the guest is offered.
+    pub enlightenments: Enlightenments,
+    /// Whether the guest gets synthetic devices beside the emulated ones.
+    pub synthetic: Switch,
+    /// Where the first serial port leads.
+    pub serial: Serial,
+    /// The screen.
+    pub display: Display,
+    /// The network.
+    pub net: Net,
+    /// The control socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<PathBuf>,
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self {
+            name: "bodhi".to_owned(),
+            cpus: 1,
+            memory: MemorySize(512 << 20),
+            kernel: None,
+            initrd: None,
+            append: String::new(),
+            disks: Vec::new(),
+            cdrom: None,
+            processor: ProcessorChoice::Auto,
+            enlightenments: Enlightenments::All,
+            synthetic: Switch::On,
+            serial: Serial::Stdio,
+            display: Display::None,
+            net: Net::None,
+            api: None,
+        }
+    }
+}
+
+impl MachineConfig {
+    /// Checks whatever can be checked without opening a file.
+    ///
+    /// # Errors
+    /// Names the first option that is wrong.
+    pub fn validate(&self) -> Result<(), InputError> {
+        if self.name.is_empty() || self.name.contains(['/', '\0', '\n']) {
+            return Err(InputError::new(
+                "name",
+                &self.name,
+                "a name is not empty and has no slash or line end",
+            ));
+        }
+        if self.cpus == 0 || self.cpus > MAX_CPUS {
+            return Err(InputError::new("cpus", self.cpus, format!("must be from 1 to {MAX_CPUS}")));
+        }
+        if self.memory.0 < MIN_MEMORY {
+            return Err(InputError::new(
+                "memory",
+                self.memory,
+                format!("too small: a machine needs at least {}", MemorySize(MIN_MEMORY)),
+            ));
+        }
+        if self.kernel.is_none() {
+            return Err(InputError::bare("kernel", "is required: there is nothing to boot"));
+        }
+        if self.append.contains(['\0', '\n']) {
+            return Err(InputError::bare("append", "a command line is one line without NUL"));
+        }
+        if let Enlightenments::List(names) = &self.enlightenments {
+            if names.is_empty() {
+                return Err(InputError::bare("enlightenments", "the list is empty; say none"));
+            }
+        }
+        self.validate_disks()
+    }
+
+    fn validate_disks(&self) -> Result<(), InputError> {
+        if self.disks.len() > MAX_DISKS {
+            return Err(InputError::new("disk", self.disks.len(), format!("at most {MAX_DISKS} disks")));
+        }
+        // Disks beyond the IDE positions go to the SCSI controller, if they may.
+        let mut ide = usize::from(self.cdrom.is_some());
+        for disk in &self.disks {
+            if disk.bus == DiskBus::Scsi && self.synthetic == Switch::Off {
+                return Err(InputError::file(
+                    "disk",
+                    &disk.file,
+                    "bus=scsi is a synthetic device, which --synthetic off leaves out",
+                ));
+            }
+            let fixed = disk.bus == DiskBus::Ide || self.synthetic == Switch::Off;
+            ide += usize::from(fixed);
+            if ide > MAX_IDE_DISKS {
+                return Err(InputError::file(
+                    "disk",
+                    &disk.file,
+                    format!("at most {MAX_IDE_DISKS} drives fit on the IDE buses"),
+                ));
+            }
+        }
+        let mut seen: Vec<&Path> = Vec::new();
+        for disk in &self.disks {
+            if seen.contains(&disk.file.as_path()) {
+                return Err(InputError::file("disk", &disk.file, "is given twice"));
+            }
+            seen.push(&disk.file);
+        }
+        Ok(())
+    }
+}
+
+/// What carries out the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessorChoice {
+    /// The fastest that this host can run.
+    #[default]
+    Auto,
+    /// The software processor, instruction by instruction.
+    Interpreter,
+}
+
+impl FromStr for ProcessorChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "interpreter" => Ok(Self::Interpreter),
+            _ => Err("must be auto or interpreter".to_owned()),
+        }
+    }
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// On.
+    #[default]
+    On,
+    /// Off.
+    Off,
+}
+
+impl FromStr for Switch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err("must be on or off".to_owned()),
+        }
+    }
+}
+
+/// The screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Display {
+    /// No screen: the machine has a serial console.
+    #[default]
+    None,
+}
+
+impl FromStr for Display {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(Self::None) } else { Err("must be none".to_owned()) }
+    }
+}
+
+/// The network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Net {
+    /// No network adapter.
+    #[default]
+    None,
+}
+
+impl FromStr for Net {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(Self::None) } else { Err("must be none".to_owned()) }
+    }
+}
+
+/// Which parts of the hypervisor interface the guest is offered.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Enlightenments {
+    /// Everything that is implemented.
+    #[default]
+    All,
+    /// No hypervisor is to be seen.
+    None,
+    /// These, by name.
+    List(Vec<String>),
+}
+
+impl FromStr for Enlightenments {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "none" => Ok(Self::None),
+            "" => Err("must be all, none or a list of names".to_owned()),
+            list => Ok(Self::List(list.split(',').map(|name| name.trim().to_owned()).collect())),
+        }
+    }
+}
+
+impl TryFrom<String> for Enlightenments {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Enlightenments> for String {
+    fn from(choice: Enlightenments) -> Self {
+        match choice {
+            Enlightenments::All => "all".to_owned(),
+            Enlightenments::None => "none".to_owned(),
+            Enlightenments::List(names) => names.join(","),
+        }
+    }
+}
+
+/// Where a serial port leads.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Serial {
+    /// The program's own input and output.
+    #[default]
+    Stdio,
+    /// A file that takes the output.
+    File(PathBuf),
+    /// A Unix socket that one client after the other may connect to.
+    Socket(PathBuf),
+}
+
+impl FromStr for Serial {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "stdio" => Ok(Self::Stdio),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("socket", path)) if !path.is_empty() => Ok(Self::Socket(path.into())),
+            _ => Err("must be stdio, file:F or socket:F".to_owned()),
+        }
+    }
+}
+
+impl TryFrom<String> for Serial {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Serial> for String {
+    fn from(serial: Serial) -> Self {
+        match serial {
+            Serial::Stdio => "stdio".to_owned(),
+            Serial::File(path) => format!("file:{}", path.display()),
+            Serial::Socket(path) => format!("socket:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

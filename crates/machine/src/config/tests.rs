@@ -1,0 +1,112 @@
+use super::*;
+
+fn bootable() -> MachineConfig {
+    MachineConfig { kernel: Some("vmlinuz".into()), ..MachineConfig::default() }
+}
+
+fn refusal(config: &MachineConfig) -> String {
+    config.validate().unwrap_err().to_string()
+}
+
+#[test]
+fn memory_is_written_with_a_unit_or_in_mib() {
+    let bytes = |text: &str| text.parse::<MemorySize>().map(|size| size.0);
+    assert_eq!(bytes("512M"), Ok(512 << 20));
+    assert_eq!(bytes("4g"), Ok(4 << 30));
+    assert_eq!(bytes("2GiB"), Ok(2 << 30));
+    assert_eq!(bytes("256"), Ok(256 << 20));
+    assert_eq!(bytes("64K"), Ok(64 << 10));
+}
+
+#[test]
+fn memory_that_is_no_size_is_refused() {
+    for text in ["", "M", "12X", "-1M", "1.5G", "5K", "99999999999T", "1 G"] {
+        assert!(text.parse::<MemorySize>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_size_is_printed_as_it_is_written() {
+    for text in ["512M", "4G", "3T", "68K"] {
+        assert_eq!(text.parse::<MemorySize>().unwrap().to_string(), text);
+    }
+}
+
+#[test]
+fn a_disk_takes_its_options_after_the_file() {
+    let disk: DiskConfig = "root.img,format=raw,readonly,snapshot,bus=scsi".parse().unwrap();
+    let expected = DiskConfig {
+        file: "root.img".into(),
+        format: DiskFormat::Raw,
+        readonly: true,
+        snapshot: true,
+        bus: DiskBus::Scsi,
+    };
+    assert_eq!(disk, expected);
+}
+
+#[test]
+fn a_comma_in_a_disk_name_is_doubled() {
+    let disk: DiskConfig = "a,,b.img,readonly".parse().unwrap();
+    assert_eq!((disk.file, disk.readonly), (PathBuf::from("a,b.img"), true));
+}
+
+#[test]
+fn unknown_disk_options_are_named() {
+    let refused = |text: &str| text.parse::<DiskConfig>().unwrap_err();
+    assert_eq!(refused("d,bus=usb"), "bus=usb: the bus must be auto, ide or scsi");
+    assert_eq!(refused("d,format=vmdk"), "format=vmdk: the format must be raw");
+    assert_eq!(refused("d,fast"), "fast: no such disk option");
+    assert_eq!(refused("d,readonly=1"), "readonly=1: no such disk option");
+    assert_eq!(refused(",readonly"), "a disk needs a file");
+}
+
+#[test]
+fn serial_ports_lead_to_stdio_a_file_or_a_socket() {
+    assert_eq!("stdio".parse(), Ok(Serial::Stdio));
+    assert_eq!("file:log".parse(), Ok(Serial::File("log".into())));
+    assert_eq!("socket:a:b".parse(), Ok(Serial::Socket("a:b".into())));
+    assert!("file:".parse::<Serial>().is_err());
+    assert!("tcp:1".parse::<Serial>().is_err());
+}
+
+#[test]
+fn enlightenments_are_all_none_or_a_list() {
+    assert_eq!("all".parse(), Ok(Enlightenments::All));
+    assert_eq!("none".parse(), Ok(Enlightenments::None));
+    assert_eq!("a, b".parse(), Ok(Enlightenments::List(vec!["a".to_owned(), "b".to_owned()])));
+}
+
+#[test]
+fn every_refusal_names_the_option() {
+    assert_eq!(refusal(&MachineConfig::default()), "--kernel: is required: there is nothing to boot");
+    assert_eq!(refusal(&MachineConfig { cpus: 0, ..bootable() }), "--cpus 0: must be from 1 to 64");
+    assert_eq!(
+        refusal(&MachineConfig { memory: MemorySize(1 << 20), ..bootable() }),
+        "--memory 1M: too small: a machine needs at least 32M"
+    );
+}
+
+#[test]
+fn a_synthetic_disk_contradicts_synthetic_off() {
+    let disks = vec!["d.img,bus=scsi".parse().unwrap()];
+    let config = MachineConfig { disks, synthetic: Switch::Off, ..bootable() };
+    assert!(refusal(&config).starts_with("--disk d.img: bus=scsi"));
+}
+
+#[test]
+fn the_fifth_ide_drive_is_refused_and_the_fifth_auto_disk_is_not() {
+    let disks = |bus: &str| (0..5).map(|n| format!("{n}.img,bus={bus}").parse().unwrap()).collect();
+    let config = MachineConfig { disks: disks("ide"), ..bootable() };
+    assert_eq!(refusal(&config), "--disk 4.img: at most 4 drives fit on the IDE buses");
+    let config = MachineConfig { disks: disks("auto"), ..bootable() };
+    assert_eq!(config.validate(), Ok(()));
+    let config = MachineConfig { disks: disks("auto"), synthetic: Switch::Off, ..bootable() };
+    assert!(refusal(&config).starts_with("--disk 4.img"));
+}
+
+#[test]
+fn a_disk_given_twice_is_refused() {
+    let disks = vec!["d.img".parse().unwrap(), "d.img".parse().unwrap()];
+    assert_eq!(refusal(&MachineConfig { disks, ..bootable() }), "--disk d.img: is given twice");
+}
