@@ -10,7 +10,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod acpi;
 pub mod boot;
+pub mod buses;
 pub mod config;
 pub mod memory_map;
 
