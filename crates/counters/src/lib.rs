@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A count that only grows. Cloned handles share it.
 #[derive(Debug, Clone, Default)]
@@ -31,7 +31,7 @@ impl Counter {
 }
 
 /// How a device presents itself to the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Behind VMBus, known to be virtual.
@@ -58,7 +58,7 @@ pub struct DeviceCounters {
 }
 
 /// One row of the device table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRow {
     /// Name of the device in this machine, such as `scsi0`, `ide0` or `serial0`.
     pub name: String,
@@ -100,16 +100,22 @@ impl Registry {
         Self::default()
     }
 
-    /// Adds a device. `state` is asked whenever the table is read; it must not block.
+    /// Adds a device. `state` is asked whenever the table is read; it must not block. A device whose name is
+    /// known, because the machine has been reset and built anew, goes on with the counts it has.
     pub fn device(
         &self,
         name: impl Into<String>,
         kind: Kind,
         state: impl Fn() -> String + Send + Sync + 'static,
     ) -> DeviceCounters {
+        let (name, mut devices) = (name.into(), lock(&self.devices));
+        if let Some(device) = devices.iter_mut().find(|device| device.name == name) {
+            device.kind = kind;
+            device.state = Box::new(state);
+            return device.counters.clone();
+        }
         let counters = DeviceCounters::default();
-        let device = Device { name: name.into(), kind, state: Box::new(state), counters: counters.clone() };
-        lock(&self.devices).push(device);
+        devices.push(Device { name, kind, state: Box::new(state), counters: counters.clone() });
         counters
     }
 
@@ -168,6 +174,15 @@ mod tests {
         counters.bytes_in.add(512);
         let table = registry.table();
         assert_eq!((table[0].exits, table[0].bytes_in, table[0].state.as_str()), (3, 512, "quiet"));
+    }
+
+    #[test]
+    fn a_device_that_comes_again_goes_on_counting() {
+        let registry = Registry::new();
+        registry.device("ide0", Kind::Emulated, || "quiet".to_owned()).exits.count();
+        registry.device("ide0", Kind::Emulated, || "busy".to_owned()).exits.count();
+        let table = registry.table();
+        assert_eq!((table.len(), table[0].exits, table[0].state.as_str()), (1, 2, "busy"));
     }
 
     #[test]

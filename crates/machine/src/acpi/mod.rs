@@ -54,7 +54,7 @@ pub struct Platform {
 }
 
 /// Where the four PCI interrupt lines lead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct PciRouting {
     /// Which of the lines A–D (0–3) carries `pin` (0 for INTA) of `device`.
     pub line: fn(device: u8, pin: u8) -> u8,

@@ -114,11 +114,6 @@ impl MachineConfig {
         if self.append.contains(['\0', '\n']) {
             return Err(InputError::bare("append", "a command line is one line without NUL"));
         }
-        if let Enlightenments::List(names) = &self.enlightenments {
-            if names.is_empty() {
-                return Err(InputError::bare("enlightenments", "the list is empty; say none"));
-            }
-        }
         self.validate_disks()
     }
 
