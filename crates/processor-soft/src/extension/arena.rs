@@ -1,0 +1,92 @@
+//! Executable memory: one stretch mapped twice, once writable and once executable, so that no page is both.
+
+use std::io;
+use std::ptr::NonNull;
+
+/// A bounded stretch of generated code that only grows, until it is cleared as a whole.
+pub struct Arena {
+    writable: NonNull<u8>,
+    executable: NonNull<u8>,
+    size: usize,
+    used: usize,
+}
+
+// SAFETY: the mappings belong to the arena alone; moving it to another thread moves that ownership.
+unsafe impl Send for Arena {}
+
+/// Every piece begins at a multiple of this.
+const ALIGNMENT: usize = 16;
+
+impl Arena {
+    /// An empty arena of `size` bytes.
+    ///
+    /// # Errors
+    /// When the host refuses the memory or its executable mapping.
+    pub fn new(size: usize) -> io::Result<Self> {
+        // SAFETY: the name is a valid C string; the call makes a new descriptor.
+        let fd = unsafe { libc::memfd_create(c"bodhi-code".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let arena = Self::map(fd, size);
+        // SAFETY: `fd` was made above and is closed once; mappings outlive their descriptor.
+        unsafe { libc::close(fd) };
+        arena
+    }
+
+    fn map(fd: libc::c_int, size: usize) -> io::Result<Self> {
+        let length = libc::off_t::try_from(size).map_err(io::Error::other)?;
+        // SAFETY: `fd` is an open memfd.
+        if unsafe { libc::ftruncate(fd, length) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let writable = map_shared(fd, size, libc::PROT_READ | libc::PROT_WRITE)?;
+        match map_shared(fd, size, libc::PROT_READ | libc::PROT_EXEC) {
+            Ok(executable) => Ok(Self { writable, executable, size, used: 0 }),
+            Err(error) => {
+                // SAFETY: the mapping was made above and nothing refers to it.
+                unsafe { libc::munmap(writable.as_ptr().cast(), size) };
+                Err(error)
+            }
+        }
+    }
+
+    /// Copies `code` into the arena; its executable address, or `None` if there is no room.
+    pub fn add(&mut self, code: &[u8]) -> Option<NonNull<u8>> {
+        let end = self.used.checked_add(code.len())?;
+        if end > self.size {
+            return None;
+        }
+        // SAFETY: `used..end` lies within both mappings and holds no code that anyone runs.
+        let at = unsafe {
+            std::ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(self.used), code.len());
+            self.executable.add(self.used)
+        };
+        self.used = end.next_multiple_of(ALIGNMENT);
+        Some(at)
+    }
+
+    /// Forgets all code. Nobody may run it any more.
+    pub fn clear(&mut self) {
+        self.used = 0;
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: both mappings were made by `new` with this size.
+        unsafe {
+            libc::munmap(self.writable.as_ptr().cast(), self.size);
+            libc::munmap(self.executable.as_ptr().cast(), self.size);
+        }
+    }
+}
+
+fn map_shared(fd: libc::c_int, size: usize, protection: libc::c_int) -> io::Result<NonNull<u8>> {
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, libc::MAP_SHARED, fd, 0) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(at.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))
+}
