@@ -1,0 +1,126 @@
+//! An open channel, as its device has it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+
+use counters::DeviceCounters;
+use guest_memory::{CodePages, GuestMemory};
+
+use crate::Doorbell;
+use crate::protocol::USER_DATA_SIZE;
+use crate::ring::{GuestPages, IncomingRing, OutgoingRing};
+use crate::server::{Hub, OfferError, Synic};
+
+/// What the server and a device share of an open channel.
+pub(crate) struct Line {
+    pub relid: u32,
+    pub subchannel: u16,
+    pub sint: u8,
+    pub target_vp: AtomicU32,
+    pub closing: AtomicBool,
+    pub doorbell: Doorbell,
+    pub counters: DeviceCounters,
+}
+
+impl Line {
+    /// The guest has signalled.
+    pub fn signal(&self) {
+        self.counters.exits.count();
+        self.doorbell.ring();
+    }
+
+    /// Asks the device to give the channel back.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.doorbell.ring();
+    }
+}
+
+/// An open channel. Dropping it gives it back to the server: from then on its rings are the guest's.
+pub struct Channel {
+    /// What the guest writes.
+    pub incoming: IncomingRing<GuestPages>,
+    /// What the guest reads.
+    pub outgoing: OutgoingRing<GuestPages>,
+    pub(crate) line: Arc<Line>,
+    pub(crate) user_data: [u8; USER_DATA_SIZE],
+    pub(crate) synic: Arc<dyn Synic>,
+    pub(crate) memory: GuestMemory,
+    pub(crate) code: Arc<CodePages>,
+    pub(crate) hub: Weak<Hub>,
+}
+
+impl Channel {
+    /// Rings when the guest has signalled and when the channel is to be given back.
+    pub fn doorbell(&self) -> &Doorbell {
+        &self.line.doorbell
+    }
+
+    /// Whether the device is to finish what it has begun and drop the channel. Looked at whenever the
+    /// doorbell has rung.
+    pub fn closing(&self) -> bool {
+        self.line.closing.load(Ordering::Acquire)
+    }
+
+    /// Interrupts the guest, on the processor that the guest has chosen for the channel.
+    pub fn interrupt(&self) {
+        self.line.counters.interrupts.count();
+        self.synic.signal_event(
+            self.line.target_vp.load(Ordering::Relaxed),
+            self.line.sint,
+            // Relids are below the number of event flags.
+            self.line.relid as u16,
+        );
+    }
+
+    /// Zero for the primary channel of a device.
+    pub fn subchannel_index(&self) -> u16 {
+        self.line.subchannel
+    }
+
+    /// What the guest has said when it opened the channel.
+    pub fn user_data(&self) -> &[u8; USER_DATA_SIZE] {
+        &self.user_data
+    }
+
+    /// Guest memory.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The record of guest code, for those who write guest memory by themselves.
+    pub fn code_pages(&self) -> &Arc<CodePages> {
+        &self.code
+    }
+
+    /// Offers subchannels 1 to `count` of this device, those that are not offered already. They vanish
+    /// when the primary channel is closed.
+    ///
+    /// # Errors
+    /// When the bus has no room for them.
+    pub fn offer_subchannels(&self, count: u16) -> Result<(), OfferError> {
+        match self.hub.upgrade() {
+            Some(hub) => hub.offer_subchannels(self.line.relid, count),
+            // The bus is gone; so is the guest.
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        if let Some(hub) = self.hub.upgrade() {
+            hub.released(&self.line);
+        }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("relid", &self.line.relid)
+            .field("subchannel", &self.line.subchannel)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,49 @@
+//! A doorbell: an eventfd that an event loop waits for.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+
+/// An eventfd. Ringing it twice before it is answered is as good as once.
+#[derive(Debug)]
+pub struct Doorbell(OwnedFd);
+
+impl Doorbell {
+    /// A silent doorbell.
+    ///
+    /// # Errors
+    /// When the host gives no eventfd.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    /// Rings.
+    pub fn ring(&self) {
+        match rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
+            // A full counter is a doorbell that rings already.
+            Ok(_) | Err(Errno::AGAIN) => {}
+            Err(error) => tracing::error!(%error, "doorbell does not ring"),
+        }
+    }
+
+    /// Silences the doorbell. True if it was ringing.
+    pub fn answer(&self) -> bool {
+        let mut count = [0; 8];
+        match rustix::io::read(&self.0, &mut count) {
+            Ok(_) => true,
+            Err(Errno::AGAIN) => false,
+            Err(error) => {
+                tracing::error!(%error, "doorbell cannot be answered");
+                false
+            }
+        }
+    }
+}
+
+impl AsFd for Doorbell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
