@@ -24,7 +24,7 @@ pub mod ioapic;
 pub mod line;
 pub mod pci;
 pub mod pic;
-//PIT
+pub mod pit;
 pub mod power;
 mod sync;
 mod unhandled;

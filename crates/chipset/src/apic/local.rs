@@ -153,9 +153,10 @@ impl LocalApic for Apic {
 
     fn pending(&self) -> bool {
         let mut state = self.locked();
-        self.notice_skipped_end(&mut state);
         if state.request.highest().is_some() {
             self.withdraw_offer(&mut state);
+        } else {
+            self.notice_skipped_end(&mut state);
         }
         state.deliverable()
     }
@@ -173,7 +174,6 @@ impl LocalApic for Apic {
             }
             state = self.locked();
         }
-        self.notice_skipped_end(&mut state);
         self.withdraw_offer(&mut state);
         let vector = state.deliverable_vector()?;
         state.request.remove(vector);

@@ -10,9 +10,6 @@
 //!
 //! INIT is passed on to the processor, which calls [`LocalApic::init`] when it takes it.
 //!
-//! [`LocalApic::pending`], [`LocalApic::acknowledge`] and the register accesses belong to the processor's
-//! own thread: only there may an offer to skip the EOI be withdrawn without a race with the guest.
-//!
 //! Different from the chip: the id cannot be written, as on present processors; delivery is always complete
 //! at once; LINT0 of the boot processor starts in virtual wire mode, as firmware leaves it. Not emulated:
 //! SMI (dropped and told), suppression of EOI broadcasts, CMCI, focus processors, arbitration ids,
@@ -231,11 +228,15 @@ impl Apic {
         }
     }
 
+    /// Makes the guest tell the end of the interrupt in service, unless it has ended it already.
     fn withdraw_offer(&self, state: &mut State) {
         if std::mem::take(&mut state.end_may_be_skipped)
             && let Some(assist) = self.assist.get()
         {
             assist.offer_skipped_eoi(false);
+            if assist.take_skipped_eoi() {
+                self.end_highest(state);
+            }
         }
     }
 
@@ -263,7 +264,6 @@ impl Apic {
     }
 
     fn end(&self, state: &mut State) -> Effect {
-        self.notice_skipped_end(state);
         self.withdraw_offer(state);
         let level = self.end_highest(state);
         if state.deliverable() {
