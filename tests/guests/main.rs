@@ -1,0 +1,8 @@
+//! Guest tests: real Debian kernels on the interpreter.
+//!
+//! They need what `make guests build` makes. Those that are ignored take long and run in `make test-all`.
+
+mod boot;
+mod crash;
+mod disk;
+mod end;

@@ -1,0 +1,75 @@
+//! Where the guests and programs are.
+
+use std::path::{Path, PathBuf};
+
+/// A Debian kernel with its initramfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// Debian 12's kernel for any machine.
+    Generic,
+    /// Debian 12's kernel for virtual machines.
+    Cloud,
+    /// The newest kernel offered for Debian 12.
+    Backports,
+}
+
+impl Kernel {
+    /// The name `scripts/guest` knows it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Generic => "generic",
+            Self::Cloud => "cloud",
+            Self::Backports => "backports",
+        }
+    }
+
+    /// The kernel image, as Debian ships it.
+    pub fn image(self) -> PathBuf {
+        made(&format!("guest/{}/vmlinuz", self.name()))
+    }
+
+    /// The initramfs.
+    pub fn initrd(self) -> PathBuf {
+        made(&format!("guest/{}/initrd", self.name()))
+    }
+
+    /// What `uname -r` says.
+    pub fn release(self) -> String {
+        let file = made(&format!("guest/{}/release", self.name()));
+        std::fs::read_to_string(file).expect("the kernel's release").trim().to_owned()
+    }
+}
+
+/// The root file system that every guest starts from.
+pub fn root_image() -> PathBuf {
+    made("guest/root.img")
+}
+
+pub(crate) fn cache() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join(".cache")
+}
+
+fn made(path: &str) -> PathBuf {
+    let file = cache().join(path);
+    assert!(file.exists(), "{} is missing: `make guests` makes it", file.display());
+    file
+}
+
+/// The release build of `bodhi`, in the target folder that this program runs from.
+pub(crate) fn bodhi() -> PathBuf {
+    let own = std::env::current_exe().expect("this program's path");
+    let target = own.ancestors().find(|folder| folder.join("release").is_dir()).expect("a target folder");
+    let program = target.join("release/bodhi");
+    assert!(program.exists(), "{} is missing: `make build` makes it", program.display());
+    program
+}
+
+/// QEMU and the folder of its libraries, if it is the one unpacked by `scripts/guest qemu`.
+pub(crate) fn qemu() -> (PathBuf, Option<PathBuf>) {
+    let unpacked = cache().join("qemu/usr/bin/qemu-system-x86_64");
+    if unpacked.exists() {
+        (unpacked, Some(cache().join("qemu/usr/lib/x86_64-linux-gnu")))
+    } else {
+        ("qemu-system-x86_64".into(), None)
+    }
+}

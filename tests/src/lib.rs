@@ -1,0 +1,28 @@
+//! Real guests under test: starts `bodhi run` (or QEMU, to compare with) as a program of its own, with the
+//! guest's serial port on pipes, waits for what the guest says, types, asks for the device table and checks how it
+//! all ends.
+//!
+//! The guests are those of `scripts/guest`, the program is the release build beside the test's own binary.
+
+mod artifacts;
+mod console;
+mod devices;
+mod disk;
+mod machine;
+mod script;
+
+pub use artifacts::{Kernel, root_image};
+pub use console::Console;
+pub use devices::{Devices, row};
+pub use disk::Image;
+pub use machine::{Bus, End, Machine, Program, Running};
+pub use script::encode;
+
+use std::time::Duration;
+
+/// How long a guest may take to come up, beside a second one on the same cores.
+pub const BOOT: Duration = Duration::from_secs(240);
+/// How long a job inside the guest may take.
+pub const JOB: Duration = Duration::from_secs(300);
+/// How long power-off may take.
+pub const POWER_OFF: Duration = Duration::from_secs(60);

@@ -1,0 +1,287 @@
+//! A machine to start, a running one, and how it ended.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::artifacts::{Kernel, bodhi, qemu};
+use crate::console::Console;
+use crate::devices::{Devices, devices};
+use crate::script::encode;
+
+/// What runs the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// `bodhi run`.
+    Bodhi,
+    /// QEMU's translator, without the host's processor.
+    Qemu,
+}
+
+/// How the guest reaches a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// bodhi: an IDE disk with a synthetic twin. QEMU: virtio.
+    Auto,
+    /// The emulated IDE only.
+    Ide,
+    /// bodhi: the synthetic SCSI controller only.
+    Scsi,
+}
+
+/// A machine to start.
+pub struct Machine {
+    program: Program,
+    kernel: Kernel,
+    disks: Vec<(PathBuf, Bus, String)>,
+    append: Vec<String>,
+    arguments: Vec<OsString>,
+    api: Option<PathBuf>,
+}
+
+impl Machine {
+    /// A machine of `program` that boots `kernel`.
+    pub fn new(program: Program, kernel: Kernel) -> Self {
+        let append = vec!["console=ttyS0".to_owned(), "panic=-1".to_owned()];
+        Self { program, kernel, disks: Vec::new(), append, arguments: Vec::new(), api: None }
+    }
+
+    /// A machine of bodhi that boots `kernel`.
+    pub fn bodhi(kernel: Kernel) -> Self {
+        Self::new(Program::Bodhi, kernel)
+    }
+
+    /// Adds a disk.
+    pub fn disk(self, image: &Path, bus: Bus) -> Self {
+        self.disk_with(image, bus, "")
+    }
+
+    /// Adds a disk with further options of `--disk`, such as `,readonly`.
+    pub fn disk_with(mut self, image: &Path, bus: Bus, options: &str) -> Self {
+        self.disks.push((image.to_owned(), bus, options.to_owned()));
+        self
+    }
+
+    /// Runs `script` in the guest and powers off, instead of a shell.
+    pub fn script(self, script: &str) -> Self {
+        self.append(&encode(script))
+    }
+
+    /// Adds words to the kernel command line.
+    pub fn append(mut self, words: &str) -> Self {
+        self.append.push(words.to_owned());
+        self
+    }
+
+    /// Adds options of the program.
+    pub fn options(mut self, options: &[&str]) -> Self {
+        self.arguments.extend(options.iter().map(OsString::from));
+        self
+    }
+
+    /// Gives the machine a control socket, to ask for its devices.
+    pub fn api(mut self, socket: PathBuf) -> Self {
+        self.arguments.extend(["--api".into(), socket.clone().into()]);
+        self.api = Some(socket);
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// If the program cannot be started.
+    pub fn start(self) -> Running {
+        let mut command = match self.program {
+            Program::Bodhi => self.bodhi_command(),
+            Program::Qemu => self.qemu_command(),
+        };
+        command.args(["--kernel".into(), self.kernel.image().into_os_string()].map(|word| self.dashes(word)));
+        command
+            .args(["--initrd".into(), self.kernel.initrd().into_os_string()].map(|word| self.dashes(word)));
+        command
+            .args(["--append".into(), OsString::from(self.append.join(" "))].map(|word| self.dashes(word)));
+        command.args(&self.arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = Instant::now();
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let console = Console::new(child.stdout.take().expect("a pipe"), started);
+        let errors = Console::new(child.stderr.take().expect("a pipe"), started);
+        Running { child, console, errors, api: self.api, status: None }
+    }
+
+    /// QEMU's long options have one dash.
+    fn dashes(&self, word: OsString) -> OsString {
+        match (self.program, word.to_str().and_then(|word| word.strip_prefix("--"))) {
+            (Program::Qemu, Some(name)) => format!("-{name}").into(),
+            _ => word,
+        }
+    }
+
+    fn bodhi_command(&self) -> Command {
+        let mut command = Command::new(bodhi());
+        command.args(["run", "--memory", "512M", "--serial", "stdio"]);
+        for (image, bus, options) in &self.disks {
+            let bus = match bus {
+                Bus::Auto => "auto",
+                Bus::Ide => "ide",
+                Bus::Scsi => "scsi",
+            };
+            command.arg("--disk").arg(format!("{},bus={bus}{options}", image.display()));
+        }
+        command
+    }
+
+    fn qemu_command(&self) -> Command {
+        let (program, libraries) = qemu();
+        let mut command = Command::new(program);
+        if let Some(libraries) = libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
+        command.args(["-accel", "tcg", "-cpu", "max", "-m", "512M", "-nodefaults", "-no-reboot"]);
+        command.args(["-display", "none", "-serial", "stdio"]);
+        for (image, bus, options) in &self.disks {
+            let bus = if *bus == Bus::Ide { "ide" } else { "virtio" };
+            let image = image.display();
+            command.arg("-drive").arg(format!("file={image},format=raw,if={bus},cache=writeback{options}"));
+        }
+        command
+    }
+}
+
+/// A running machine. It is killed when dropped.
+pub struct Running {
+    child: Child,
+    console: Console,
+    errors: Console,
+    api: Option<PathBuf>,
+    status: Option<ExitStatus>,
+}
+
+impl Running {
+    /// Waits for `text` on the serial port, and returns how long after the start it came.
+    ///
+    /// # Panics
+    /// With the end of both outputs, if it does not come.
+    pub fn expect(&self, text: &str, patience: Duration) -> Duration {
+        self.expect_with(text, patience).1
+    }
+
+    /// As [`expect`](Self::expect), with everything that came before `text`.
+    ///
+    /// # Panics
+    /// With the end of both outputs, if it does not come.
+    pub fn expect_with(&self, text: &str, patience: Duration) -> (String, Duration) {
+        self.console
+            .expect_with(text, patience)
+            .unwrap_or_else(|error| panic!("{error}\n--- errors:\n{}", self.errors.text()))
+    }
+
+    /// Types a line.
+    ///
+    /// # Panics
+    /// If the program no longer reads.
+    pub fn type_line(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("a pipe");
+        stdin
+            .write_all(format!("{line}\n").as_bytes())
+            .and_then(|()| stdin.flush())
+            .expect("the serial port");
+    }
+
+    /// The device table as it is now.
+    ///
+    /// # Panics
+    /// If the machine has no control socket or does not answer.
+    pub fn devices(&self) -> Devices {
+        devices(self.api.as_ref().expect("a control socket"))
+    }
+
+    /// Sends the program a signal, such as `libc::SIGTERM`.
+    ///
+    /// # Panics
+    /// If the program is gone.
+    pub fn signal(&self, signal: i32) {
+        let id = libc::pid_t::try_from(self.child.id()).expect("a process id");
+        // SAFETY: kill takes no pointers; the child is not yet waited for, so the id is still its own.
+        assert_eq!(unsafe { libc::kill(id, signal) }, 0, "the program is gone");
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// If it does not come in time.
+    pub fn wait(mut self, patience: Duration) -> End {
+        let deadline = Instant::now() + patience;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                break status;
+            }
+            let (out, errors) = (self.console.text(), self.errors.text());
+            assert!(Instant::now() < deadline, "it did not end:\n{out}\n--- errors:\n{errors}");
+            thread::sleep(Duration::from_millis(20));
+        };
+        self.status = Some(status);
+        let last_words = Duration::from_secs(10);
+        End {
+            code: status.code(),
+            signal: status.signal(),
+            output: self.console.finish(last_words),
+            errors: self.errors.finish(last_words),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            // Both fail only if the program has ended by itself.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// How a machine ended.
+#[derive(Debug)]
+pub struct End {
+    /// The exit code, if it was not killed.
+    pub code: Option<i32>,
+    /// The signal that killed it.
+    pub signal: Option<i32>,
+    /// All it printed: the serial port, with bodhi's last words.
+    pub output: String,
+    /// All it printed as errors.
+    pub errors: String,
+}
+
+impl End {
+    /// The guest powered off by itself and its script, if it had one, succeeded.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn assert_powered_off(&self) {
+        assert_eq!(self.code, Some(0), "{}\n--- errors:\n{}", self.output, self.errors);
+        if let Some((_, after)) = self.output.split_once("bodhi: script ended with ") {
+            assert!(
+                after.starts_with('0'),
+                "the script failed:\n{}\n--- errors:\n{}",
+                self.output,
+                self.errors
+            );
+        }
+    }
+
+    /// The value that the guest printed on a line `name=value`.
+    ///
+    /// # Panics
+    /// If it printed none.
+    pub fn value(&self, name: &str) -> &str {
+        let key = format!("{name}=");
+        let found = self.output.lines().find_map(|line| line.trim_end().strip_prefix(key.as_str()));
+        found.unwrap_or_else(|| panic!("the guest did not print {name}:\n{}", self.output))
+    }
+}
