@@ -5,13 +5,12 @@
 //! there without a copy, and both tell [`guest_memory::CodePages`] of what they wrote: callers need not.
 //!
 //! ```text
-//!   chipset::ide            synthetic::storage
-//!        │  scsi::Dvd  ┌── scsi::DiskUnit │
-//!        │             │                  │
-//!        ▼ read, write │                  ▼ submit, kick, complete
-//!      Disk ◀──────────┴───── DiskQueue (io_uring, or a thread)
-//!        │                        │
-//!        └── raw, snapshot ◀──────┘
+//!    chipset::ide               synthetic::storage
+//!      │      │                    │         │
+//!      │      └─▶ scsi::DvdUnit    │    scsi::DiskUnit
+//!      ▼ read, write        submit ▼ kick, complete
+//!    Disk ◀──────────────────── DiskQueue (io_uring, or a thread)
+//!      └── raw image, snapshot over one
 //! ```
 //!
 //! Data integrity: a write that has completed is in the host's page cache at least, so that the end of this
@@ -22,6 +21,7 @@ mod error;
 mod memory;
 mod ownership;
 mod raw;
+pub mod scsi;
 mod snapshot;
 mod thread_queue;
 
