@@ -23,6 +23,8 @@ mod partition;
 mod registers;
 mod run;
 mod system;
+#[cfg(test)]
+mod testing;
 mod vcpu;
 
 pub use partition::{SoftConfig, SoftPartition};

@@ -35,6 +35,8 @@ pub enum Seg {
     Gs = 5,
     /// Base 0, no checks: ES, CS, SS and DS in 64-bit mode. The decoder chooses it.
     Flat = 6,
+    /// As `Flat`, for operands relative to RSP or RBP: #SS instead of #GP.
+    FlatStack = 7,
 }
 
 /// RFLAGS (SDM volume 1, section 3.4.3).

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use processor::{DescriptorTable, Segment};
+use interrupt::LocalApic;
+use processor::{Bus, DescriptorTable, HypervisorInterface, Segment, SegmentAttributes};
 
 use crate::execute::Blocks;
-use crate::extension::ExtensionState;
+use crate::extension::{self, ExtensionState};
 use crate::fault::Exception;
 use crate::memory::Mmu;
 use crate::partition::{Shared, VpShared};
-use crate::registers::{Seg, attribute, cr0, cr4, efer, flag, gpr};
+use crate::registers::{Seg, attribute, cr0, cr4, efer, flag, gpr, real_mode_segment};
 use crate::system::MsrState;
 
 /// One virtual processor. Owned by its thread; what other threads may touch is in [`VpShared`].
@@ -26,8 +27,8 @@ pub struct Vcpu {
     /// The exception of a [`crate::fault::Fault`].
     pub exception: Option<Exception>,
 
-    /// ES, CS, SS, DS, FS, GS and `Flat` (base 0).
-    pub segments: [Segment; 7],
+    /// ES, CS, SS, DS, FS, GS, `Flat` and `FlatStack` (base 0).
+    pub segments: [Segment; 8],
     /// Bit n: accesses by segment n need limit and type checks. 0 in 64-bit mode.
     pub checked_segments: u8,
     pub ldtr: Segment,
@@ -62,12 +63,148 @@ pub struct Vcpu {
     /// Instructions carried out.
     pub instructions: u64,
 
+    /// Something may be deliverable once IF allows: the APIC is asked when it does.
+    pub interrupt_waiting: bool,
+    /// `halted` ends with a pending interrupt whatever IF is.
+    pub halted_ignoring_if: bool,
+    /// DR6 bits of debug traps that the present instruction has earned.
+    pub pending_debug: u64,
+    /// Guest frame number of the APIC's page; all ones if it has none.
+    pub apic_page: u64,
+
     pub index: u32,
     pub shared: Arc<Shared>,
     pub vp: Arc<VpShared>,
+    pub bus: Arc<dyn Bus>,
+    pub apic: Arc<dyn LocalApic>,
+    pub hypervisor: Option<Arc<dyn HypervisorInterface>>,
 }
 
+/// Physical address bits if CPUID does not tell.
+const PHYSICAL_BITS: u32 = 36;
+
 impl Vcpu {
+    /// A processor after power-on.
+    pub fn new(index: u32, shared: Arc<Shared>, bus: Arc<dyn Bus>, apic: Arc<dyn LocalApic>) -> Self {
+        let vp = Arc::clone(&shared.vps[index as usize]);
+        let mut vcpu = Self {
+            regs: [0; gpr::COUNT],
+            rip: 0,
+            flags: flag::FIXED,
+            status: 0,
+            exception: None,
+            segments: [Segment::default(); 8],
+            checked_segments: 0,
+            ldtr: Segment::default(),
+            tr: Segment::default(),
+            gdtr: DescriptorTable::default(),
+            idtr: DescriptorTable::default(),
+            cpl: 0,
+            cr0: 0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            xcr0: 1,
+            efer: 0,
+            dr: [0; 4],
+            dr6: 0,
+            dr7: 0,
+            interrupt_shadow: false,
+            nmi_blocked: false,
+            halted: false,
+            wait_for_sipi: false,
+            mmu: Mmu::new(shared.memory.clone(), Arc::clone(&shared.code), PHYSICAL_BITS),
+            blocks: Blocks::new(),
+            extension: Box::new(ExtensionState::new()),
+            msrs: MsrState::new(),
+            instructions: 0,
+            interrupt_waiting: false,
+            halted_ignoring_if: false,
+            pending_debug: 0,
+            apic_page: u64::MAX,
+            index,
+            hypervisor: shared.hypervisor.get().cloned(),
+            shared,
+            vp,
+            bus,
+            apic,
+        };
+        vcpu.mmu.physical_bits = match extension::cpuid(&vcpu, 0x8000_0008, 0)[0] & 0xff {
+            bits @ 32..=52 => bits,
+            _ => PHYSICAL_BITS,
+        };
+        vcpu.reset_registers(false);
+        vcpu
+    }
+
+    /// The registers after power-on, or after INIT, which keeps some (SDM volume 3, table 11-1). The local
+    /// APIC and the hypervisor interface are reset by the run loop.
+    pub fn reset_registers(&mut self, init: bool) {
+        self.regs = [0; gpr::COUNT];
+        self.regs[gpr::RDX] = u64::from(extension::cpuid(self, 1, 0)[0]);
+        self.rip = 0xfff0;
+        self.set_rflags(0);
+        self.exception = None;
+        for (index, segment) in self.segments.iter_mut().enumerate() {
+            *segment = if index < 6 { real_mode_segment(0, false) } else { Segment::default() };
+        }
+        self.segments[Seg::Cs as usize] =
+            Segment { base: 0xffff_0000, ..real_mode_segment(0xf000, true) };
+        let system = |kind| Segment {
+            limit: 0xffff,
+            attributes: SegmentAttributes(kind | attribute::PRESENT),
+            ..Segment::default()
+        };
+        (self.ldtr, self.tr) = (system(0x2), system(0xb));
+        self.gdtr = DescriptorTable { base: 0, limit: 0xffff };
+        self.idtr = DescriptorTable { base: 0, limit: 0xffff };
+        self.cpl = 0;
+        self.cr0 = if init { self.cr0 & (cr0::CD | cr0::NW) | cr0::ET } else { cr0::CD | cr0::NW | cr0::ET };
+        (self.cr2, self.cr3, self.cr4, self.efer) = (0, 0, 0, 0);
+        self.dr = [0; 4];
+        (self.dr6, self.dr7) = (0xffff_0ff0, 0x400);
+        self.interrupt_shadow = false;
+        self.nmi_blocked = false;
+        self.halted = false;
+        self.halted_ignoring_if = false;
+        self.interrupt_waiting = true;
+        self.pending_debug = 0;
+        self.wait_for_sipi = self.index != 0;
+        self.vp.set_waits_for_start(self.wait_for_sipi);
+        self.msrs.reset(init);
+        if !init {
+            self.xcr0 = 1;
+            self.extension.reset();
+        }
+        self.debug_registers_changed();
+        self.apic_changed();
+        self.mmu.switch(0, 0, false);
+        self.paging_changed();
+        self.mode_changed();
+    }
+
+    /// The mode, a code or stack segment, or the privilege level has changed: finds out anew what depends on
+    /// them.
+    #[inline]
+    pub fn mode_changed(&mut self) {
+        self.segments_changed();
+        self.access_changed();
+    }
+
+    /// CR0, CR4 or EFER have changed in a way that concerns paging.
+    pub fn paging_changed(&mut self) {
+        self.mmu.flush_all();
+        self.access_changed();
+    }
+
+    /// IA32_APIC_BASE may have changed: looks up where the APIC's page is.
+    pub fn apic_changed(&mut self) {
+        const ENABLE: u64 = 1 << 11;
+        const X2APIC: u64 = 1 << 10;
+        let base = self.apic.base();
+        self.apic_page = if base & (ENABLE | X2APIC) == ENABLE { base >> 12 } else { u64::MAX };
+    }
+
     /// RFLAGS as PUSHF would show them.
     #[inline]
     pub fn rflags(&self) -> u64 {

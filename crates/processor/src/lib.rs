@@ -83,6 +83,9 @@ pub trait Partition: Send + Sync {
     fn stop(&self);
     /// Undoes [`Self::stop`].
     fn resume(&self);
+    /// Power-on reset of every processor, its local APIC and its part of the hypervisor interface. Call while
+    /// all are stopped; each carries it out before it takes a [`Processor::start_at`] or runs again.
+    fn reset(&self);
     /// How a local APIC reaches processor `index`.
     fn signal(&self, index: u32) -> Arc<dyn ProcessorSignal>;
     /// What the hypervisor interface asks of the processors.

@@ -1,0 +1,190 @@
+//! Guest RAM as the host sees it: where its regions lie, and accesses of guest code to it.
+//!
+//! Every access is exactly one host instruction of the same size, so that the guest gets the atomicity
+//! and the order that the architecture promises it: host and guest have the same memory model.
+
+use std::arch::asm;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use guest_memory::{CodePages, DEVICE_HOLE_END, GuestMemory, PAGE_SHIFT};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
+
+use super::Word;
+
+/// The legacy video window, which is never RAM to a processor.
+const VIDEO_START: u64 = 0xa_0000;
+const VIDEO_END: u64 = 0xc_0000;
+
+/// Regions of guest RAM in host memory.
+pub struct HostMemory {
+    low: *mut u8,
+    low_end: u64,
+    high: *mut u8,
+    high_end: u64,
+    code: Arc<CodePages>,
+    /// Keeps the mappings alive.
+    _memory: GuestMemory,
+}
+
+// SAFETY: the pointers lead to mappings that `_memory` keeps alive and that any thread may access by the
+// functions of this module.
+unsafe impl Send for HostMemory {}
+
+impl HostMemory {
+    pub fn new(memory: GuestMemory, code: Arc<CodePages>) -> Self {
+        let mut found =
+            Self { low: std::ptr::null_mut(), low_end: 0, high: std::ptr::null_mut(), high_end: 0, code, _memory: memory.clone() };
+        for region in memory.iter() {
+            let Ok(pointer) = region.get_host_address(MemoryRegionAddress(0)) else { continue };
+            match region.start_addr().0 {
+                0 => (found.low, found.low_end) = (pointer, region.len()),
+                DEVICE_HOLE_END => (found.high, found.high_end) = (pointer, DEVICE_HOLE_END + region.len()),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Where guest physical address `gpa` is in host memory, good to the end of its page. Null if it is not
+    /// RAM.
+    #[inline]
+    pub fn pointer(&self, gpa: u64) -> *mut u8 {
+        if gpa < self.low_end {
+            if (VIDEO_START..VIDEO_END).contains(&gpa) {
+                return std::ptr::null_mut();
+            }
+            self.low.wrapping_add(gpa as usize)
+        } else if gpa >= DEVICE_HOLE_END && gpa < self.high_end {
+            self.high.wrapping_add((gpa - DEVICE_HOLE_END) as usize)
+        } else {
+            std::ptr::null_mut()
+        }
+    }
+
+    /// The word of the page of `gpa` in [`CodePages`]; null if it is not RAM.
+    #[inline]
+    pub fn code_word(&self, gpa: u64) -> *const AtomicU32 {
+        self.code.word(gpa >> PAGE_SHIFT).map_or(std::ptr::null(), std::ptr::from_ref)
+    }
+
+    pub fn code(&self) -> &CodePages {
+        &self.code
+    }
+}
+
+/// Whether the page of `word` held decoded code, which the store just made has ended.
+///
+/// # Safety
+/// `word` comes from [`HostMemory::code_word`] of a page of RAM of a machine that is alive.
+#[inline(always)]
+pub unsafe fn word_written(word: *const AtomicU32) -> bool {
+    // SAFETY: as the caller promises, the word exists.
+    CodePages::word_written(unsafe { &*word })
+}
+
+/// Loads an integer.
+///
+/// # Safety
+/// `pointer` leads to `T::SIZE` bytes of guest RAM.
+#[inline(always)]
+pub unsafe fn load<T: Word>(pointer: *const u8) -> T {
+    let value: u64;
+    // SAFETY: the bytes are mapped, says the caller; one load, which other threads may race with as on the
+    // real machine.
+    unsafe {
+        match T::SIZE {
+            1 => asm!("movzx {0:e}, byte ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly)),
+            2 => asm!("movzx {0:e}, word ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly)),
+            4 => asm!("mov {0:e}, dword ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly)),
+            _ => asm!("mov {0}, qword ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly)),
+        }
+    }
+    T::from_u64(value)
+}
+
+/// Stores an integer.
+///
+/// # Safety
+/// `pointer` leads to `T::SIZE` bytes of guest RAM.
+#[inline(always)]
+pub unsafe fn store<T: Word>(pointer: *mut u8, value: T) {
+    let value = value.to_u64();
+    // SAFETY: as for `load`.
+    unsafe {
+        match T::SIZE {
+            1 => asm!("mov byte ptr [{1}], {0}", in(reg_byte) value as u8, in(reg) pointer, options(nostack, preserves_flags)),
+            2 => asm!("mov word ptr [{1}], {0:x}", in(reg) value, in(reg) pointer, options(nostack, preserves_flags)),
+            4 => asm!("mov dword ptr [{1}], {0:e}", in(reg) value, in(reg) pointer, options(nostack, preserves_flags)),
+            _ => asm!("mov qword ptr [{1}], {0}", in(reg) value, in(reg) pointer, options(nostack, preserves_flags)),
+        }
+    }
+}
+
+/// LOCK CMPXCHG, whatever the alignment: returns what was there; `new` is stored if that was `expected`.
+///
+/// # Safety
+/// `pointer` leads to `T::SIZE` bytes of guest RAM.
+#[inline(always)]
+pub unsafe fn compare_exchange<T: Word>(pointer: *mut u8, expected: T, new: T) -> T {
+    let mut value = expected.to_u64();
+    let new = new.to_u64();
+    // SAFETY: as for `load`.
+    unsafe {
+        match T::SIZE {
+            1 => asm!("lock cmpxchg byte ptr [{1}], {0}", in(reg_byte) new as u8, in(reg) pointer, inout("rax") value, options(nostack)),
+            2 => asm!("lock cmpxchg word ptr [{1}], {0:x}", in(reg) new, in(reg) pointer, inout("rax") value, options(nostack)),
+            4 => asm!("lock cmpxchg dword ptr [{1}], {0:e}", in(reg) new, in(reg) pointer, inout("rax") value, options(nostack)),
+            _ => asm!("lock cmpxchg qword ptr [{1}], {0}", in(reg) new, in(reg) pointer, inout("rax") value, options(nostack)),
+        }
+    }
+    T::from_u64(value)
+}
+
+/// LOCK CMPXCHG16B: returns what was there.
+///
+/// # Safety
+/// `pointer` is aligned to 16 bytes and leads to 16 bytes of guest RAM.
+pub unsafe fn compare_exchange_16(pointer: *mut u8, expected: u128, new: u128) -> u128 {
+    let (mut low, mut high) = (expected as u64, (expected >> 64) as u64);
+    // SAFETY: as for `load`; RBX, which the compiler keeps for itself, is restored.
+    unsafe {
+        asm!(
+            "xchg rbx, rsi",
+            "lock cmpxchg16b xmmword ptr [rdi]",
+            "mov rbx, rsi",
+            inout("rsi") new as u64 => _,
+            in("rdi") pointer,
+            inout("rax") low,
+            inout("rdx") high,
+            in("rcx") (new >> 64) as u64,
+            options(nostack),
+        );
+    }
+    u128::from(high) << 64 | u128::from(low)
+}
+
+/// Copies bytes of guest RAM to `data`, in no particular order.
+///
+/// # Safety
+/// `pointer` leads to `data.len()` bytes of guest RAM.
+pub unsafe fn load_bytes(pointer: *const u8, data: &mut [u8]) {
+    // SAFETY: both sides are as long as the caller says and cannot overlap: `data` is no guest memory.
+    // REP MOVSB is an access by the machine, not by the language, so races are harmless.
+    unsafe {
+        asm!("rep movsb", inout("rsi") pointer => _, inout("rdi") data.as_mut_ptr() => _, inout("rcx") data.len() => _,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Copies `data` to guest RAM, in no particular order.
+///
+/// # Safety
+/// `pointer` leads to `data.len()` bytes of guest RAM.
+pub unsafe fn store_bytes(pointer: *mut u8, data: &[u8]) {
+    // SAFETY: as for `load_bytes`.
+    unsafe {
+        asm!("rep movsb", inout("rsi") data.as_ptr() => _, inout("rdi") pointer => _, inout("rcx") data.len() => _,
+            options(nostack, preserves_flags));
+    }
+}

@@ -1,0 +1,417 @@
+//! The software TLB.
+//!
+//! One direct-mapped table of 4 KiB pages per class of access (see [`Class`]), and one for code. An entry
+//! is valid for an access if its tag equals the linear page number combined with the twelve low bits of
+//! the *space* that is in use: spaces are numbers that are never used twice, one for the lower half of the
+//! address space (of the current process-context) and one for the upper half, where operating systems keep
+//! global pages. To flush is to take a new number; the tables are cleared only when the twelve bits have
+//! gone round.
+//!
+//! ```text
+//! linear ─┬─ bits 12..24 ────────▶ entry ─ tag ─┐
+//!         ├─ page of the last byte ─────────────┼─ equal? ─▶ linear + addend = host address
+//!         └─ bit 63 ▶ space of the half ▶ bits ─┘
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use guest_memory::{CodePages, GuestMemory};
+use processor::TlbFlush;
+
+use super::host::HostMemory;
+use crate::registers::cr4;
+
+/// Entries per class.
+const ENTRIES: usize = 4096;
+/// Entries of the code table, per privilege.
+const CODE_ENTRIES: usize = 1024;
+/// Process-contexts whose entries are kept.
+const CONTEXTS: usize = 16;
+/// Low bits of a space number that are part of a tag.
+const TAG_MASK: u64 = 0xfff;
+/// A tag that no access has: this value of the low bits is never given to a space.
+const NEVER: u64 = u64::MAX;
+/// Space numbers stay below this, code generations count above it, see [`Mmu::code_key`].
+const GENERATION: u64 = 1 << 44;
+/// Pages up to which a flush of ranges goes page by page.
+const RANGE_LIMIT: u64 = 64;
+/// Bits of the filter that remembers from which pages code has been fetched.
+const FILTER_BITS: u64 = 8192;
+
+/// Which rights an access has. Each has a table of its own, so that a hit needs no further check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Class {
+    /// At privilege level 3.
+    User = 0,
+    /// Supervisor, pages of users barred by SMAP.
+    Supervisor = 1,
+    /// Supervisor with access to the pages of users.
+    SupervisorAndUser = 2,
+    /// User with alignment checks: never cached, so that every access takes the slow path.
+    UserAligned = 3,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Entry {
+    pub read: u64,
+    pub write: u64,
+    /// Host address minus linear address.
+    pub addend: usize,
+    /// Word of the page in [`CodePages`].
+    pub word: *const AtomicU32,
+}
+
+const EMPTY: Entry = Entry { read: NEVER, write: NEVER, addend: 0, word: std::ptr::null() };
+
+#[derive(Clone, Copy)]
+struct CodeEntry {
+    tag: u64,
+    gpa: u64,
+    host: *mut u8,
+}
+
+const EMPTY_CODE: CodeEntry = CodeEntry { tag: NEVER, gpa: 0, host: std::ptr::null_mut() };
+
+/// A process-context with entries in the tables.
+#[derive(Clone, Copy, Default)]
+struct Context {
+    pcid: u16,
+    /// CR3 without the low twelve bits.
+    base: u64,
+    /// 0: unused.
+    space: u64,
+}
+
+/// Paging state and the software TLB of one processor.
+pub struct Mmu {
+    /// Table of the class in use.
+    table: *const Entry,
+    /// Low bits of `spaces`.
+    tags: [u64; 2],
+    class: Class,
+    /// A store has hit decoded code: the block must be left after this instruction. Taken by
+    /// [`crate::execute`].
+    pub code_written: bool,
+    pub host: HostMemory,
+    /// Bit n of a physical address is reserved from here on.
+    pub physical_bits: u32,
+    /// The page directory pointers of PAE paging.
+    pub pdpte: [u64; 4],
+    /// Pages that hold data breakpoints are never cached; their numbers.
+    pub watched: [u64; 4],
+    /// Target of the last `host_pointer` for write.
+    pub(super) last_write: *const AtomicU32,
+
+    /// Spaces of the lower and the upper half. Numbers count up from 1.
+    spaces: [u64; 2],
+    next_space: u64,
+    /// Pages that are not global have been entered for the upper half.
+    upper_has_local: bool,
+    contexts: [Context; CONTEXTS],
+    /// Index of the current context.
+    current: usize,
+    victim: usize,
+    /// Multiples of [`GENERATION`]: grows when code mappings may have gone.
+    code_generation: u64,
+    fetched: [u64; (FILTER_BITS / 64) as usize],
+    entries: Box<[[Entry; ENTRIES]; 4]>,
+    code_entries: Box<[[CodeEntry; CODE_ENTRIES]; 2]>,
+}
+
+// SAFETY: the raw pointers lead into `entries` (owned), into guest memory (see `HostMemory`) and into the
+// words of `CodePages`, which are atomic and kept alive by `host`.
+unsafe impl Send for Mmu {}
+
+#[inline(always)]
+fn slot(linear: u64) -> usize {
+    (linear >> 12) as usize & (ENTRIES - 1)
+}
+
+impl Mmu {
+    pub fn new(memory: GuestMemory, code: Arc<CodePages>, physical_bits: u32) -> Self {
+        let entries: Box<[[Entry; ENTRIES]; 4]> = boxed(EMPTY);
+        let mut mmu = Self {
+            table: std::ptr::null(),
+            tags: [0; 2],
+            class: Class::SupervisorAndUser,
+            code_written: false,
+            host: HostMemory::new(memory, code),
+            physical_bits,
+            pdpte: [0; 4],
+            watched: [NEVER; 4],
+            last_write: std::ptr::null(),
+            spaces: [0; 2],
+            next_space: 1,
+            upper_has_local: false,
+            contexts: [Context::default(); CONTEXTS],
+            current: 0,
+            victim: 0,
+            code_generation: 0,
+            fetched: [0; (FILTER_BITS / 64) as usize],
+            entries,
+            code_entries: boxed(EMPTY_CODE),
+        };
+        mmu.set_class(Class::SupervisorAndUser);
+        mmu.flush_all();
+        mmu
+    }
+
+    /// The table entry that an access to `linear` may use, and the tag that it must have for an access of
+    /// `size` bytes. Accesses that cross a page never match.
+    #[inline(always)]
+    pub fn look_up(&self, linear: u64, size: usize) -> (&Entry, u64) {
+        let tag = (linear.wrapping_add(size as u64 - 1) & !TAG_MASK) | self.tags[(linear >> 63) as usize];
+        // SAFETY: `table` leads to an array of ENTRIES entries in `self.entries`, which is never replaced;
+        // the index is below that.
+        (unsafe { &*self.table.add(slot(linear)) }, tag)
+    }
+
+    /// As [`Self::look_up`] in the table of `class`, for the bytes up to `last`.
+    pub fn look_up_class(&self, class: Class, linear: u64, last: u64) -> (&Entry, u64) {
+        let tag = last & !TAG_MASK | self.tags[(linear >> 63) as usize];
+        (&self.entries[class as usize][slot(linear)], tag)
+    }
+
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    pub fn set_class(&mut self, class: Class) {
+        self.class = class;
+        self.table = self.entries[class as usize].as_ptr();
+    }
+
+    /// A number that stands for all that decides which code is at `linear` for the present address space:
+    /// while it is the same, so is the translation. Add the privilege level for the rights.
+    #[inline(always)]
+    pub fn code_key(&self, linear: u64) -> u64 {
+        self.spaces[(linear >> 63) as usize].wrapping_add(self.code_generation)
+    }
+
+    /// Enters the page of `linear`.
+    pub fn fill(&mut self, class: Class, linear: u64, page: &Page) {
+        if class == Class::UserAligned || page.host.is_null() || self.watched.contains(&(linear >> 12)) {
+            return;
+        }
+        let half = (linear >> 63) as usize;
+        self.upper_has_local |= half == 1 && !page.global;
+        let tag = linear & !TAG_MASK | self.tags[half];
+        self.entries[class as usize][slot(linear)] = Entry {
+            read: tag,
+            write: if page.writable { tag } else { NEVER },
+            addend: (page.host as usize).wrapping_sub((linear & !TAG_MASK) as usize),
+            word: page.word,
+        };
+        // The entries are reached through `table` too, which must not be cached across this store.
+        self.table = self.entries[self.class as usize].as_ptr();
+    }
+
+    /// The code page of `linear`, if it has been entered: guest physical and host address of the byte.
+    #[inline]
+    pub fn code_look_up(&self, linear: u64, user: bool) -> Option<(u64, *mut u8)> {
+        let entry = &self.code_entries[usize::from(user)][(linear >> 12) as usize & (CODE_ENTRIES - 1)];
+        let tag = linear & !TAG_MASK | self.tags[(linear >> 63) as usize];
+        (entry.tag == tag).then(|| {
+            let offset = linear & TAG_MASK;
+            (entry.gpa | offset, if entry.host.is_null() { entry.host } else { entry.host.wrapping_add(offset as usize) })
+        })
+    }
+
+    /// Enters the page of `linear` as code.
+    pub fn code_fill(&mut self, linear: u64, user: bool, page: &Page) {
+        let half = (linear >> 63) as usize;
+        self.upper_has_local |= half == 1 && !page.global;
+        let bit = filter_bit(linear);
+        self.fetched[(bit / 64) as usize] |= 1 << (bit % 64);
+        self.code_entries[usize::from(user)][(linear >> 12) as usize & (CODE_ENTRIES - 1)] =
+            CodeEntry { tag: linear & !TAG_MASK | self.tags[half], gpa: page.gpa & !TAG_MASK, host: page.host };
+    }
+
+    fn new_space(&mut self) -> u64 {
+        let space = self.next_space;
+        self.next_space += 1;
+        if self.next_space & TAG_MASK == TAG_MASK {
+            // All tags have been used: nothing that is in the tables may stay.
+            self.next_space += 1;
+            self.clear();
+            let next = self.next_space;
+            self.next_space += 3;
+            self.contexts = [Context::default(); CONTEXTS];
+            self.set_spaces([next + 1, next + 2]);
+            return next;
+        }
+        space
+    }
+
+    fn set_spaces(&mut self, spaces: [u64; 2]) {
+        self.spaces = spaces;
+        self.tags = spaces.map(|space| space & TAG_MASK);
+    }
+
+    fn clear(&mut self) {
+        for table in self.entries.iter_mut() {
+            table.fill(EMPTY);
+        }
+        for table in self.code_entries.iter_mut() {
+            table.fill(EMPTY_CODE);
+        }
+        self.set_class(self.class);
+    }
+
+    fn new_upper(&mut self) {
+        self.upper_has_local = false;
+        let space = self.new_space();
+        self.set_spaces([self.spaces[0], space]);
+    }
+
+    /// Drops everything, global pages included.
+    pub fn flush_all(&mut self) {
+        let Context { pcid, base, .. } = self.contexts[self.current];
+        self.contexts = [Context::default(); CONTEXTS];
+        self.new_upper();
+        let space = self.new_space();
+        self.enter(pcid, base, space);
+    }
+
+    /// Drops all entries but those of global pages.
+    pub fn flush_local(&mut self) {
+        let Context { pcid, base, .. } = self.contexts[self.current];
+        self.contexts = [Context::default(); CONTEXTS];
+        if self.upper_has_local {
+            self.new_upper();
+        }
+        let space = self.new_space();
+        self.enter(pcid, base, space);
+    }
+
+    /// Drops the entries of one process-context but those of global pages.
+    pub fn flush_context(&mut self, pcid: u16) {
+        if self.contexts[self.current].pcid == pcid {
+            let base = self.contexts[self.current].base;
+            if self.upper_has_local {
+                self.new_upper();
+            }
+            let space = self.new_space();
+            self.enter(pcid, base, space);
+        } else if let Some(context) = self.contexts.iter_mut().find(|context| context.pcid == pcid) {
+            *context = Context::default();
+        }
+    }
+
+    /// CR3 has been loaded: `keep` says that the entries of `pcid` may still be used.
+    pub fn switch(&mut self, pcid: u16, base: u64, keep: bool) {
+        if self.upper_has_local {
+            self.new_upper();
+        }
+        let known = self.contexts.iter().find(|context| context.pcid == pcid && context.space != 0);
+        let space = match known {
+            Some(context) if keep && context.base == base => context.space,
+            _ => self.new_space(),
+        };
+        self.enter(pcid, base, space);
+    }
+
+    fn enter(&mut self, pcid: u16, base: u64, space: u64) {
+        let known = self.contexts.iter().position(|context| context.pcid == pcid && context.space != 0);
+        let index = known.unwrap_or_else(|| {
+            self.victim = (self.victim + 1) % CONTEXTS;
+            self.victim
+        });
+        self.contexts[index] = Context { pcid, base, space };
+        self.current = index;
+        self.set_spaces([space, self.spaces[1]]);
+    }
+
+    /// Drops the page of `linear` in all address spaces (INVLPG and more).
+    pub fn flush_page(&mut self, linear: u64) {
+        let page = linear >> 12;
+        for table in self.entries.iter_mut() {
+            let entry = &mut table[slot(linear)];
+            // The write tag is the read tag or nothing.
+            if entry.read >> 12 == page {
+                *entry = EMPTY;
+            }
+        }
+        for table in self.code_entries.iter_mut() {
+            let entry = &mut table[page as usize & (CODE_ENTRIES - 1)];
+            if entry.tag >> 12 == page {
+                *entry = EMPTY_CODE;
+            }
+        }
+        let bit = filter_bit(linear);
+        if self.fetched[(bit / 64) as usize] >> (bit % 64) & 1 != 0 {
+            self.forget_code();
+        }
+        self.table = self.entries[self.class as usize].as_ptr();
+    }
+
+    /// Makes all [`Self::code_key`]s new.
+    fn forget_code(&mut self) {
+        self.fetched.fill(0);
+        for table in self.code_entries.iter_mut() {
+            table.fill(EMPTY_CODE);
+        }
+        let (generation, overflow) = self.code_generation.overflowing_add(GENERATION);
+        self.code_generation = generation;
+        if overflow {
+            // Keys of long ago would come back: take them from other spaces.
+            self.flush_all();
+        }
+    }
+
+    /// A flush asked for by a hypercall.
+    pub fn flush(&mut self, flush: &TlbFlush, cr4: u64) {
+        let pages: u64 = flush.ranges.iter().fold(0, |sum, range| sum.saturating_add(range.pages));
+        if !flush.ranges.is_empty() && pages <= RANGE_LIMIT {
+            for range in &flush.ranges {
+                for page in 0..range.pages {
+                    self.flush_page(range.start.wrapping_add(page << 12));
+                }
+            }
+            return;
+        }
+        match flush.address_space {
+            Some(base) if flush.keep_global || cr4 & cr4::PGE == 0 => {
+                let base = base & !TAG_MASK;
+                let current = self.current;
+                for index in 0..CONTEXTS {
+                    if index != current && self.contexts[index].base == base {
+                        self.contexts[index] = Context::default();
+                    }
+                }
+                if self.contexts[current].base == base {
+                    self.flush_context(self.contexts[current].pcid);
+                }
+            }
+            None if flush.keep_global => self.flush_local(),
+            _ => self.flush_all(),
+        }
+    }
+}
+
+fn filter_bit(linear: u64) -> u64 {
+    (linear >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - FILTER_BITS.trailing_zeros())
+}
+
+fn boxed<T: Copy, const N: usize, const M: usize>(value: T) -> Box<[[T; N]; M]> {
+    let rows: Box<[[T; N]]> = vec![[value; N]; M].into_boxed_slice();
+    rows.try_into().unwrap_or_else(|_| unreachable!("the vector has M rows"))
+}
+
+/// What a walk has found: one 4 KiB page, cut from a larger one if need be.
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    /// Guest physical address of the byte that was asked for.
+    pub gpa: u64,
+    /// Host address of the page's first byte; null if it is not RAM.
+    pub host: *mut u8,
+    /// Word of the page in [`CodePages`].
+    pub word: *const AtomicU32,
+    /// Stores of the same class may go there without another walk.
+    pub writable: bool,
+    /// The page is global.
+    pub global: bool,
+}

@@ -1,0 +1,165 @@
+//! A processor for unit tests: on a small memory, with a bus that remembers and an APIC that can be told.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use clock::VmClock;
+use interrupt::{GeneralProtection, LocalApic, Trigger};
+use processor::{Bus, SegmentAttributes};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::partition::{SoftConfig, SoftPartition};
+use crate::registers::{Seg, cr0, cr4, efer};
+use crate::vcpu::Vcpu;
+
+/// Ports and memory that nobody claims; writes are remembered.
+#[derive(Default)]
+pub struct FakeBus {
+    pub port_writes: Mutex<Vec<(u16, Vec<u8>)>>,
+    pub memory_writes: Mutex<Vec<(u64, Vec<u8>)>>,
+}
+
+impl Bus for FakeBus {
+    fn port_read(&self, port: u16, data: &mut [u8]) {
+        data.fill(port as u8);
+    }
+    fn port_write(&self, port: u16, data: &[u8]) {
+        self.port_writes.lock().unwrap().push((port, data.to_vec()));
+    }
+    fn memory_read(&self, _gpa: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn memory_write(&self, gpa: u64, data: &[u8]) {
+        self.memory_writes.lock().unwrap().push((gpa, data.to_vec()));
+    }
+}
+
+/// An APIC that delivers the vectors that a test puts into it.
+pub struct FakeApic {
+    pub base: AtomicU64,
+    pub vectors: Mutex<Vec<u8>>,
+    pub cr8: AtomicU64,
+}
+
+impl FakeApic {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { base: AtomicU64::new(0xfee0_0900), vectors: Mutex::default(), cr8: AtomicU64::new(0) })
+    }
+}
+
+impl LocalApic for FakeApic {
+    fn base(&self) -> u64 {
+        self.base.load(Ordering::SeqCst)
+    }
+    fn set_base(&self, value: u64) -> Result<(), GeneralProtection> {
+        self.base.store(value, Ordering::SeqCst);
+        Ok(())
+    }
+    fn read(&self, offset: u32) -> u32 {
+        offset | 0xaa00_0000
+    }
+    fn write(&self, _offset: u32, _value: u32) {}
+    fn read_msr(&self, _msr: u32) -> Result<u64, GeneralProtection> {
+        Err(GeneralProtection)
+    }
+    fn write_msr(&self, _msr: u32, _value: u64) -> Result<(), GeneralProtection> {
+        Err(GeneralProtection)
+    }
+    fn tsc_deadline(&self) -> u64 {
+        0
+    }
+    fn set_tsc_deadline(&self, _value: u64) {}
+    fn cr8(&self) -> u8 {
+        self.cr8.load(Ordering::SeqCst) as u8
+    }
+    fn set_cr8(&self, priority: u8) {
+        self.cr8.store(u64::from(priority), Ordering::SeqCst);
+    }
+    fn pending(&self) -> bool {
+        !self.vectors.lock().unwrap().is_empty()
+    }
+    fn acknowledge(&self) -> Option<u8> {
+        self.vectors.lock().unwrap().pop()
+    }
+    fn request(&self, vector: u8, _trigger: Trigger) {
+        self.vectors.lock().unwrap().push(vector);
+    }
+    fn end_of_interrupt(&self) {}
+    fn task_priority(&self) -> u8 {
+        0
+    }
+    fn set_task_priority(&self, _value: u8) {}
+    fn interrupt_command(&self) -> u64 {
+        0
+    }
+    fn set_interrupt_command(&self, _value: u64) {}
+    fn id(&self) -> u32 {
+        0
+    }
+    fn set_lint(&self, _pin: usize, _high: bool) {}
+    fn init(&self) {}
+    fn reset(&self) {}
+}
+
+/// A partition of `processors` on `memory_size` bytes of RAM, with fakes around it.
+pub fn partition(processors: u32, memory_size: u64) -> (Arc<SoftPartition>, Arc<FakeBus>, Vec<Arc<FakeApic>>) {
+    let (memory, code) = guest_memory::allocate(memory_size).unwrap();
+    let partition = SoftPartition::new(SoftConfig { processors, memory, code, clock: VmClock::new() });
+    let bus = Arc::new(FakeBus::default());
+    partition.attach_bus(bus.clone());
+    let apics: Vec<_> = (0..processors).map(|_| FakeApic::new()).collect();
+    for (index, apic) in apics.iter().enumerate() {
+        partition.attach_apic(index as u32, apic.clone());
+    }
+    (partition, bus, apics)
+}
+
+impl Vcpu {
+    /// A processor after reset (real mode), on `memory_size` bytes of RAM.
+    pub fn for_test(memory_size: u64) -> Self {
+        let (partition, bus, apics) = partition(1, memory_size);
+        let shared = partition.shared().clone();
+        Vcpu::new(0, shared, bus, apics[0].clone())
+    }
+
+    /// A processor in 64-bit mode at privilege level 0: at least 4 MiB of RAM of which the first 2 GiB of
+    /// linear addresses are mapped one to one, by tables at 0x1000–0x3fff. RIP is 0x10000, RSP 0x20000.
+    pub fn for_test_64(memory_size: u64) -> Self {
+        let mut vcpu = Self::for_test(memory_size);
+        vcpu.poke(0x1000, &0x2007_u64.to_le_bytes());
+        vcpu.poke(0x2000, &0x3007_u64.to_le_bytes());
+        vcpu.poke(0x2008, &0x4000_0087_u64.to_le_bytes());
+        for index in 0..512_u64 {
+            vcpu.poke(0x3000 + index * 8, &(index << 21 | 0x87).to_le_bytes());
+        }
+        vcpu.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP | cr0::MP;
+        vcpu.cr3 = 0x1000;
+        vcpu.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE;
+        vcpu.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
+        for (index, segment) in vcpu.segments.iter_mut().enumerate().take(6) {
+            let code = index == Seg::Cs as usize;
+            segment.selector = if code { 0x10 } else { 0x18 };
+            segment.base = 0;
+            segment.limit = u32::MAX;
+            segment.attributes = SegmentAttributes(if code { 0xa09b } else { 0xc093 });
+        }
+        vcpu.rip = 0x1_0000;
+        vcpu.regs[crate::registers::gpr::RSP] = 0x2_0000;
+        vcpu.mmu.switch(0, vcpu.cr3, false);
+        vcpu.paging_changed();
+        vcpu.mode_changed();
+        vcpu
+    }
+
+    /// Writes guest RAM as a device does.
+    pub fn poke(&self, gpa: u64, data: &[u8]) {
+        self.shared.memory.write_slice(data, GuestAddress(gpa)).unwrap();
+    }
+
+    /// Reads guest RAM as a device does.
+    pub fn peek<const N: usize>(&self, gpa: u64) -> [u8; N] {
+        let mut data = [0; N];
+        self.shared.memory.read_slice(&mut data, GuestAddress(gpa)).unwrap();
+        data
+    }
+}
