@@ -43,7 +43,11 @@ pub struct FakeApic {
 
 impl FakeApic {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { base: AtomicU64::new(0xfee0_0900), vectors: Mutex::default(), cr8: AtomicU64::new(0) })
+        Arc::new(Self {
+            base: AtomicU64::new(0xfee0_0900),
+            vectors: Mutex::default(),
+            cr8: AtomicU64::new(0),
+        })
     }
 }
 
@@ -102,7 +106,10 @@ impl LocalApic for FakeApic {
 }
 
 /// A partition of `processors` on `memory_size` bytes of RAM, with fakes around it.
-pub fn partition(processors: u32, memory_size: u64) -> (Arc<SoftPartition>, Arc<FakeBus>, Vec<Arc<FakeApic>>) {
+pub fn partition(
+    processors: u32,
+    memory_size: u64,
+) -> (Arc<SoftPartition>, Arc<FakeBus>, Vec<Arc<FakeApic>>) {
     let (memory, code) = guest_memory::allocate(memory_size).unwrap();
     let partition = SoftPartition::new(SoftConfig { processors, memory, code, clock: VmClock::new() });
     let bus = Arc::new(FakeBus::default());

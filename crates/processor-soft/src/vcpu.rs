@@ -80,9 +80,6 @@ pub struct Vcpu {
     pub hypervisor: Option<Arc<dyn HypervisorInterface>>,
 }
 
-/// Physical address bits if CPUID does not tell.
-const PHYSICAL_BITS: u32 = 36;
-
 impl Vcpu {
     /// A processor after power-on.
     pub fn new(index: u32, shared: Arc<Shared>, bus: Arc<dyn Bus>, apic: Arc<dyn LocalApic>) -> Self {
@@ -113,9 +110,9 @@ impl Vcpu {
             nmi_blocked: false,
             halted: false,
             wait_for_sipi: false,
-            mmu: Mmu::new(shared.memory.clone(), Arc::clone(&shared.code), PHYSICAL_BITS),
+            mmu: Mmu::new(shared.memory.clone(), Arc::clone(&shared.code), extension::physical_bits()),
             blocks: Blocks::new(),
-            extension: Box::new(ExtensionState::new()),
+            extension: ExtensionState::new(),
             msrs: MsrState::new(),
             instructions: 0,
             interrupt_waiting: false,
@@ -129,10 +126,6 @@ impl Vcpu {
             bus,
             apic,
         };
-        vcpu.mmu.physical_bits = match extension::cpuid(&vcpu, 0x8000_0008, 0)[0] & 0xff {
-            bits @ 32..=52 => bits,
-            _ => PHYSICAL_BITS,
-        };
         vcpu.reset_registers(false);
         vcpu
     }
@@ -141,15 +134,14 @@ impl Vcpu {
     /// APIC and the hypervisor interface are reset by the run loop.
     pub fn reset_registers(&mut self, init: bool) {
         self.regs = [0; gpr::COUNT];
-        self.regs[gpr::RDX] = u64::from(extension::cpuid(self, 1, 0)[0]);
+        self.regs[gpr::RDX] = u64::from(self.cpuid(1, 0)[0]);
         self.rip = 0xfff0;
         self.set_rflags(0);
         self.exception = None;
         for (index, segment) in self.segments.iter_mut().enumerate() {
             *segment = if index < 6 { real_mode_segment(0, false) } else { Segment::default() };
         }
-        self.segments[Seg::Cs as usize] =
-            Segment { base: 0xffff_0000, ..real_mode_segment(0xf000, true) };
+        self.segments[Seg::Cs as usize] = Segment { base: 0xffff_0000, ..real_mode_segment(0xf000, true) };
         let system = |kind| Segment {
             limit: 0xffff,
             attributes: SegmentAttributes(kind | attribute::PRESENT),

@@ -6,6 +6,13 @@ use crate::vcpu::Vcpu;
 /// The decoded blocks of one processor.
 pub struct Blocks {}
 
+impl Blocks {
+    /// No blocks.
+    pub fn new() -> Self {
+        Self {}
+    }
+}
+
 impl Vcpu {
     /// Runs blocks until something needs the attention of the run loop ([`crate::run`]): an exception
     /// (`Err`, with RIP at the faulting instruction), a [`crate::op::Flow::Leave`], or an attention flag of

@@ -33,8 +33,14 @@ unsafe impl Send for HostMemory {}
 
 impl HostMemory {
     pub fn new(memory: GuestMemory, code: Arc<CodePages>) -> Self {
-        let mut found =
-            Self { low: std::ptr::null_mut(), low_end: 0, high: std::ptr::null_mut(), high_end: 0, code, _memory: memory.clone() };
+        let mut found = Self {
+            low: std::ptr::null_mut(),
+            low_end: 0,
+            high: std::ptr::null_mut(),
+            high_end: 0,
+            code,
+            _memory: memory.clone(),
+        };
         for region in memory.iter() {
             let Ok(pointer) = region.get_host_address(MemoryRegionAddress(0)) else { continue };
             match region.start_addr().0 {
@@ -94,10 +100,18 @@ pub unsafe fn load<T: Word>(pointer: *const u8) -> T {
     // real machine.
     unsafe {
         match T::SIZE {
-            1 => asm!("movzx {0:e}, byte ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly)),
-            2 => asm!("movzx {0:e}, word ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly)),
-            4 => asm!("mov {0:e}, dword ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly)),
-            _ => asm!("mov {0}, qword ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly)),
+            1 => {
+                asm!("movzx {0:e}, byte ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly))
+            }
+            2 => {
+                asm!("movzx {0:e}, word ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly))
+            }
+            4 => {
+                asm!("mov {0:e}, dword ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly))
+            }
+            _ => {
+                asm!("mov {0}, qword ptr [{1}]", out(reg) value, in(reg) pointer, options(nostack, preserves_flags, readonly))
+            }
         }
     }
     T::from_u64(value)
@@ -113,10 +127,18 @@ pub unsafe fn store<T: Word>(pointer: *mut u8, value: T) {
     // SAFETY: as for `load`.
     unsafe {
         match T::SIZE {
-            1 => asm!("mov byte ptr [{1}], {0}", in(reg_byte) value as u8, in(reg) pointer, options(nostack, preserves_flags)),
-            2 => asm!("mov word ptr [{1}], {0:x}", in(reg) value, in(reg) pointer, options(nostack, preserves_flags)),
-            4 => asm!("mov dword ptr [{1}], {0:e}", in(reg) value, in(reg) pointer, options(nostack, preserves_flags)),
-            _ => asm!("mov qword ptr [{1}], {0}", in(reg) value, in(reg) pointer, options(nostack, preserves_flags)),
+            1 => {
+                asm!("mov byte ptr [{1}], {0}", in(reg_byte) value as u8, in(reg) pointer, options(nostack, preserves_flags))
+            }
+            2 => {
+                asm!("mov word ptr [{1}], {0:x}", in(reg) value, in(reg) pointer, options(nostack, preserves_flags))
+            }
+            4 => {
+                asm!("mov dword ptr [{1}], {0:e}", in(reg) value, in(reg) pointer, options(nostack, preserves_flags))
+            }
+            _ => {
+                asm!("mov qword ptr [{1}], {0}", in(reg) value, in(reg) pointer, options(nostack, preserves_flags))
+            }
         }
     }
 }
@@ -132,10 +154,18 @@ pub unsafe fn compare_exchange<T: Word>(pointer: *mut u8, expected: T, new: T) -
     // SAFETY: as for `load`.
     unsafe {
         match T::SIZE {
-            1 => asm!("lock cmpxchg byte ptr [{1}], {0}", in(reg_byte) new as u8, in(reg) pointer, inout("rax") value, options(nostack)),
-            2 => asm!("lock cmpxchg word ptr [{1}], {0:x}", in(reg) new, in(reg) pointer, inout("rax") value, options(nostack)),
-            4 => asm!("lock cmpxchg dword ptr [{1}], {0:e}", in(reg) new, in(reg) pointer, inout("rax") value, options(nostack)),
-            _ => asm!("lock cmpxchg qword ptr [{1}], {0}", in(reg) new, in(reg) pointer, inout("rax") value, options(nostack)),
+            1 => {
+                asm!("lock cmpxchg byte ptr [{1}], {0}", in(reg_byte) new as u8, in(reg) pointer, inout("rax") value, options(nostack))
+            }
+            2 => {
+                asm!("lock cmpxchg word ptr [{1}], {0:x}", in(reg) new, in(reg) pointer, inout("rax") value, options(nostack))
+            }
+            4 => {
+                asm!("lock cmpxchg dword ptr [{1}], {0:e}", in(reg) new, in(reg) pointer, inout("rax") value, options(nostack))
+            }
+            _ => {
+                asm!("lock cmpxchg qword ptr [{1}], {0}", in(reg) new, in(reg) pointer, inout("rax") value, options(nostack))
+            }
         }
     }
     T::from_u64(value)

@@ -216,7 +216,10 @@ impl Mmu {
         let tag = linear & !TAG_MASK | self.tags[(linear >> 63) as usize];
         (entry.tag == tag).then(|| {
             let offset = linear & TAG_MASK;
-            (entry.gpa | offset, if entry.host.is_null() { entry.host } else { entry.host.wrapping_add(offset as usize) })
+            (
+                entry.gpa | offset,
+                if entry.host.is_null() { entry.host } else { entry.host.wrapping_add(offset as usize) },
+            )
         })
     }
 
@@ -226,8 +229,11 @@ impl Mmu {
         self.upper_has_local |= half == 1 && !page.global;
         let bit = filter_bit(linear);
         self.fetched[(bit / 64) as usize] |= 1 << (bit % 64);
-        self.code_entries[usize::from(user)][(linear >> 12) as usize & (CODE_ENTRIES - 1)] =
-            CodeEntry { tag: linear & !TAG_MASK | self.tags[half], gpa: page.gpa & !TAG_MASK, host: page.host };
+        self.code_entries[usize::from(user)][(linear >> 12) as usize & (CODE_ENTRIES - 1)] = CodeEntry {
+            tag: linear & !TAG_MASK | self.tags[half],
+            gpa: page.gpa & !TAG_MASK,
+            host: page.host,
+        };
     }
 
     fn new_space(&mut self) -> u64 {

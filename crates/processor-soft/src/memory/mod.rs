@@ -63,7 +63,6 @@ pub struct CodePage {
     pub host: Option<NonNull<u8>>,
 }
 
-
 impl Vcpu {
     /// The linear address of `offset` in `seg`, with the checks of the segment but not those of the linear
     /// address.
@@ -289,7 +288,8 @@ impl Vcpu {
     /// access of `len` bytes.
     pub fn linear(&mut self, seg: Seg, offset: u64, len: u64, access: Access) -> Result<u64, Fault> {
         let linear = self.segment_address(seg, offset, len as usize, access)?;
-        if self.code_64() && !(self.canonical(linear) && self.canonical(linear.wrapping_add(len.max(1) - 1))) {
+        if self.code_64() && !(self.canonical(linear) && self.canonical(linear.wrapping_add(len.max(1) - 1)))
+        {
             return Err(self.segment_fault(seg));
         }
         Ok(linear)

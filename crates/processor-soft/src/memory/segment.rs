@@ -70,8 +70,8 @@ impl Vcpu {
         }
         let last = offset.wrapping_add(len.wrapping_sub(1));
         let limit = u64::from(segment.limit);
-        let expand_down =
-            attributes & (attribute::CODE | attribute::EXPAND_DOWN_OR_CONFORMING) == attribute::EXPAND_DOWN_OR_CONFORMING;
+        let expand_down = attributes & (attribute::CODE | attribute::EXPAND_DOWN_OR_CONFORMING)
+            == attribute::EXPAND_DOWN_OR_CONFORMING;
         good &= if expand_down && !self.real_mode() {
             let top = if attributes & attribute::DEFAULT_BIG != 0 { 0xffff_ffff } else { 0xffff };
             offset > limit && last <= top

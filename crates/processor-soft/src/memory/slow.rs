@@ -42,11 +42,8 @@ impl Place {
 
 impl From<Page> for Part {
     fn from(page: Page) -> Self {
-        let host = if page.host.is_null() {
-            page.host
-        } else {
-            page.host.wrapping_add((page.gpa & 0xfff) as usize)
-        };
+        let host =
+            if page.host.is_null() { page.host } else { page.host.wrapping_add((page.gpa & 0xfff) as usize) };
         Self { gpa: page.gpa, host, word: page.word }
     }
 }
@@ -57,7 +54,11 @@ impl Vcpu {
     #[inline]
     pub fn access_changed(&mut self) {
         let class = if self.cpl == 3 {
-            if self.cr0 & cr0::AM != 0 && self.flags & flag::AC != 0 { Class::UserAligned } else { Class::User }
+            if self.cr0 & cr0::AM != 0 && self.flags & flag::AC != 0 {
+                Class::UserAligned
+            } else {
+                Class::User
+            }
         } else if self.smap_enforced() {
             Class::Supervisor
         } else {
@@ -358,6 +359,10 @@ impl super::Mmu {
             Access::Write => entry.write == tag,
         };
         // The guest physical address is needed for devices only, which are never entered.
-        hit.then(|| Part { gpa: 0, host: (linear as usize).wrapping_add(entry.addend) as *mut u8, word: entry.word })
+        hit.then(|| Part {
+            gpa: 0,
+            host: (linear as usize).wrapping_add(entry.addend) as *mut u8,
+            word: entry.word,
+        })
     }
 }
