@@ -24,7 +24,7 @@ mod x87;
 mod xsave;
 
 pub use cpuid::{View, cpuid, physical_bits};
-pub use host::{Host, component};
+pub use host::{Host, VectorWidth, component};
 pub use image::Image;
 
 use std::collections::HashMap;
