@@ -14,6 +14,8 @@
 //!
 //! Specification: Intel 64 and IA-32 Architectures Software Developer's Manual (SDM), volumes 1 to 3.
 
+#[cfg(test)]
+mod differential;
 mod execute;
 mod extension;
 mod fault;
