@@ -230,10 +230,11 @@ fn uses(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> Uses
 
 fn traits(guest: &Instruction, uses: &Uses, access: Option<OpAccess>) -> Option<Traits> {
     let features = guest.cpuid_features();
+    let name = format!("{:?}", guest.mnemonic());
     let fpu =
         features.iter().any(|f| matches!(f, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387))
             || guest.mnemonic() == iced_x86::Mnemonic::Fisttp
-            || format!("{:?}", guest.mnemonic()).starts_with('F') && uses.x87;
+            || name.starts_with('F') && uses.x87;
     let mmx_registers = (0..guest.op_count())
         .any(|n| guest.op_kind(n) == OpKind::Register && guest.op_register(n).is_mm())
         || guest.mnemonic() == iced_x86::Mnemonic::Emms;
@@ -241,14 +242,16 @@ fn traits(guest: &Instruction, uses: &Uses, access: Option<OpAccess>) -> Option<
     let class = match guest.encoding() {
         EncodingKind::EVEX => Class::Avx512,
         EncodingKind::VEX if opmask_only => Class::Avx512,
-        EncodingKind::VEX if uses.vectors => Class::Avx,
+        EncodingKind::VEX if !features.iter().all(|f| matches!(f, CpuidFeature::BMI1 | CpuidFeature::BMI2)) => {
+            Class::Avx
+        }
         EncodingKind::Legacy if fpu => Class::X87,
-        EncodingKind::Legacy if uses.vectors => Class::Sse,
+        // A conversion to a general or MMX register may name no vector register.
+        EncodingKind::Legacy if uses.vectors || name.starts_with("Cvt") => Class::Sse,
         EncodingKind::Legacy if mmx_registers => Class::Mmx,
         EncodingKind::Legacy | EncodingKind::VEX => Class::General,
         _ => return None,
     };
-    let name = format!("{:?}", guest.mnemonic());
     let size = guest.memory_size();
     let element = if size.is_packed() || size.is_broadcast() { size.element_size() } else { size.size() };
     let bytes = if size.is_broadcast() { size.element_size() } else { size.size() };
