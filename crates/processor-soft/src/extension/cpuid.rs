@@ -19,6 +19,8 @@ pub struct View {
     /// Whether a hypervisor interface is attached and wants to be seen.
     pub hypervisor: bool,
     pub xcr0: u64,
+    /// IA32_XSS.
+    pub xss: u64,
     /// The local APIC is enabled in IA32_APIC_BASE.
     pub apic: bool,
     /// Frequency of the TSC in Hz.
@@ -224,7 +226,7 @@ fn extended_state(view: &View, host: &Host, subleaf: u32) -> [u32; 4] {
             (host.xcr0 >> 32) as u32,
         ],
         // XSAVEOPT, XSAVEC, XGETBV with ECX = 1, XSAVES.
-        1 => [0xf, xsave::compact_size(view.xcr0), 0, 0],
+        1 => [0xf, xsave::compact_size(view.xcr0 | view.xss), 0, 0],
         2..=62 if host.xcr0 >> subleaf & 1 != 0 && 1 << subleaf != component::SSE => {
             let (offset, size) = xsave::location(subleaf);
             // ECX: user state; the compacted form needs no alignment to 64 bytes.
@@ -266,6 +268,7 @@ mod tests {
         osxsave: false,
         hypervisor: true,
         xcr0: component::X87,
+        xss: 0,
         apic: true,
         tsc_frequency: 2_500_000_000,
     };

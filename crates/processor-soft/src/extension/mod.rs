@@ -23,17 +23,16 @@ mod thunk;
 mod x87;
 mod xsave;
 
+pub use cpuid::{View, cpuid, physical_bits};
 pub use host::{Host, VectorWidth, component};
 pub use image::Image;
 
 use std::collections::HashMap;
 
-use clock::Clock;
 use iced_x86::{Code, Instruction, Mnemonic};
 
 use crate::fault::Fault;
 use crate::op::{Flow, Op};
-use crate::registers::cr4;
 use crate::vcpu::Vcpu;
 
 use arena::Arena;
@@ -62,11 +61,11 @@ struct Thunk {
 
 impl ExtensionState {
     /// The state after reset, no thunks.
-    pub fn new() -> Self {
+    pub fn new() -> Box<Self> {
         let arena = Arena::new(ARENA_SIZE)
             .inspect_err(|error| tracing::error!("no executable memory for extension instructions: {error}"))
             .ok();
-        Self { image: Image::new(), thunks: Vec::new(), known: HashMap::new(), arena, full: false }
+        Box::new(Self { image: Image::new(), thunks: Vec::new(), known: HashMap::new(), arena, full: false })
     }
 
     /// Registers as after INIT: x87, SSE, AVX and masks keep their contents over INIT, not over a reset.
@@ -113,24 +112,6 @@ impl ExtensionState {
         Some(index)
     }
 }
-
-/// The guest's CPUID, but for the leaves of the hypervisor interface.
-pub fn cpuid(vcpu: &Vcpu, leaf: u32, subleaf: u32) -> [u32; 4] {
-    let apic = vcpu.vp.apic.get();
-    let view = cpuid::View {
-        apic_id: apic.map_or(vcpu.index, |apic| apic.id()),
-        processors: u32::try_from(vcpu.shared.vps.len()).unwrap_or(u32::MAX),
-        osxsave: vcpu.cr4_has(cr4::OSXSAVE),
-        hypervisor: vcpu.shared.hypervisor.get().is_some(),
-        xcr0: vcpu.xcr0,
-        apic: apic.is_some_and(|apic| apic.base() & APIC_ENABLED != 0),
-        tsc_frequency: vcpu.shared.clock.tsc_frequency(),
-    };
-    cpuid::cpuid(&view, leaf, subleaf)
-}
-
-/// IA32_APIC_BASE: the APIC is enabled.
-const APIC_ENABLED: u64 = 1 << 11;
 
 /// Prepares an instruction that neither `execute` nor `system` knows: sets the handler and what it needs.
 /// False if the instruction is not offered by CPUID or not known: it then raises #UD.
