@@ -1,5 +1,6 @@
 //! Where the guests and programs are.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// A Debian kernel with its initramfs.
@@ -64,11 +65,13 @@ pub(crate) fn bodhi() -> PathBuf {
     program
 }
 
-/// QEMU and the folder of its libraries, if it is the one unpacked by `scripts/guest qemu`.
-pub(crate) fn qemu() -> (PathBuf, Option<PathBuf>) {
+/// QEMU and the path of its libraries, if it is the one unpacked by `scripts/guest qemu`.
+pub(crate) fn qemu() -> (PathBuf, Option<OsString>) {
     let unpacked = cache().join("qemu/usr/bin/qemu-system-x86_64");
     if unpacked.exists() {
-        (unpacked, Some(cache().join("qemu/usr/lib/x86_64-linux-gnu")))
+        let folders =
+            ["qemu/lib/x86_64-linux-gnu", "qemu/usr/lib/x86_64-linux-gnu"].map(|path| cache().join(path));
+        (unpacked, Some(std::env::join_paths(folders).expect("no colon in the project's path")))
     } else {
         ("qemu-system-x86_64".into(), None)
     }

@@ -15,7 +15,8 @@ pub type Devices = Value;
 /// # Panics
 /// If it does not answer with a table.
 pub fn devices(api: &Path) -> Devices {
-    let answer = Command::new(bodhi()).arg("devices").arg(api).arg("--json").output().expect("bodhi runs");
+    let answer =
+        Command::new(bodhi()).args(["devices", "--json", "--api"]).arg(api).output().expect("bodhi runs");
     let said = String::from_utf8_lossy(&answer.stderr);
     assert!(answer.status.success(), "bodhi devices: {said}");
     serde_json::from_slice(&answer.stdout).expect("a table in JSON")
@@ -26,7 +27,7 @@ pub fn devices(api: &Path) -> Devices {
 /// # Panics
 /// If there is none.
 pub fn row<'a>(devices: &'a Devices, name: &str) -> &'a Value {
-    let rows = devices.get("devices").unwrap_or(devices).as_array().expect("rows");
+    let rows = devices["rows"].as_array().expect("rows");
     let found = rows.iter().find(|row| row["name"] == name);
     found.unwrap_or_else(|| panic!("no device {name} in {devices:#}"))
 }
