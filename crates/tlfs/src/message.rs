@@ -89,6 +89,24 @@ impl Message {
         message.payload.get_mut(..payload.len())?.copy_from_slice(payload);
         Some(message)
     }
+
+    /// A message with a structure for payload, which must fit.
+    pub fn with<T: IntoBytes + Immutable>(message_type: MessageType, payload: &T) -> Self {
+        const { assert!(size_of::<T>() <= PAYLOAD_BYTES) };
+        let bytes = payload.as_bytes();
+        let mut message = Self {
+            header: MessageHeader {
+                message_type,
+                payload_size: size_of::<T>() as u8,
+                flags: MessageFlags::new(),
+                reserved: [0; 2],
+                sender: 0,
+            },
+            payload: [0; PAYLOAD_BYTES],
+        };
+        message.payload[..bytes.len()].copy_from_slice(bytes);
+        message
+    }
 }
 
 /// HV_TIMER_MESSAGE_PAYLOAD.
