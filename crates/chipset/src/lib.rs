@@ -18,14 +18,19 @@
 //! (messages) only after it has released its own lock. Callbacks of timers hold no lock when they begin.
 #![forbid(unsafe_code)]
 
+pub mod acpi_pm;
 pub mod apic;
 pub mod bus;
+pub mod debug_ports;
 pub mod ioapic;
 pub mod line;
 pub mod pci;
 pub mod pic;
 pub mod pit;
+pub mod port92;
 pub mod power;
+pub mod reset_control;
+pub mod serial;
 mod sync;
 mod unhandled;
 

@@ -9,14 +9,18 @@
 //!
 //! One bus, number 0. Not emulated: bridges to further buses, capabilities, MSI, expansion ROMs.
 
+mod bridges;
 mod bus;
 mod config;
+mod interrupt_router;
 
 #[cfg(test)]
 mod tests;
 
+pub use bridges::{HOST_BRIDGE, HostBridge, IDE, INTEL, ISA_BRIDGE, IsaBridge, POWER_MANAGEMENT};
 pub use bus::{CONFIG_ADDRESS, CONFIG_DATA, PciBus};
 pub use config::{BarKind, Command, ConfigSpace, Identity};
+pub use interrupt_router::{FIRMWARE_ROUTES, IOAPIC_PINS, InterruptRouter, pirq_of};
 
 /// Where a function sits on bus 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

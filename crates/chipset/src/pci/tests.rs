@@ -146,3 +146,106 @@ fn the_data_port_is_dead_without_the_enable_bit() {
     bus.port_read(CONFIG_DATA, &mut data);
     assert_eq!(data, [0xff; 4]);
 }
+
+mod bridges {
+    use interrupt::{Line, NotConnected};
+
+    use super::*;
+    use crate::line::tests::Probe;
+
+    struct Bench {
+        isa: Vec<Arc<Probe>>,
+        ioapic: Vec<Arc<Probe>>,
+        router: Arc<InterruptRouter>,
+        bridge: IsaBridge,
+    }
+
+    fn bench() -> Bench {
+        let isa: Vec<_> = (0..16).map(|_| Probe::new()).collect();
+        let ioapic: Vec<_> = (0..4).map(|_| Probe::new()).collect();
+        let line = |probe: &Arc<Probe>| -> Arc<dyn Line> { probe.clone() };
+        let router = InterruptRouter::new(
+            std::array::from_fn(|index| line(&isa[index])),
+            std::array::from_fn(|index| line(&ioapic[index])),
+        );
+        let bridge = IsaBridge::new(router.clone());
+        Bench { isa, ioapic, router, bridge }
+    }
+
+    #[test]
+    fn a_pin_reaches_its_routed_interrupt_and_its_ioapic_input() {
+        let bench = bench();
+        let line = bench.router.line(FunctionAddress::new(4, 0), 1);
+        line.set(true);
+        assert!(bench.isa[10].is_high() && bench.ioapic[1].is_high());
+        line.set(false);
+        assert!(!bench.isa[10].is_high() && !bench.ioapic[1].is_high());
+    }
+
+    #[test]
+    fn two_pirqs_share_an_interrupt() {
+        let bench = bench();
+        let (first, second) = (
+            bench.router.line(FunctionAddress::new(4, 0), 0),
+            bench.router.line(FunctionAddress::new(6, 0), 0),
+        );
+        first.set(true);
+        second.set(true);
+        first.set(false);
+        assert!(bench.isa[11].is_high());
+        second.set(false);
+        assert!(!bench.isa[11].is_high());
+    }
+
+    #[test]
+    fn rerouting_moves_a_level() {
+        let mut bench = bench();
+        bench.router.line(FunctionAddress::new(4, 0), 0).set(true);
+        bench.bridge.config_write(0x60, 0x05, 0xff);
+        assert!(!bench.isa[11].is_high() && bench.isa[5].is_high());
+        bench.bridge.config_write(0x60, 0x80, 0xff);
+        assert!(!bench.isa[5].is_high());
+        assert_eq!(bench.bridge.config_read(0x60), 0x0a0b_0a80);
+    }
+
+    #[test]
+    fn routes_to_reserved_interrupts_lead_nowhere() {
+        let mut bench = bench();
+        bench.router.line(FunctionAddress::new(4, 0), 0).set(true);
+        bench.bridge.config_write(0x60, 0x08, 0xff);
+        assert!(bench.isa.iter().all(|line| !line.is_high()));
+    }
+
+    #[test]
+    fn the_memory_attribute_registers_keep_what_is_written() {
+        let mut bridge = HostBridge::new();
+        bridge.config_write(0x58, 0x3000_0000, 0xff00_0000);
+        assert_eq!(bridge.config_read(0x58), 0x3000_0000);
+        assert_eq!(bridge.config_read(0x00), 0x7192_8086);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn random_accesses_never_panic(
+            accesses in proptest::collection::vec((0_u16..8, 0_usize..5, proptest::num::u32::ANY), 0..200),
+        ) {
+            let (mut bus, _) = bus();
+            let lines: [Arc<dyn Line>; 16] = std::array::from_fn(|_| Arc::new(NotConnected) as Arc<dyn Line>);
+            let pins: [Arc<dyn Line>; 4] = std::array::from_fn(|_| Arc::new(NotConnected) as Arc<dyn Line>);
+            let router = InterruptRouter::new(lines, pins);
+            bus.add(HOST_BRIDGE, Arc::new(Mutex::new(HostBridge::new())));
+            bus.add(ISA_BRIDGE, Arc::new(Mutex::new(IsaBridge::new(router))));
+            for (port, length, value) in accesses {
+                match length {
+                    0 => {
+                        let function = if value & 0x100 == 0 { 0 } else { 0x3800 };
+                        let address = 1 << 31 | function | value & 0xff;
+                        bus.port_write(CONFIG_ADDRESS, &address.to_le_bytes());
+                    }
+                    3 => bus.port_read(CONFIG_ADDRESS + port, &mut [0; 4]),
+                    length => bus.port_write(CONFIG_ADDRESS + port, &value.to_le_bytes()[..length]),
+                }
+            }
+        }
+    }
+}

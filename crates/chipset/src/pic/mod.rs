@@ -31,6 +31,9 @@ pub const SLAVE_PORT: u16 = 0xa0;
 /// First of the two edge/level control registers.
 pub const ELCR_PORT: u16 = 0x4d0;
 
+/// The inputs that firmware makes level triggered, a bit each: those of the SCI and of PCI functions.
+pub const FIRMWARE_LEVELS: u16 = 1 << 9 | 1 << 10 | 1 << 11;
+
 /// The master's input that the slave drives.
 const CASCADE: u8 = 2;
 /// IRQs 0 (timer), 1 (keyboard) and 2 (cascade) are always edge triggered,
@@ -56,7 +59,9 @@ pub struct Pic {
 impl Pic {
     /// Controllers whose INTR drives `output`.
     pub fn new(output: Arc<dyn Line>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), output })
+        let pic = Arc::new(Self { state: Mutex::default(), output });
+        pic.reset();
+        pic
     }
 
     /// The interrupt input `irq` (0–15; the cascade input 2 leads nowhere).
@@ -64,11 +69,14 @@ impl Pic {
         Arc::new(Input { pic: Arc::clone(self), irq: irq & 15 })
     }
 
-    /// Power-on state. Lines keep their levels.
+    /// Power-on state, but for the ELCR, which is as firmware leaves it. Lines keep their levels.
     pub fn reset(&self) {
         let mut state = lock(&self.state);
+        let [master, slave] = FIRMWARE_LEVELS.to_le_bytes();
         state.master.reset();
+        state.master.set_levels(master);
         state.slave.reset();
+        state.slave.set_levels(slave);
         self.update(&mut state);
     }
 

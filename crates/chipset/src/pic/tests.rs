@@ -168,8 +168,8 @@ fn special_fully_nested_mode_lets_the_slave_interrupt_itself() {
     let bench = Bench::new(NORMAL | 0x10);
     bench.pulse(14);
     bench.pic.acknowledge();
-    bench.pulse(9);
-    assert_eq!(bench.pic.acknowledge(), 0x39);
+    bench.pulse(8);
+    assert_eq!(bench.pic.acknowledge(), 0x38);
 }
 
 #[test]

@@ -1,0 +1,144 @@
+//! The host bridge and the ISA bridge of a PC of the 440BX generation.
+
+use std::sync::Arc;
+
+use super::interrupt_router::{FIRMWARE_ROUTES, InterruptRouter};
+use super::{BarMapping, ConfigSpace, FunctionAddress, Identity, PciFunction};
+
+/// Where the host bridge sits.
+pub const HOST_BRIDGE: FunctionAddress = FunctionAddress::new(0, 0);
+/// Where the ISA bridge sits.
+pub const ISA_BRIDGE: FunctionAddress = FunctionAddress::new(7, 0);
+/// Where the IDE function of the south bridge sits.
+pub const IDE: FunctionAddress = FunctionAddress::new(7, 1);
+/// Where the power management function of the south bridge sits.
+pub const POWER_MANAGEMENT: FunctionAddress = FunctionAddress::new(7, 3);
+
+/// Intel.
+pub const INTEL: u16 = 0x8086;
+
+/// The 440BX host bridge without AGP (82443BX data sheet, order number 290633). The memory attributes (PAM)
+/// and SMRAM registers keep what is written and change nothing: memory below 1 MiB is always RAM.
+pub struct HostBridge {
+    config: ConfigSpace,
+}
+
+impl HostBridge {
+    /// A host bridge.
+    pub fn new() -> Self {
+        Self { config: host_bridge() }
+    }
+
+    /// Power-on state.
+    pub fn reset(&mut self) {
+        self.config = host_bridge();
+    }
+}
+
+impl Default for HostBridge {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn host_bridge() -> ConfigSpace {
+    let mut config = ConfigSpace::new(Identity {
+        vendor: INTEL,
+        device: 0x7192,
+        revision: 3,
+        class: 0x06_0000,
+        ..Identity::default()
+    });
+    // It is always a bus master and always answers memory.
+    config.set(0x04, 0x0200_0006);
+    config.set_writable(0x04, 0x0000_0100);
+    config.set_writable(0x3c, 0);
+    // PAM0–PAM6 at 0x59–0x5f, SMRAM at 0x72.
+    config.set_writable(0x58, 0x3333_3000);
+    config.set_writable(0x5c, 0x3333_3333);
+    config.set_writable(0x70, 0x0078_0000);
+    config.set(0x70, 0x0002_0000);
+    config
+}
+
+impl PciFunction for HostBridge {
+    fn config_read(&mut self, register: u8) -> u32 {
+        self.config.read(register)
+    }
+
+    fn config_write(&mut self, register: u8, value: u32, mask: u32) {
+        self.config.write(register, value, mask);
+    }
+
+    fn bars(&self) -> Vec<BarMapping> {
+        self.config.bars()
+    }
+}
+
+/// Offset of the four interrupt route registers.
+const PIRQ_ROUTES: u8 = 0x60;
+
+/// The PIIX4 ISA bridge (82371AB data sheet, chapter 4): interrupt routing. The other registers keep nothing.
+pub struct IsaBridge {
+    config: ConfigSpace,
+    router: Arc<InterruptRouter>,
+}
+
+impl IsaBridge {
+    /// An ISA bridge whose route registers steer `router`.
+    pub fn new(router: Arc<InterruptRouter>) -> Self {
+        Self { config: isa_bridge(), router }
+    }
+
+    /// The state in which firmware leaves it.
+    pub fn reset(&mut self) {
+        self.config = isa_bridge();
+        for (index, route) in FIRMWARE_ROUTES.into_iter().enumerate() {
+            self.router.set_route(index, route);
+        }
+    }
+}
+
+fn isa_bridge() -> ConfigSpace {
+    let mut config = ConfigSpace::new(Identity {
+        vendor: INTEL,
+        device: 0x7110,
+        revision: 1,
+        class: 0x06_0100,
+        multifunction: true,
+        ..Identity::default()
+    });
+    // Always on.
+    config.set(0x04, 0x0280_0007);
+    config.set_writable(0x04, 0x0000_0100);
+    config.set_writable(0x3c, 0);
+    config
+}
+
+impl PciFunction for IsaBridge {
+    fn config_read(&mut self, register: u8) -> u32 {
+        match register {
+            PIRQ_ROUTES => u32::from_le_bytes(std::array::from_fn(|index| self.router.route(index))),
+            _ => self.config.read(register),
+        }
+    }
+
+    fn config_write(&mut self, register: u8, value: u32, mask: u32) {
+        match register {
+            PIRQ_ROUTES => {
+                for (index, (value, mask)) in
+                    value.to_le_bytes().into_iter().zip(mask.to_le_bytes()).enumerate()
+                {
+                    if mask != 0 {
+                        self.router.set_route(index, value);
+                    }
+                }
+            }
+            _ => self.config.write(register, value, mask),
+        }
+    }
+
+    fn bars(&self) -> Vec<BarMapping> {
+        Vec::new()
+    }
+}
