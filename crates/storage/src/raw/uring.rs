@@ -317,5 +317,10 @@ impl Drop for UringQueue {
             }
             self.complete(&mut |_, _| {});
         }
+        // The kernel takes a ring apart some time after it is closed, and until then a registered file stays
+        // open and locked: whoever opens the image next would find it in use.
+        if let Err(error) = self.ring.submitter().unregister_files() {
+            tracing::debug!(%error, file = ?self.file, "image stays registered for a while");
+        }
     }
 }
