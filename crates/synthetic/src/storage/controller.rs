@@ -114,8 +114,7 @@ impl Controller {
         let mut user_data = [0; USER_DATA_SIZE];
         user_data[..size_of::<OfferProperties>()].copy_from_slice(properties.as_bytes());
         let identity = (IDE_INTERFACE, ide_instance(channel, device));
-        let controller =
-            Self::new(name.to_owned(), counters, 0, Some(disk.ownership), identity, user_data);
+        let controller = Self::new(name.to_owned(), counters, 0, Some(disk.ownership), identity, user_data);
         controller.shared.target.attach(0, Arc::new(DiskUnit::new(disk.disk)));
         controller
     }

@@ -108,10 +108,11 @@ impl Queues {
                 let present = medium.is_some_and(|medium| Arc::ptr_eq(&medium, &queue.disk));
                 !present && queue.queue.in_flight() == 0
             });
-            if gone && let Some(queue) = slot.take() {
-                if let Err(error) = epoll::delete(epoll, queue.queue.event()) {
-                    tracing::warn!(lun = queue.lun, %error, "disk queue stays in the event loop");
-                }
+            if gone
+                && let Some(queue) = slot.take()
+                && let Err(error) = epoll::delete(epoll, queue.queue.event())
+            {
+                tracing::warn!(lun = queue.lun, %error, "disk queue stays in the event loop");
             }
         }
     }

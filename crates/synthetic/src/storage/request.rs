@@ -164,11 +164,6 @@ impl Slot {
         }
     }
 
-    /// Length of the data.
-    pub fn data_length(&self) -> u64 {
-        self.ranges.iter().map(|range| range.len).sum()
-    }
-
     /// Shortens the data to `len` bytes. False if it has not as many.
     pub fn truncate(&mut self, len: u64) -> bool {
         let mut left = len;

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ::storage::scsi::{self, Io, LogicalUnit, Outcome, Sense};
 use ::storage::{Disk, Owner, Request, SubmitError};
@@ -82,10 +82,6 @@ impl Worker {
         let news_bell = Arc::new(Doorbell::new()?);
         add(&news_bell, NEWS)?;
         shared.lock_bells().push(Arc::clone(&news_bell));
-        if primary {
-            // A driver that starts looks at all units by itself.
-            shared.news.store(0, Ordering::Release);
-        }
         shared.channels.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             shared,
@@ -268,6 +264,9 @@ impl Worker {
             }
             (Operation::END_INITIALIZATION, Phase::Agreed(version)) => {
                 self.phase = Phase::Ready(version);
+                // The driver looks at all units now: what came or went before is no news.
+                self.shared.news.store(0, Ordering::Release);
+                self.untold = 0;
                 self.shared.ready.store(true, Ordering::Relaxed);
                 tracing::info!(
                     name = self.shared.name,
