@@ -4,6 +4,7 @@
 //! `drivers/hv`. All fields are little-endian; a message is at most 240 bytes.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -17,6 +18,10 @@ pub const SYNIC_MESSAGE_TYPE: u32 = 1;
 pub const MESSAGE_CONNECTION_ID: u32 = 1;
 /// The connection id for messages of protocol 5.0 and later.
 pub const MESSAGE_CONNECTION_ID_5: u32 = 4;
+/// Channels have numbers below this: as many as a SINT has event flags.
+pub const MAX_RELIDS: u32 = 2048;
+/// The connection ids by which guests signal channels 1 to [`MAX_RELIDS`] − 1.
+pub const CHANNEL_CONNECTION_IDS: RangeInclusive<u32> = 0x2001..=0x2000 + MAX_RELIDS - 1;
 /// The SINT of messages and channel interrupts, unless protocol 5.0 names another.
 pub const DEFAULT_SINT: u8 = 2;
 /// Bytes that an offer or an open request carries for the device.

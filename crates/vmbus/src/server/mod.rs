@@ -19,10 +19,8 @@ use crate::protocol::{self, OpenChannel};
 use crate::{Channel, Device, Guid};
 use state::State;
 
-/// Channels have numbers below this: as many as a SINT has event flags.
-pub(crate) const RELIDS: u32 = 2048;
 /// Added to a channel's number, gives the connection id by which the guest signals it.
-const CHANNEL_CONNECTION_ID: u32 = 0x2000;
+const CHANNEL_CONNECTION_ID: u32 = *protocol::CHANNEL_CONNECTION_IDS.start() - 1;
 /// A guest message is refused while as many of ours wait for delivery. Bounds the queue: a guest message
 /// has one answer, or as many as there are channels.
 const MAX_WAITING_MESSAGES: usize = 256;
@@ -30,7 +28,8 @@ const MAX_WAITING_MESSAGES: usize = 256;
 /// How messages and interrupts reach the guest.
 pub trait Synic: Send + Sync {
     /// Puts a message into the slot of `sint` of processor `vp`. False if that cannot be done now, such as
-    /// for a slot in use: call [`Server::retry_messages`] when that has changed.
+    /// for a slot in use: call [`Server::retry_messages`] when that has changed. True also for a message
+    /// that nobody will ever read, such as for a processor whose SynIC is off: it is lost.
     fn post_message(&self, vp: u32, sint: u8, message_type: u32, payload: &[u8]) -> bool;
     /// Sets an event flag of `sint` of processor `vp` and interrupts the processor if it was clear.
     fn signal_event(&self, vp: u32, sint: u8, flag: u16);
@@ -84,7 +83,7 @@ impl fmt::Debug for Server {
 impl Server {
     /// A bus without devices.
     pub fn new(settings: Settings) -> Self {
-        let lines = (0..RELIDS).map(|_| RwLock::new(None)).collect();
+        let lines = (0..protocol::MAX_RELIDS).map(|_| RwLock::new(None)).collect();
         let state = Mutex::new(State::new(settings.processors));
         Self { hub: Arc::new(Hub { settings, lines, state, idle: Condvar::new() }) }
     }
@@ -113,7 +112,7 @@ impl Server {
         self.hub.message(payload)
     }
 
-    /// The guest has signalled a connection. Fast: no lock shared by channels, one write to an eventfd.
+    /// The guest has signalled one of [`protocol::CHANNEL_CONNECTION_IDS`]. Fast: no lock shared by channels, one write to an eventfd.
     ///
     /// # Errors
     /// When no open channel has this connection id.

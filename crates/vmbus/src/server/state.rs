@@ -9,7 +9,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 use zerocopy::FromBytes;
 
 use super::gpadl::{Gpadls, Progress};
-use super::{CHANNEL_CONNECTION_ID, Hub, OfferError, RELIDS, Synic};
+use super::{CHANNEL_CONNECTION_ID, Hub, OfferError, Synic};
 use crate::channel::Line;
 use crate::protocol::*;
 use crate::ring::{GuestPages, IncomingRing, OutgoingRing, RingError};
@@ -148,7 +148,7 @@ impl State {
     }
 
     fn free_relid(&self) -> Result<u32, OfferError> {
-        (1..RELIDS).find(|relid| !self.channels.contains_key(relid)).ok_or(OfferError::Full)
+        (1..MAX_RELIDS).find(|relid| !self.channels.contains_key(relid)).ok_or(OfferError::Full)
     }
 
     fn remove_entry(&mut self, relid: u32) {
