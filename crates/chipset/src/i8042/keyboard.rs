@@ -1,0 +1,146 @@
+//! A PS/2 keyboard with 102 keys.
+
+use std::collections::VecDeque;
+
+use super::scancodes::{EXTENDED, RELEASE, RELEASED, set_2_of};
+
+pub(super) const ACKNOWLEDGE: u8 = 0xfa;
+pub(super) const RESEND: u8 = 0xfe;
+pub(super) const SELF_TEST_PASSED: u8 = 0xaa;
+const ECHO: u8 = 0xee;
+const IDENTITY: [u8; 2] = [0xab, 0x83];
+
+/// How many bytes wait for the guest at most.
+const QUEUE_LIMIT: usize = 64;
+/// Room that is left for answers to commands.
+const ANSWER_RESERVE: usize = 8;
+
+/// The command whose parameter comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parameter {
+    Leds,
+    ScanCodeSet,
+    Typematic,
+    /// Of single keys' behaviour: taken and without effect.
+    Key,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Keyboard {
+    pub(super) queue: VecDeque<u8>,
+    scanning: bool,
+    set: u8,
+    leds: u8,
+    expects: Option<Parameter>,
+    last: u8,
+}
+
+impl Keyboard {
+    pub(super) fn new() -> Self {
+        Self { queue: VecDeque::new(), scanning: true, set: 2, leds: 0, expects: None, last: 0 }
+    }
+
+    /// Scroll Lock, Num Lock, Caps Lock: bits 0–2.
+    pub(super) fn leds(&self) -> u8 {
+        self.leds
+    }
+
+    /// The next byte for the controller.
+    pub(super) fn take(&mut self) -> Option<u8> {
+        let byte = self.queue.pop_front()?;
+        self.last = byte;
+        Some(byte)
+    }
+
+    /// A key goes down or up. False if it was dropped: the guest does not listen, or not fast enough.
+    pub(super) fn key(&mut self, code: u16, pressed: bool) -> bool {
+        let [low, high] = code.to_le_bytes();
+        let Some(set_2) = set_2_of(low) else { return false };
+        let mut bytes = Vec::with_capacity(3);
+        if high == EXTENDED {
+            bytes.push(EXTENDED);
+        }
+        match (self.set, pressed) {
+            (1, pressed) => bytes.push(if pressed { low } else { low | RELEASED }),
+            (_, true) => bytes.push(set_2),
+            (_, false) => bytes.extend([RELEASE, set_2]),
+        }
+        let fits = self.queue.len() + bytes.len() <= QUEUE_LIMIT - ANSWER_RESERVE;
+        if self.scanning && fits {
+            self.queue.extend(bytes);
+        }
+        self.scanning && fits
+    }
+
+    fn answer(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if self.queue.len() < QUEUE_LIMIT {
+                self.queue.push_back(*byte);
+            }
+        }
+    }
+
+    fn set_defaults(&mut self) {
+        self.set = 2;
+        self.leds = 0;
+        self.queue.clear();
+    }
+
+    /// A byte from the controller.
+    pub(super) fn write(&mut self, byte: u8) {
+        match self.expects.take() {
+            Some(parameter) if byte < 0x80 => self.parameter(parameter, byte),
+            // A command in place of a parameter is a command.
+            _ => self.command(byte),
+        }
+    }
+
+    fn parameter(&mut self, parameter: Parameter, byte: u8) {
+        match (parameter, byte) {
+            (Parameter::Leds, leds) => {
+                self.leds = leds & 7;
+                self.answer(&[ACKNOWLEDGE]);
+            }
+            (Parameter::ScanCodeSet, 0) => self.answer(&[ACKNOWLEDGE, self.set]),
+            (Parameter::ScanCodeSet, set @ 1..=2) => {
+                self.set = set;
+                self.answer(&[ACKNOWLEDGE]);
+            }
+            (Parameter::ScanCodeSet, _) => self.answer(&[RESEND]),
+            (Parameter::Typematic | Parameter::Key, _) => self.answer(&[ACKNOWLEDGE]),
+        }
+    }
+
+    fn command(&mut self, command: u8) {
+        match command {
+            0xed => self.expect(Parameter::Leds),
+            0xee => self.answer(&[ECHO]),
+            0xf0 => self.expect(Parameter::ScanCodeSet),
+            0xf2 => self.answer(&[ACKNOWLEDGE, IDENTITY[0], IDENTITY[1]]),
+            0xf3 => self.expect(Parameter::Typematic),
+            0xf4 => {
+                self.scanning = true;
+                self.answer(&[ACKNOWLEDGE]);
+            }
+            0xf5 | 0xf6 => {
+                self.set_defaults();
+                self.scanning = command == 0xf6;
+                self.answer(&[ACKNOWLEDGE]);
+            }
+            0xf7..=0xfa => self.answer(&[ACKNOWLEDGE]),
+            0xfb..=0xfd => self.expect(Parameter::Key),
+            0xfe => self.answer(&[self.last]),
+            0xff => {
+                self.set_defaults();
+                self.scanning = true;
+                self.answer(&[ACKNOWLEDGE, SELF_TEST_PASSED]);
+            }
+            _ => self.answer(&[RESEND]),
+        }
+    }
+
+    fn expect(&mut self, parameter: Parameter) {
+        self.expects = Some(parameter);
+        self.answer(&[ACKNOWLEDGE]);
+    }
+}
