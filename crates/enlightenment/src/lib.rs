@@ -29,6 +29,7 @@ mod counts;
 mod cpuid;
 mod crash;
 #[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "what tests look at, the fuzz entry does not"))]
 mod fake;
 mod features;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -41,10 +42,12 @@ mod ports;
 mod reference_time;
 mod stimer;
 mod synic;
+#[cfg(test)]
+mod tests;
 mod unhandled;
 mod vp;
 
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 
 use clock::{Clock, Timers};
 use counters::Registry;
@@ -132,6 +135,8 @@ pub struct Enlightenment {
     counts: Counts,
     unhandled: Unhandled,
     machine: RwLock<Option<Arc<Machine>>>,
+    /// Called when messages that were refused may be posted again.
+    room: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Enlightenment {
@@ -154,6 +159,7 @@ impl Enlightenment {
             counts: Counts::new(registry),
             unhandled: Unhandled::default(),
             machine: RwLock::new(None),
+            room: OnceLock::new(),
         });
         for (index, vp) in (0..).zip(&enlightenment.vps) {
             let weak = Arc::downgrade(&enlightenment);
@@ -240,7 +246,8 @@ impl Enlightenment {
     /// # Errors
     /// `INVALID_VP_INDEX` or `INVALID_PARAMETER` if there is no such target, type or size,
     /// `INVALID_SYNIC_STATE` if the guest has disabled its SynIC or message page, `INSUFFICIENT_BUFFERS`
-    /// if [`MESSAGE_QUEUE_LIMIT`] messages wait for the slot.
+    /// if [`MESSAGE_QUEUE_LIMIT`] messages wait for the slot. [`Self::on_message_room`] tells when it may
+    /// be tried again.
     pub fn post_message(&self, vp: u32, sint: u8, message_type: u32, payload: &[u8]) -> Result<(), HvStatus> {
         let message_type = MessageType(message_type);
         let message = Message::new(message_type, payload).filter(|_| message_type != MessageType::NONE);
@@ -249,6 +256,13 @@ impl Enlightenment {
         let due = target.synic.post(sint.into(), message, self.time.now())?;
         self.interrupt_due(vp, target, due);
         Ok(())
+    }
+
+    /// Sets what is called when messages may be posted that [`Self::post_message`] refused: the guest has
+    /// enabled its SynIC or read messages. It is called on processor threads and on the timers' thread
+    /// and may post messages. Only the first call of this counts.
+    pub fn on_message_room(&self, callback: Box<dyn Fn() + Send + Sync>) {
+        self.room.get_or_init(|| callback);
     }
 
     /// Sets event flag `flag` of source `sint` of processor `vp`, and interrupts if the flag was clear.
@@ -307,6 +321,16 @@ impl Enlightenment {
         }
     }
 
+    /// Messages have been delivered, or may be posted now.
+    fn messages_moved(&self, index: u32, vp: &Vp, due: Due) {
+        self.interrupt_due(index, vp, due);
+        if vp.synic.take_refused()
+            && let Some(room) = self.room.get()
+        {
+            room();
+        }
+    }
+
     fn timer_elapsed(&self, index: u32, timer: usize) {
         let Some(vp) = self.vps.get(index as usize) else { return };
         let expiry = vp.timers.elapsed(timer);
@@ -327,7 +351,7 @@ impl Enlightenment {
     fn retry_messages(&self, index: u32) {
         let Some(vp) = self.vps.get(index as usize) else { return };
         let due = vp.synic.deliver_waiting(self.time.now());
-        self.interrupt_due(index, vp, due);
+        self.messages_moved(index, vp, due);
     }
 
     fn flush_tlb(&self, caller: u32, targets: &[u32], flush: &TlbFlush) {

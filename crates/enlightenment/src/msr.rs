@@ -144,13 +144,13 @@ impl Enlightenment {
                 self.with_apic(index, |apic| apic.set_task_priority(priority));
             }
             msr::VP_ASSIST_PAGE => vp.apic_side.set_assist_page(PageMsr::from_bits(value)),
-            msr::SCONTROL => self.interrupt_due(index, vp, vp.synic.set_control(value, now())),
+            msr::SCONTROL => self.messages_moved(index, vp, vp.synic.set_control(value, now())),
             msr::SIEFP => vp.synic.set_event_page(PageMsr::from_bits(value)),
             msr::SIMP => {
                 let due = vp.synic.set_message_page(PageMsr::from_bits(value), now());
-                self.interrupt_due(index, vp, due);
+                self.messages_moved(index, vp, due);
             }
-            msr::EOM => self.interrupt_due(index, vp, vp.synic.deliver_waiting(now())),
+            msr::EOM => self.messages_moved(index, vp, vp.synic.deliver_waiting(now())),
             msr::SINT0..=msr::SINT15 => {
                 if !vp.apic_side.set_sint((number - msr::SINT0) as usize, Sint::from_bits(value)) {
                     return MsrOutcome::GeneralProtection;

@@ -5,7 +5,7 @@
 //! local APIC when all locks have been released.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use guest_memory::GuestMemory;
@@ -17,9 +17,8 @@ use zerocopy::IntoBytes;
 use crate::apic_side::ApicSide;
 use crate::overlay::{Overlay, atomic, observe};
 
-/// Messages that may wait for one slot. Only the host posts, so this bounds what a guest that reads none
-/// of them costs.
-pub const MESSAGE_QUEUE_LIMIT: usize = 512;
+/// Messages that may wait for one slot. It bounds what a guest costs that reads none of them.
+pub const MESSAGE_QUEUE_LIMIT: usize = 64;
 
 /// Size of one source's event flags.
 const EVENT_BYTES: u64 = 256;
@@ -54,6 +53,8 @@ pub(crate) struct Synic {
     side: Arc<ApicSide>,
     control: AtomicU64,
     messages: Mutex<Messages>,
+    /// A message has been refused. Set with `messages` locked.
+    refused: AtomicBool,
     events: RwLock<Events>,
 }
 
@@ -73,6 +74,7 @@ impl Synic {
                 page: Overlay::new(),
                 queues: Default::default(),
             }),
+            refused: AtomicBool::new(false),
             events: RwLock::new(Events { msr: PageMsr::new(), page: Overlay::new() }),
         }
     }
@@ -88,7 +90,10 @@ impl Synic {
 
     /// Writes SCONTROL. Messages that wait are delivered when it enables.
     pub fn set_control(&self, value: u64, now: u64) -> Due {
+        // Locked, so that a message is either refused before this or accepted after it.
+        let messages = self.messages();
         self.control.store(value, Ordering::Release);
+        drop(messages);
         self.deliver_waiting(now)
     }
 
@@ -129,6 +134,29 @@ impl Synic {
     /// When there is no such source, the SynIC or its message page is disabled, or the queue is full.
     pub fn post(&self, sint: usize, message: Message, now: u64) -> Result<Due, HvStatus> {
         let mut messages = self.messages();
+        let result = self.enqueue(&mut messages, sint, message, now);
+        if result.is_err() {
+            self.refused.store(true, Ordering::SeqCst);
+        }
+        result
+    }
+
+    /// Whether a message has been refused since the last time this was true, and may be accepted now.
+    pub fn take_refused(&self) -> bool {
+        if !self.refused.load(Ordering::SeqCst) {
+            return false;
+        }
+        let messages = self.messages();
+        self.enabled() && messages.page.at().is_some() && self.refused.swap(false, Ordering::SeqCst)
+    }
+
+    fn enqueue(
+        &self,
+        messages: &mut Messages,
+        sint: usize,
+        message: Message,
+        now: u64,
+    ) -> Result<Due, HvStatus> {
         if !self.enabled() || messages.page.at().is_none() {
             return Err(HvStatus::INVALID_SYNIC_STATE);
         }
@@ -137,7 +165,7 @@ impl Synic {
             return Err(HvStatus::INSUFFICIENT_BUFFERS);
         }
         queue.push_back(Queued::Message(Box::new(message)));
-        Ok(self.deliver(&mut messages, sint, now))
+        Ok(self.deliver(messages, sint, now))
     }
 
     /// Posts the message of timer `index`, which expired at `expiration`. Every timer has one message
@@ -247,6 +275,7 @@ impl Synic {
         messages.msr = PageMsr::new();
         messages.page.reset(&self.memory);
         messages.queues = Default::default();
+        self.refused.store(false, Ordering::SeqCst);
         drop(messages);
         let mut events = self.events.write().unwrap_or_else(PoisonError::into_inner);
         events.msr = PageMsr::new();

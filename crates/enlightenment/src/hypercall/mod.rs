@@ -159,3 +159,6 @@ fn set_value(context: &mut dyn HypercallContext, register: GeneralRegister, valu
 pub(crate) fn count_names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|hypercall| hypercall.name).chain([counts::UNKNOWN])
 }
+
+#[cfg(test)]
+mod tests;
