@@ -12,7 +12,7 @@ pub(crate) const UNKNOWN: &str = "unknown";
 pub(crate) struct Counts {
     hypercalls: Box<[Counter]>,
     msrs: [Counter; Group::NAMES.len()],
-    /// Interrupts to the guest.
+    /// Interrupts by synthetic sources and timers.
     pub interrupts: Counter,
 }
 

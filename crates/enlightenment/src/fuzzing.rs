@@ -4,18 +4,20 @@ use std::sync::{Arc, OnceLock};
 
 use guest_memory::GuestMemory;
 use interrupt::ApicAssist;
-use processor::HypervisorInterface;
-use tlfs::HvStatus;
+use processor::GeneralRegister::{R8, Rax, Rbx, Rcx, Rdi, Rdx, Rsi};
+use processor::{HypercallContext, HypercallOutcome, HypervisorInterface};
+use tlfs::{HvStatus, hypercall, msr};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::fake::{FakeContext, FakeMachine};
+use crate::hypercall::TABLE;
 use crate::{EventPort, Features, MessagePort};
 
 /// Guest memory: small, so that addresses hit its edges.
 const MEMORY: u64 = 0x1_0000;
 const PROCESSORS: u32 = 3;
 /// Operations for one input.
-const OPERATIONS: usize = 256;
+const OPERATIONS: usize = 512;
 
 struct Port;
 
@@ -61,7 +63,24 @@ impl Input<'_> {
         match self.u8() {
             0 => self.u64(),
             1 => MEMORY - u64::from(self.u8()),
-            page => u64::from(page % 16) << 12 | u64::from(self.u8()),
+            page @ 2..=63 => u64::from(page % 16) << 12 | u64::from(self.u8()),
+            page => u64::from(page % 16) << 12,
+        }
+    }
+
+    /// A value such as guests pass: something small, one of the special values, a bit or two, an
+    /// address, now and then anything.
+    fn value(&mut self) -> u64 {
+        let kind = self.u8();
+        match kind % 8 {
+            0 => 0,
+            1 => u64::from(kind >> 3),
+            2 => u64::from(self.u8()),
+            3 => tlfs::PARTITION_ID_SELF,
+            4 => tlfs::VP_INDEX_SELF.into(),
+            5 => self.address() | 1,
+            6 => u64::from(self.u16()) << (kind >> 3),
+            _ => self.u64(),
         }
     }
 }
@@ -97,8 +116,7 @@ fn operation(machine: &FakeMachine, input: &mut Input<'_>) {
     match operation & 0x3f {
         0..=15 => {
             let number = msr_number(input);
-            let value = if operation & 1 == 0 { input.u64() } else { input.address() };
-            interface.write_msr(vp, number, value);
+            interface.write_msr(vp, number, input.value());
         }
         16..=19 => {
             interface.read_msr(vp, msr_number(input));
@@ -129,8 +147,24 @@ fn operation(machine: &FakeMachine, input: &mut Input<'_>) {
     }
 }
 
+/// Mostly a register that is there.
 fn msr_number(input: &mut Input<'_>) -> u32 {
-    0x4000_0000 + u32::from(input.u16()) % 0x120
+    const RUNS: [(u32, u8); 12] = [
+        (msr::GUEST_OS_ID, 4),
+        (msr::VP_RUNTIME, 1),
+        (msr::TIME_REF_COUNT, 4),
+        (msr::EOI, 4),
+        (msr::SCONTROL, 5),
+        (msr::SINT0, 16),
+        (msr::STIMER0_CONFIG, 8),
+        (msr::STIMER0_CONFIG, 8),
+        (msr::GUEST_IDLE, 1),
+        (msr::CRASH_P0, 6),
+        (msr::SIEFP, 3),
+        (msr::FIRST, u8::MAX),
+    ];
+    let (first, count) = RUNS[usize::from(input.u8()) % RUNS.len()];
+    first + u32::from(input.u8() % count)
 }
 
 fn assist(machine: &FakeMachine, vp: u32, input: &mut Input<'_>) {
@@ -146,37 +180,46 @@ fn assist(machine: &FakeMachine, vp: u32, input: &mut Input<'_>) {
 }
 
 fn hypercall(machine: &FakeMachine, vp: u32, input: &mut Input<'_>) {
-    const CODES: [u16; 15] =
-        [0x02, 0x03, 0x08, 0x0b, 0x13, 0x14, 0x15, 0x50, 0x51, 0x5c, 0x5d, 0x99, 0x9a, 0x8001, 0x77];
+    const UNKNOWN: u16 = 0x77;
     let form = input.u8();
-    let code = u64::from(CODES[usize::from(input.u8()) % CODES.len()]);
-    let fast = u64::from(form & 1) << 16;
-    let variable = u64::from(input.u8() % 8) << 17;
-    let reps = u64::from(input.u8() % 64) << 32 | u64::from(input.u8() % 8) << 48;
-    let reserved = if form & 0xf0 == 0xf0 { input.u64() } else { 0 };
-    let value = code | fast | if form & 2 != 0 { variable } else { 0 } | if form & 4 != 0 { reps } else { 0 };
-    let value = value | reserved;
-    let parameters = [input.address(), input.address()];
+    let position = usize::from(input.u8()) % (TABLE.len() + 1);
+    let hypercall = TABLE.get(position);
+    let code = hypercall.map_or(UNKNOWN, |hypercall| hypercall.code.0);
+    let mut value = hypercall::Input::new().with_code(code).with_fast(form & 1 != 0);
+    let (has_list, has_header) = hypercall.map_or((false, false), |h| (h.list.is_some(), h.variable));
+    // Now and then a list or header where there should be none, and the other way round.
+    if has_list != (form & 0x0e == 0) {
+        value.set_rep_count((input.u8() % 160).into());
+        value.set_rep_start((input.u8() % 4).into());
+    }
+    if has_header != (form & 0x70 == 0) {
+        value.set_variable_header((input.u8() % 4).into());
+    }
+    let reserved = if form == 0x55 { input.u64() } else { 0 };
+    let [first, second] = [(); 2].map(|()| if form & 1 != 0 { input.value() } else { input.address() });
+    for offset in (0..64).step_by(8) {
+        let gpa = GuestAddress((first % MEMORY & !7).min(MEMORY - 64) + offset);
+        let written = machine.memory.write_obj(input.value(), gpa);
+        assert!(written.is_ok());
+    }
     let mut context = FakeContext {
-        long_mode: form & 8 == 0,
+        long_mode: form & 0x80 == 0,
         privilege_level: u8::from(form == 0xff) * 3,
+        xmm: [(); 6].map(|()| u128::from(input.value()) << 64 | u128::from(input.value())),
         ..FakeContext::default()
     };
-    let pairs: [(usize, usize); 3] = [(2, 0), (3, 1), (7, 6)];
-    let singles = [1, 2, 8];
-    for (index, argument) in [value, parameters[0], parameters[1]].into_iter().enumerate() {
+    let arguments = [(Rcx, Rdx, Rax), (Rdx, Rbx, Rcx), (R8, Rdi, Rsi)];
+    for ((long, high, low), value) in arguments.into_iter().zip([value.into_bits() | reserved, first, second])
+    {
         if context.long_mode {
-            context.general[singles[index]] = argument;
+            context.set_register(long, value);
         } else {
-            context.general[pairs[index].0] = argument >> 32;
-            context.general[pairs[index].1] = argument & 0xffff_ffff;
+            context.set_register(high, value >> 32);
+            context.set_register(low, value & 0xffff_ffff);
         }
     }
-    for xmm in &mut context.xmm {
-        *xmm = u128::from_le_bytes(input.bytes());
-    }
     for _ in 0..8 {
-        if machine.enlightenment.hypercall(vp, &mut context) != processor::HypercallOutcome::Again {
+        if machine.enlightenment.hypercall(vp, &mut context) != HypercallOutcome::Again {
             break;
         }
     }
@@ -189,7 +232,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+        #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..Default::default() })]
 
         #[test]
         fn no_guest_makes_the_interface_panic(data in vec(any::<u8>(), 0..2000)) {

@@ -17,11 +17,11 @@
 //! debugger, statistics pages, reenlightenment (the TSC never changes its frequency), monitored
 //! notifications (VMBus has them), intercept messages.
 //!
-//! **Locks.** Each of a processor's message, event, timer, and assist state has one lock, and so have the
-//! partition's pages, the crash registers and the ports. A timer's or the message state's lock may be
-//! held while the assist state's lock is taken or a clock timer is armed; otherwise none is held while
-//! another is taken. In particular none is held while an APIC, a port, a sink or the processors are
-//! called. An APIC may thus call its [`interrupt::ApicAssist`] with its own lock held.
+//! **Locks.** Each of a processor's message, event, timer and assist state has one lock, and so have the
+//! partition's pages, the crash registers, the ports and the machine. None is held while another of them
+//! is taken, nor while an APIC, a port, a sink or the processors are called; only the clock's timers are
+//! armed with the timer state's lock held. Thus an APIC may call its [`interrupt::ApicAssist`] with its
+//! own lock held, which takes the assist state's and arms a timer.
 #![forbid(unsafe_code)]
 
 mod apic_side;
@@ -308,7 +308,6 @@ impl Enlightenment {
 
     /// Interrupts processor `vp`.
     fn interrupt(&self, vp: u32, vector: u8) {
-        self.counts.interrupts.count();
         self.with_apic(vp, |apic| apic.request(vector, Trigger::Edge));
     }
 
@@ -316,6 +315,7 @@ impl Enlightenment {
     fn interrupt_due(&self, index: u32, vp: &Vp, due: Due) {
         for sint in (0..tlfs::SINT_COUNT).filter(|sint| due.0 & (1 << sint) != 0) {
             if let Some(vector) = vp.apic_side.sint(sint).interrupts() {
+                self.counts.interrupts.count();
                 self.interrupt(index, vector);
             }
         }
@@ -339,7 +339,10 @@ impl Enlightenment {
 
     fn expire(&self, index: u32, vp: &Vp, timer: usize, expiry: Option<Expiry>) {
         match expiry {
-            Some(Expiry::Interrupt(vector)) => self.interrupt(index, vector),
+            Some(Expiry::Interrupt(vector)) => {
+                self.counts.interrupts.count();
+                self.interrupt(index, vector);
+            }
             Some(Expiry::Message { sint, expiration }) => {
                 let due = vp.synic.post_timer(sint, timer as u32, expiration, self.time.now());
                 self.interrupt_due(index, vp, due);
