@@ -198,7 +198,7 @@ fn hypercall(machine: &FakeMachine, vp: u32, input: &mut Input<'_>) {
     let reserved = if form == 0x55 { input.u64() } else { 0 };
     let [first, second] = [(); 2].map(|()| if form & 1 != 0 { input.value() } else { input.address() });
     for offset in (0..64).step_by(8) {
-        let gpa = GuestAddress((first % MEMORY & !7).min(MEMORY - 64) + offset);
+        let gpa = GuestAddress(((first % MEMORY) & !7).min(MEMORY - 64) + offset);
         let written = machine.memory.write_obj(input.value(), gpa);
         assert!(written.is_ok());
     }
