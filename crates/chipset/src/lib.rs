@@ -24,6 +24,7 @@ pub mod bus;
 pub mod debug_ports;
 pub mod fw_cfg;
 pub mod i8042;
+pub mod ide;
 pub mod ioapic;
 pub mod line;
 pub mod pci;
