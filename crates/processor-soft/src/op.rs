@@ -33,7 +33,8 @@ pub struct Op {
     pub disp: i32,
     /// Distance of the *next* instruction from the block's start, in bytes.
     pub next: u16,
-    /// Register operands, indices into [`Vcpu::regs`]. AH, CH, DH, BH are 4–7 with `high` handlers.
+    /// Register operands, indices into [`Vcpu::regs`]; AH, CH, DH and BH are 0x20–0x23. `reg` is the first
+    /// general register among the operands, `rm` the second.
     pub reg: u8,
     pub rm: u8,
     /// Memory operand: indices into [`Vcpu::regs`] incl. the pseudo registers.
@@ -53,10 +54,16 @@ impl Op {
         let base = vcpu.regs[usize::from(self.base)];
         let index = vcpu.regs[usize::from(self.index)];
         let sum = base.wrapping_add(index << (self.scale & 3)).wrapping_add(self.disp as i64 as u64);
+        self.cut_offset(sum)
+    }
+
+    /// Cuts an offset to the address size.
+    #[inline(always)]
+    pub fn cut_offset(&self, offset: u64) -> u64 {
         match self.scale >> 2 {
-            0 => sum,
-            1 => sum & 0xffff_ffff,
-            _ => sum & 0xffff,
+            0 => offset,
+            1 => offset & 0xffff_ffff,
+            _ => offset & 0xffff,
         }
     }
 

@@ -19,8 +19,12 @@ pub mod gpr {
     pub const BLOCK_RIP: usize = 16;
     /// Pseudo register: always 0, for operands without base or index.
     pub const ZERO: usize = 17;
-    /// Number of entries.
-    pub const COUNT: usize = 18;
+    /// Pseudo register: the address of a RIP-relative operand that is too far from the block's start for
+    /// the displacement; the pseudo instruction before the one that uses it sets it.
+    pub const FAR: usize = 18;
+    /// Number of entries: any `u8` is a valid index, so that no access needs a check. Only those above are
+    /// in use.
+    pub const COUNT: usize = 256;
 }
 
 /// A segment register, in encoding order, or no segmentation at all.

@@ -1,0 +1,204 @@
+//! ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST, INC, DEC, NEG, NOT.
+
+use iced_x86::Mnemonic;
+
+use super::arithmetic::{Int, merge, status};
+use super::decode::{Form, Shape};
+use super::dispatch::{Outcome, attempt, next, stored};
+use super::operand::{Address, addressed, sized};
+use crate::op::{Handler, Op};
+use crate::vcpu::Vcpu;
+
+/// An operation of two operands.
+pub trait Binary {
+    /// Whether the result is stored (not by CMP and TEST).
+    const STORES: bool = true;
+    /// The result and the flags after, from the flags before.
+    fn apply<T: Int>(a: T, b: T, flags: u32) -> (T, u32);
+}
+
+/// An operation of one operand.
+pub trait Unary {
+    /// The result and the flags after, from the flags before.
+    fn apply<T: Int>(a: T, flags: u32) -> (T, u32);
+}
+
+macro_rules! binary {
+    ($name:ident, $stores:literal, |$a:ident, $b:ident, $flags:ident| $body:expr) => {
+        struct $name;
+        impl Binary for $name {
+            const STORES: bool = $stores;
+            #[inline(always)]
+            fn apply<T: Int>($a: T, $b: T, $flags: u32) -> (T, u32) {
+                $body
+            }
+        }
+    };
+}
+
+macro_rules! unary {
+    ($name:ident, |$a:ident, $flags:ident| $body:expr) => {
+        struct $name;
+        impl Unary for $name {
+            #[inline(always)]
+            fn apply<T: Int>($a: T, $flags: u32) -> (T, u32) {
+                $body
+            }
+        }
+    };
+}
+
+binary!(Add, true, |a, b, _flags| T::add(a, b));
+binary!(Adc, true, |a, b, flags| T::adc(a, b, flags));
+binary!(Sub, true, |a, b, _flags| T::sub(a, b));
+binary!(Sbb, true, |a, b, flags| T::sbb(a, b, flags));
+binary!(And, true, |a, b, _flags| T::and(a, b));
+binary!(Or, true, |a, b, _flags| T::or(a, b));
+binary!(Xor, true, |a, b, _flags| T::xor(a, b));
+binary!(Cmp, false, |a, b, _flags| T::sub(a, b));
+binary!(Test, false, |a, b, _flags| T::and(a, b));
+
+unary!(Inc, |a, flags| {
+    let (result, new) = T::inc(a);
+    (result, merge(new, flags, status::CF))
+});
+unary!(Dec, |a, flags| {
+    let (result, new) = T::dec(a);
+    (result, merge(new, flags, status::CF))
+});
+unary!(Neg, |a, _flags| T::neg(a));
+unary!(Not, |a, flags| (T::not(a), flags));
+
+fn reg_reg<T: Int, B: Binary>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let (result, flags) = B::apply(T::get(cpu, op.reg), T::get(cpu, op.rm), cpu.status);
+    cpu.status = flags;
+    if B::STORES {
+        T::set(cpu, op.reg, result);
+    }
+    next(cpu, op)
+}
+
+fn reg_imm<T: Int, B: Binary>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let (result, flags) = B::apply(T::get(cpu, op.reg), T::from_u64(op.imm), cpu.status);
+    cpu.status = flags;
+    if B::STORES {
+        T::set(cpu, op.reg, result);
+    }
+    next(cpu, op)
+}
+
+fn reg_mem<T: Int, B: Binary, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let b = attempt!(cpu, op, cpu.read::<T>(A::seg(op), A::offset(cpu, op)));
+    let (result, flags) = B::apply(T::get(cpu, op.reg), b, cpu.status);
+    cpu.status = flags;
+    if B::STORES {
+        T::set(cpu, op.reg, result);
+    }
+    next(cpu, op)
+}
+
+#[inline(always)]
+fn to_memory<T: Int, B: Binary, A: Address>(cpu: &mut Vcpu, op: &Op, b: T) -> Outcome {
+    let (seg, offset, before) = (A::seg(op), A::offset(cpu, op), cpu.status);
+    if B::STORES {
+        cpu.status = attempt!(cpu, op, cpu.modify(seg, offset, |_, a: T| B::apply(a, b, before)));
+        stored(cpu, op)
+    } else {
+        let a = attempt!(cpu, op, cpu.read::<T>(seg, offset));
+        cpu.status = B::apply(a, b, before).1;
+        next(cpu, op)
+    }
+}
+
+fn mem_reg<T: Int, B: Binary, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    to_memory::<T, B, A>(cpu, op, T::get(cpu, op.reg))
+}
+
+fn mem_imm<T: Int, B: Binary, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    to_memory::<T, B, A>(cpu, op, T::from_u64(op.imm))
+}
+
+fn locked_reg<T: Int, B: Binary>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let (offset, b, before) = (op.offset(cpu), T::get(cpu, op.reg), cpu.status);
+    cpu.status = attempt!(cpu, op, cpu.modify_locked(op.seg, offset, |_, a: T| B::apply(a, b, before)));
+    stored(cpu, op)
+}
+
+fn locked_imm<T: Int, B: Binary>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let (offset, b, before) = (op.offset(cpu), T::from_u64(op.imm), cpu.status);
+    cpu.status = attempt!(cpu, op, cpu.modify_locked(op.seg, offset, |_, a: T| B::apply(a, b, before)));
+    stored(cpu, op)
+}
+
+fn unary_reg<T: Int, U: Unary>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let (result, flags) = U::apply(T::get(cpu, op.reg), cpu.status);
+    cpu.status = flags;
+    T::set(cpu, op.reg, result);
+    next(cpu, op)
+}
+
+fn unary_mem<T: Int, U: Unary, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let (seg, offset, before) = (A::seg(op), A::offset(cpu, op), cpu.status);
+    cpu.status = attempt!(cpu, op, cpu.modify(seg, offset, |_, a: T| U::apply(a, before)));
+    stored(cpu, op)
+}
+
+fn unary_locked<T: Int, U: Unary>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let (offset, before) = (op.offset(cpu), cpu.status);
+    cpu.status = attempt!(cpu, op, cpu.modify_locked(op.seg, offset, |_, a: T| U::apply(a, before)));
+    stored(cpu, op)
+}
+
+/// `xor r, r` and `sub r, r`.
+fn zero<T: Int>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    cpu.status = status::ZF | status::PF;
+    T::set(cpu, op.reg, T::from_u64(0));
+    next(cpu, op)
+}
+
+fn binary<B: Binary>(form: &Form, op: &Op) -> Option<Handler> {
+    let size = form.size;
+    Some(match form.shape {
+        Shape::RegReg => sized!(size, reg_reg, B),
+        Shape::RegImm => sized!(size, reg_imm, B),
+        Shape::RegMem => addressed!(op, sized, size, reg_mem, B),
+        Shape::MemReg if form.lock => sized!(size, locked_reg, B),
+        Shape::MemImm if form.lock => sized!(size, locked_imm, B),
+        Shape::MemReg => addressed!(op, sized, size, mem_reg, B),
+        Shape::MemImm => addressed!(op, sized, size, mem_imm, B),
+        _ => return None,
+    })
+}
+
+fn unary<U: Unary>(form: &Form, op: &Op) -> Option<Handler> {
+    let size = form.size;
+    Some(match form.shape {
+        Shape::Reg => sized!(size, unary_reg, U),
+        Shape::Mem if form.lock => sized!(size, unary_locked, U),
+        Shape::Mem => addressed!(op, sized, size, unary_mem, U),
+        _ => return None,
+    })
+}
+
+/// The handler of an instruction of this module.
+pub fn select(form: &Form, op: &mut Op) -> Option<Handler> {
+    match form.mnemonic {
+        Mnemonic::Add => binary::<Add>(form, op),
+        Mnemonic::Or => binary::<Or>(form, op),
+        Mnemonic::Adc => binary::<Adc>(form, op),
+        Mnemonic::Sbb => binary::<Sbb>(form, op),
+        Mnemonic::And => binary::<And>(form, op),
+        Mnemonic::Xor | Mnemonic::Sub if form.shape == Shape::RegReg && op.reg == op.rm => {
+            Some(sized!(form.size, zero))
+        }
+        Mnemonic::Sub => binary::<Sub>(form, op),
+        Mnemonic::Xor => binary::<Xor>(form, op),
+        Mnemonic::Cmp => binary::<Cmp>(form, op),
+        Mnemonic::Test => binary::<Test>(form, op),
+        Mnemonic::Inc => unary::<Inc>(form, op),
+        Mnemonic::Dec => unary::<Dec>(form, op),
+        Mnemonic::Neg => unary::<Neg>(form, op),
+        Mnemonic::Not => unary::<Not>(form, op),
+        _ => None,
+    }
+}

@@ -1,0 +1,271 @@
+//! Jcc, JMP, CALL and RET near, JCXZ, LOOP.
+
+use iced_x86::{Code, Mnemonic, OpKind};
+
+use super::conditional::{condition_code, holds};
+use super::decode::{Form, Mode, Shape};
+use super::dispatch::{Outcome, attempt};
+use super::operand::{Address, addressed, wide_sized};
+use super::stack::{Flat, Segmented, Stack};
+use crate::fault::Fault;
+use crate::memory::Word;
+use crate::op::{Flow, Handler, Op};
+use crate::registers::gpr;
+use crate::vcpu::Vcpu;
+
+/// The operand size of a branch: where RIP is cut.
+trait Width: Word {
+    /// `rip` as it is loaded.
+    #[inline(always)]
+    fn cut(rip: u64) -> u64 {
+        Self::from_u64(rip).to_u64()
+    }
+}
+
+impl Width for u16 {}
+impl Width for u32 {}
+impl Width for u64 {}
+
+#[inline(always)]
+fn target(cpu: &Vcpu, op: &Op) -> u64 {
+    cpu.regs[gpr::BLOCK_RIP].wrapping_add(op.imm)
+}
+
+/// Checks an absolute target before anything is changed.
+#[inline(always)]
+fn check<W: Width>(cpu: &mut Vcpu, rip: u64) -> Result<(), Fault> {
+    let good = if W::SIZE == 8 {
+        cpu.canonical(rip)
+    } else {
+        rip <= u64::from(cpu.segments[crate::registers::Seg::Cs as usize].limit) || cpu.code_64()
+    };
+    if good { Ok(()) } else { Err(cpu.general_protection()) }
+}
+
+#[inline(always)]
+fn conditional<W: Width>(cpu: &mut Vcpu, op: &Op, taken: bool) -> Outcome {
+    let next = op.next_rip(cpu);
+    cpu.rip = if W::SIZE == 8 {
+        // Both are known: a choice without a branch.
+        if taken { target(cpu, op) } else { next }
+    } else if taken {
+        let rip = W::cut(target(cpu, op));
+        attempt!(cpu, op, check::<W>(cpu, rip));
+        rip
+    } else {
+        next & 0xffff_ffff
+    };
+    Ok(Flow::Jump)
+}
+
+fn jcc<W: Width, const CC: u8>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let taken = holds::<CC>(cpu.status);
+    conditional::<W>(cpu, op, taken)
+}
+
+/// JCXZ, JECXZ, JRCXZ: `rm` holds the address size in bytes.
+fn jcxz<W: Width>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let taken = counter(cpu, op.rm) == 0;
+    conditional::<W>(cpu, op, taken)
+}
+
+/// The counter register of an address size in bytes.
+pub fn counter(cpu: &Vcpu, size: u8) -> u64 {
+    match size {
+        2 => cpu.regs[gpr::RCX] & 0xffff,
+        4 => cpu.regs[gpr::RCX] & 0xffff_ffff,
+        _ => cpu.regs[gpr::RCX],
+    }
+}
+
+/// LOOP, LOOPE, LOOPNE: `rm` holds the address size in bytes, `reg` what ZF must be (2: anything).
+fn loops<W: Width>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let before = cpu.regs[gpr::RCX];
+    let count = counter(cpu, op.rm).wrapping_sub(1);
+    cpu.regs[gpr::RCX] = match op.rm {
+        2 => before & !0xffff | count & 0xffff,
+        4 => count & 0xffff_ffff,
+        _ => count,
+    };
+    let zero = u8::from(holds::<4>(cpu.status));
+    let taken = counter(cpu, op.rm) != 0 && (op.reg == 2 || op.reg == zero);
+    let outcome = conditional::<W>(cpu, op, taken);
+    if outcome.is_err() {
+        cpu.regs[gpr::RCX] = before;
+    }
+    outcome
+}
+
+fn jump<W: Width>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let rip = W::cut(target(cpu, op));
+    if W::SIZE != 8 {
+        attempt!(cpu, op, check::<W>(cpu, rip));
+    }
+    cpu.rip = rip;
+    Ok(Flow::Jump)
+}
+
+fn jump_reg<W: Width>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let rip = W::cut(cpu.regs[usize::from(op.reg)]);
+    attempt!(cpu, op, check::<W>(cpu, rip));
+    cpu.rip = rip;
+    Ok(Flow::Jump)
+}
+
+fn jump_mem<W: Width, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let rip = attempt!(cpu, op, cpu.read::<W>(A::seg(op), A::offset(cpu, op))).to_u64();
+    attempt!(cpu, op, check::<W>(cpu, rip));
+    cpu.rip = rip;
+    Ok(Flow::Jump)
+}
+
+#[inline(always)]
+fn call_to<W: Width, S: Stack>(cpu: &mut Vcpu, op: &Op, rip: u64) -> Outcome {
+    attempt!(cpu, op, check::<W>(cpu, rip));
+    let back = op.next_rip(cpu);
+    attempt!(cpu, op, S::push(cpu, W::from_u64(back)));
+    cpu.rip = rip;
+    if cpu.mmu.code_written {
+        // The target may be what has been overwritten: it is looked up anew anyway.
+        cpu.mmu.code_written = false;
+    }
+    Ok(Flow::Jump)
+}
+
+fn call<W: Width, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let rip = W::cut(target(cpu, op));
+    call_to::<W, S>(cpu, op, rip)
+}
+
+fn call_reg<W: Width, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let rip = W::cut(cpu.regs[usize::from(op.reg)]);
+    call_to::<W, S>(cpu, op, rip)
+}
+
+fn call_mem<W: Width, S: Stack, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let rip = attempt!(cpu, op, cpu.read::<W>(A::seg(op), A::offset(cpu, op))).to_u64();
+    call_to::<W, S>(cpu, op, rip)
+}
+
+/// RET; `imm` is what is released behind the return address.
+fn ret<W: Width, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let rip = attempt!(cpu, op, S::peek::<W>(cpu, 0)).to_u64();
+    attempt!(cpu, op, check::<W>(cpu, rip));
+    S::release(cpu, W::SIZE as u64 + (op.imm & 0xffff));
+    cpu.rip = rip;
+    Ok(Flow::Jump)
+}
+
+macro_rules! jcc_table {
+    ($width:ty, $cc:expr, $($n:literal)*) => {
+        match $cc {
+            $($n => jcc::<$width, $n> as Handler,)*
+            _ => return None,
+        }
+    };
+}
+
+fn select_jcc(width: usize, cc: u8) -> Option<Handler> {
+    Some(match width {
+        2 => jcc_table!(u16, cc, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+        4 => jcc_table!(u32, cc, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+        _ => jcc_table!(u64, cc, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+    })
+}
+
+/// The operand size of a direct branch in bytes.
+fn branch_width(form: &Form) -> usize {
+    match form.instruction.op0_kind() {
+        OpKind::NearBranch16 => 2,
+        OpKind::NearBranch32 => 4,
+        _ => 8,
+    }
+}
+
+/// The address size in bytes of JCXZ and LOOP.
+fn counter_size(code: Code) -> u8 {
+    match code {
+        Code::Jcxz_rel8_16
+        | Code::Jcxz_rel8_32
+        | Code::Loop_rel8_16_CX
+        | Code::Loop_rel8_32_CX
+        | Code::Loope_rel8_16_CX
+        | Code::Loope_rel8_32_CX
+        | Code::Loopne_rel8_16_CX
+        | Code::Loopne_rel8_32_CX => 2,
+        Code::Jrcxz_rel8_16
+        | Code::Jrcxz_rel8_64
+        | Code::Loop_rel8_16_RCX
+        | Code::Loop_rel8_64_RCX
+        | Code::Loope_rel8_16_RCX
+        | Code::Loope_rel8_64_RCX
+        | Code::Loopne_rel8_16_RCX
+        | Code::Loopne_rel8_64_RCX => 8,
+        _ => 4,
+    }
+}
+
+/// Only a near branch has an operand that is one register or one offset.
+fn is_near_indirect(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Jmp_rm16
+            | Code::Jmp_rm32
+            | Code::Jmp_rm64
+            | Code::Call_rm16
+            | Code::Call_rm32
+            | Code::Call_rm64
+    )
+}
+
+/// The handler of an instruction of this module.
+pub fn select(form: &Form, op: &mut Op) -> Option<Handler> {
+    let code = form.instruction.code();
+    let long = form.mode == Mode::Bits64;
+    let size = form.size;
+    Some(match form.mnemonic {
+        Mnemonic::Jmp if form.instruction.is_jmp_short_or_near() => {
+            wide_sized!(branch_width(form), jump)
+        }
+        Mnemonic::Call if form.instruction.is_call_near() && long => {
+            wide_sized!(branch_width(form), call, Flat)
+        }
+        Mnemonic::Call if form.instruction.is_call_near() => wide_sized!(branch_width(form), call, Segmented),
+        Mnemonic::Jmp if is_near_indirect(code) => match form.shape {
+            Shape::Reg => wide_sized!(size, jump_reg),
+            _ => addressed!(op, wide_sized, size, jump_mem),
+        },
+        Mnemonic::Call if is_near_indirect(code) => match (form.shape, long) {
+            (Shape::Reg, true) => wide_sized!(size, call_reg, Flat),
+            (Shape::Reg, false) => wide_sized!(size, call_reg, Segmented),
+            (_, true) => addressed!(op, wide_sized, size, call_mem, Flat),
+            (_, false) => addressed!(op, wide_sized, size, call_mem, Segmented),
+        },
+        Mnemonic::Ret => {
+            let width = match code {
+                Code::Retnw | Code::Retnw_imm16 => 2,
+                Code::Retnd | Code::Retnd_imm16 => 4,
+                _ => 8,
+            };
+            if long { wide_sized!(width, ret, Flat) } else { wide_sized!(width, ret, Segmented) }
+        }
+        Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz => {
+            op.rm = counter_size(code);
+            wide_sized!(branch_width(form), jcxz)
+        }
+        Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne => {
+            op.rm = counter_size(code);
+            op.reg = match form.mnemonic {
+                Mnemonic::Loope => 1,
+                Mnemonic::Loopne => 0,
+                _ => 2,
+            };
+            wide_sized!(branch_width(form), loops)
+        }
+        _ if form.instruction.is_jcc_short_or_near() => {
+            return select_jcc(branch_width(form), condition_code(form.instruction.condition_code())?);
+        }
+        _ => return None,
+    })
+}
+
