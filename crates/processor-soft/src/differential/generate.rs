@@ -1,8 +1,8 @@
 //! Random instructions: every instruction that iced-x86 knows, with random operands.
 
 use iced_x86::{
-    Code, CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic, OpCodeOperandKind as K,
-    OpKind, Register,
+    Code, CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic,
+    OpCodeOperandKind as K, OpKind, Register,
 };
 
 use crate::extension::Host;
@@ -34,21 +34,113 @@ fn excluded(code: Code) -> bool {
         || op_code.is_input_output()
         || matches!(flow, FlowControl::Interrupt | FlowControl::XbeginXabortXend | FlowControl::Exception)
         || instruction.cpuid_features().iter().any(|&f| {
-            !Host::get().offers(f) || matches!(f, CpuidFeature::INTEL8086_ONLY | CpuidFeature::RDRAND | CpuidFeature::RDSEED)
+            !Host::get().offers(f)
+                || matches!(f, CpuidFeature::INTEL8086_ONLY | CpuidFeature::RDRAND | CpuidFeature::RDSEED)
         })
         || matches!(
             instruction.mnemonic(),
-            M::Syscall | M::Sysenter | M::Sysret | M::Sysretq | M::Rdtsc | M::Rdtscp | M::Rdpmc | M::Cpuid | M::Xgetbv
-                | M::Xsave | M::Xsave64 | M::Xsavec | M::Xsavec64 | M::Xsaveopt | M::Xsaveopt64 | M::Xrstor | M::Xrstor64
-                | M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 | M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw
-                | M::Lar | M::Lsl | M::Verr | M::Verw | M::Lss | M::Lfs | M::Lgs | M::Lds | M::Les | M::Rdpid
-                | M::Fnstenv | M::Fstenv | M::Fnsave | M::Fsave | M::Fldenv | M::Frstor | M::Int1 | M::Pushf | M::Pushfq | M::Popf | M::Popfq
-                | M::Enter | M::Bound | M::Arpl | M::Iret | M::Iretd | M::Iretq | M::Retf | M::Wrfsbase | M::Wrgsbase | M::Rdfsbase | M::Rdgsbase
-                | M::Clzero | M::Vmcall | M::Vmmcall | M::Monitor | M::Mwait | M::Undoc | M::Loadall | M::Sti | M::Cli | M::Hlt
-                | M::Ud0 | M::Ud1 | M::Ud2 | M::Db | M::Dw | M::Dd | M::Dq | M::Jmpe | M::Umov | M::Xlatb
+            M::Syscall
+                | M::Sysenter
+                | M::Sysret
+                | M::Sysretq
+                | M::Rdtsc
+                | M::Rdtscp
+                | M::Rdpmc
+                | M::Cpuid
+                | M::Xgetbv
+                | M::Xsave
+                | M::Xsave64
+                | M::Xsavec
+                | M::Xsavec64
+                | M::Xsaveopt
+                | M::Xsaveopt64
+                | M::Xrstor
+                | M::Xrstor64
+                | M::Fxsave
+                | M::Fxsave64
+                | M::Fxrstor
+                | M::Fxrstor64
+                | M::Sgdt
+                | M::Sidt
+                | M::Sldt
+                | M::Str
+                | M::Smsw
+                | M::Lar
+                | M::Lsl
+                | M::Verr
+                | M::Verw
+                | M::Lss
+                | M::Lfs
+                | M::Lgs
+                | M::Lds
+                | M::Les
+                | M::Rdpid
+                | M::Fnstenv
+                | M::Fstenv
+                | M::Fnsave
+                | M::Fsave
+                | M::Fldenv
+                | M::Frstor
+                | M::Int1
+                | M::Pushf
+                | M::Pushfq
+                | M::Popf
+                | M::Popfq
+                | M::Enter
+                | M::Bound
+                | M::Arpl
+                | M::Iret
+                | M::Iretd
+                | M::Iretq
+                | M::Retf
+                | M::Wrfsbase
+                | M::Wrgsbase
+                | M::Rdfsbase
+                | M::Rdgsbase
+                | M::Clzero
+                | M::Vmcall
+                | M::Vmmcall
+                | M::Monitor
+                | M::Mwait
+                | M::Undoc
+                | M::Loadall
+                | M::Sti
+                | M::Cli
+                | M::Hlt
+                | M::Ud0
+                | M::Ud1
+                | M::Ud2
+                | M::Db
+                | M::Dw
+                | M::Dd
+                | M::Dq
+                | M::Jmpe
+                | M::Umov
+                | M::Xlatb
         )
         || code == Code::INVALID
-        || (0..op_code.op_count()).any(|n| matches!(op_code.op_kind(n), K::seg_reg | K::cr_reg | K::dr_reg | K::tr_reg | K::farbr2_2 | K::farbr4_2 | K::bnd_reg | K::tmm_reg | K::tmm_rm | K::tmm_vvvv | K::sibmem | K::es | K::cs | K::ss | K::ds | K::fs | K::gs))
+        || (0..op_code.op_count()).any(|n| {
+            matches!(
+                op_code.op_kind(n),
+                K::seg_reg
+                    | K::cr_reg
+                    | K::dr_reg
+                    | K::tr_reg
+                    | K::farbr2_2
+                    | K::farbr4_2
+                    | K::bnd_reg
+                    | K::tmm_reg
+                    | K::tmm_rm
+                    | K::tmm_vvvv
+                    | K::sibmem
+                    | K::es
+                    | K::cs
+                    | K::ss
+                    | K::ds
+                    | K::fs
+                    | K::gs
+            )
+        })
 }
 
 /// All codes that are compared.
@@ -73,15 +165,25 @@ fn register(random: &mut Random, kind: K, high8: bool) -> Option<Register> {
                 if n < 4 { Register::AL + n } else { Register::SPL + (n - 4) }
             }
         }
-        K::r16_or_mem | K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => general(random, Register::AX),
-        K::r32_or_mem | K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode | K::r32_vvvv => general(random, Register::EAX),
-        K::r64_or_mem | K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode | K::r64_vvvv => general(random, Register::RAX),
+        K::r16_or_mem | K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => {
+            general(random, Register::AX)
+        }
+        K::r32_or_mem | K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode | K::r32_vvvv => {
+            general(random, Register::EAX)
+        }
+        K::r64_or_mem | K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode | K::r64_vvvv => {
+            general(random, Register::RAX)
+        }
         K::k_or_mem | K::k_reg | K::k_rm | K::k_vvvv => Register::K0 + random.below(8) as u32,
         K::kp1_reg => Register::K0 + (random.below(4) * 2) as u32,
         K::mm_reg | K::mm_rm | K::mm_or_mem => Register::MM0 + random.below(8) as u32,
-        K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 | K::xmm_is5 | K::xmm_or_mem => Register::XMM0 + vectors(random),
+        K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 | K::xmm_is5 | K::xmm_or_mem => {
+            Register::XMM0 + vectors(random)
+        }
         K::xmmp3_vvvv => Register::XMM0 + (vectors(random) & !3),
-        K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 | K::ymm_is5 | K::ymm_or_mem => Register::YMM0 + vectors(random),
+        K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 | K::ymm_is5 | K::ymm_or_mem => {
+            Register::YMM0 + vectors(random)
+        }
         K::zmm_reg | K::zmm_rm | K::zmm_vvvv | K::zmm_or_mem => Register::ZMM0 + vectors(random),
         K::zmmp3_vvvv => Register::ZMM0 + (vectors(random) & !3),
         K::al => Register::AL,
@@ -99,8 +201,17 @@ fn register(random: &mut Random, kind: K, high8: bool) -> Option<Register> {
 fn is_memory_kind(kind: K) -> bool {
     matches!(
         kind,
-        K::mem | K::mem_mib | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem
-            | K::ymm_or_mem | K::zmm_or_mem | K::k_or_mem
+        K::mem
+            | K::mem_mib
+            | K::r8_or_mem
+            | K::r16_or_mem
+            | K::r32_or_mem
+            | K::r64_or_mem
+            | K::mm_or_mem
+            | K::xmm_or_mem
+            | K::ymm_or_mem
+            | K::zmm_or_mem
+            | K::k_or_mem
     )
 }
 
@@ -259,8 +370,9 @@ pub fn case(random: &mut Random, code: Code, state: &mut State) -> Option<Case> 
     if op_code.can_use_lock_prefix() && instruction.op0_kind() == OpKind::Memory {
         instruction.set_has_lock_prefix(random.chance(3));
     }
-    let string = (0..instruction.op_count())
-        .any(|n| matches!(instruction.op_kind(n), OpKind::MemorySegRSI | OpKind::MemoryESRDI | OpKind::MemorySegRDI));
+    let string = (0..instruction.op_count()).any(|n| {
+        matches!(instruction.op_kind(n), OpKind::MemorySegRSI | OpKind::MemoryESRDI | OpKind::MemorySegRDI)
+    });
     if string {
         state.general[6] = DATA + 1024 + random.below(PAGE as u64);
         state.general[7] = DATA + 1024 + random.below(PAGE as u64);

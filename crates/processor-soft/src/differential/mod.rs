@@ -118,7 +118,8 @@ fn random_state(random: &mut Random) -> State {
 
 fn host_offset_cached(component: u32) -> usize {
     static OFFSETS: std::sync::OnceLock<[usize; 8]> = std::sync::OnceLock::new();
-    OFFSETS.get_or_init(|| std::array::from_fn(|n| if n < 2 { 0 } else { host_offset(n as u32) }))[component as usize]
+    OFFSETS.get_or_init(|| std::array::from_fn(|n| if n < 2 { 0 } else { host_offset(n as u32) }))
+        [component as usize]
 }
 
 /// The interpreter in 64-bit user mode, with the pages of [`native`] at the same addresses.
@@ -296,7 +297,12 @@ fn difference(a: &State, b: &State) -> String {
 }
 
 /// One case from `seed`: `None` if it agrees or could not be made, else what differs.
-fn compare(native: &mut Native, guest: &mut Interpreted, codes: &[iced_x86::Code], seed: u64) -> Option<String> {
+fn compare(
+    native: &mut Native,
+    guest: &mut Interpreted,
+    codes: &[iced_x86::Code],
+    seed: u64,
+) -> Option<String> {
     let mut random = Random(seed);
     let mut state = random_state(&mut random);
     let code = codes[random.below(codes.len() as u64) as usize];

@@ -152,8 +152,7 @@ impl Native {
             }
         });
         let stack = Box::leak(vec![0_u8; 256 << 10].into_boxed_slice());
-        let alternate =
-            libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
+        let alternate = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
         // SAFETY: the stack is leaked and thus outlives the thread.
         unsafe { libc::sigaltstack(&alternate, std::ptr::null_mut()) };
         Self(())

@@ -237,7 +237,7 @@ macro_rules! common {
 
 /// The product of the accumulator and an operand, in two halves.
 macro_rules! product {
-    ($name:ident, $text:literal, $m:literal, $low:literal, $high:literal) => {
+    ($name:ident, $text:literal, $m:literal, $low:tt, $high:tt) => {
         #[inline(always)]
         fn $name(a: Self, b: Self) -> (Self, Self, u32) {
             let (low, high, flags): (Self, Self, u32);

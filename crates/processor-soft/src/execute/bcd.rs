@@ -8,7 +8,6 @@ use super::arithmetic::{Int, merge, status};
 use super::decode::Form;
 use super::dispatch::{Outcome, attempt, faulted, next};
 use crate::fault::vector;
-use crate::memory::Word;
 use crate::op::{Handler, Op};
 use crate::registers::gpr;
 use crate::vcpu::Vcpu;

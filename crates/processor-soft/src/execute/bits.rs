@@ -9,7 +9,6 @@ use super::arithmetic::{Int, WideInt, merge, status};
 use super::decode::{Form, Shape};
 use super::dispatch::{Outcome, attempt, next, stored};
 use super::operand::{Address, addressed, wide_sized};
-use crate::memory::Word;
 use crate::op::{Handler, Op};
 use crate::vcpu::Vcpu;
 

@@ -268,4 +268,3 @@ pub fn select(form: &Form, op: &mut Op) -> Option<Handler> {
         _ => return None,
     })
 }
-

@@ -6,7 +6,6 @@ use super::arithmetic::{Int, WideInt};
 use super::decode::Form;
 use super::dispatch::{Outcome, next};
 use super::operand::wide_sized;
-use crate::memory::Word;
 use crate::op::{Handler, Op};
 use crate::registers::gpr;
 use crate::vcpu::Vcpu;

@@ -10,7 +10,8 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, 
 
 use super::dispatch::{end, far_operand, gate, too_long, undefined};
 use super::{
-    alu, bcd, bits, branch, conditional, convert, exchange, flags, hint, moves, multiply, shift, stack, string,
+    alu, bcd, bits, branch, conditional, convert, exchange, flags, hint, moves, multiply, shift, stack,
+    string,
 };
 use crate::op::{Handler, Op};
 use crate::registers::{Seg, gpr};
@@ -137,9 +138,9 @@ pub fn decode(cpu: &mut Vcpu, mode: Mode, bytes: &[u8], limit: u16, ops: &mut Ve
         decoder.decode_out(&mut instruction);
         if instruction.is_invalid() {
             let handler: Handler = match decoder.last_error() {
-                DecoderError::NoMoreBytes if bytes.len() - start >= LONGEST => too_long,
                 DecoderError::NoMoreBytes if count == 0 => return Decoded::Truncated,
                 DecoderError::NoMoreBytes => break,
+                _ if is_too_long(bitness, &bytes[start..]) => too_long,
                 _ => undefined,
             };
             // It faults, so that its length does not matter; but some it must have.
@@ -148,7 +149,7 @@ pub fn decode(cpu: &mut Vcpu, mode: Mode, bytes: &[u8], limit: u16, ops: &mut Ve
             return Decoded::Block { length: next, count: count + 1 };
         }
         let next = decoder.position();
-        let last = translate(cpu, mode, &instruction, &bytes[start..next], start as u16, next as u16, ops);
+        let last = translate(cpu, mode, &instruction, start as u16, next as u16, ops);
         start = next;
         count += 1;
         if last {
@@ -157,6 +158,15 @@ pub fn decode(cpu: &mut Vcpu, mode: Mode, bytes: &[u8], limit: u16, ops: &mut Ve
     }
     ops.push(Op { handler: end, next: start as u16, ..blank() });
     Decoded::Block { length: start as u16, count }
+}
+
+/// Whether an instruction that the decoder refuses is so because it would need more bytes than there may
+/// be: then one byte fewer does not tell that it is wrong.
+fn is_too_long(bitness: u32, bytes: &[u8]) -> bool {
+    let Some(bytes) = bytes.get(..LONGEST - 1) else { return false };
+    let mut decoder = Decoder::new(bitness, bytes, DecoderOptions::NONE);
+    decoder.decode();
+    decoder.last_error() == DecoderError::NoMoreBytes
 }
 
 fn blank() -> Op {
@@ -179,7 +189,6 @@ fn translate(
     cpu: &mut Vcpu,
     mode: Mode,
     instruction: &Instruction,
-    bytes: &[u8],
     start: u16,
     next: u16,
     ops: &mut Vec<Op>,
@@ -191,8 +200,7 @@ fn translate(
     let form = form(instruction, mode, &mut op);
     if let Some(handler) = select(&form, &mut op) {
         op.handler = handler;
-    } else if system::prepare(cpu, instruction, &mut op) || extension::prepare(cpu, instruction, bytes, &mut op)
-    {
+    } else if system::prepare(cpu, instruction, &mut op) || extension::prepare(cpu, instruction, &mut op) {
         ops.push(Op { handler: gate, next: start, ..blank() });
     } else if let Some(handler) = hint::fallback(&form) {
         op.handler = handler;
@@ -202,18 +210,12 @@ fn translate(
         return true;
     }
     ops.push(op);
-    let goes_on = matches!(instruction.flow_control(), FlowControl::Next);
-    if goes_on || !form_ends(&form) {
+    if matches!(instruction.flow_control(), FlowControl::Next) {
         return false;
     }
     // The chain must end even if a handler of another folder says that it goes on (INTO, XABORT).
     ops.push(Op { handler: end, next, ..blank() });
     true
-}
-
-/// Whether the block ends with this instruction.
-fn form_ends(form: &Form) -> bool {
-    !matches!(form.instruction.flow_control(), FlowControl::Next)
 }
 
 fn select(form: &Form, op: &mut Op) -> Option<Handler> {

@@ -40,7 +40,7 @@ pub fn next(cpu: &mut Vcpu, op: &Op) -> Outcome {
 /// Goes on after a store, unless it has hit decoded code.
 #[inline(always)]
 pub fn stored(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    if cpu.mmu.code_written() {
+    if cpu.mmu.code_written {
         return leave(cpu, op);
     }
     next(cpu, op)
@@ -58,6 +58,7 @@ pub fn faulted(cpu: &mut Vcpu, op: &Op, fault: Fault) -> Outcome {
 #[cold]
 #[inline(never)]
 pub fn leave(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    cpu.mmu.code_written = false;
     cpu.rip = cpu.cut_rip(op.next_rip(cpu));
     cpu.blocks.stop_at(op);
     Ok(Flow::Leave)
@@ -84,8 +85,7 @@ pub fn end(cpu: &mut Vcpu, op: &Op) -> Outcome {
 
 /// Pseudo op: computes the address of a RIP-relative operand that is beyond the reach of `disp`.
 pub fn far_operand(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    cpu.regs[crate::registers::gpr::FAR] =
-        cpu.regs[crate::registers::gpr::BLOCK_RIP].wrapping_add(op.imm);
+    cpu.regs[crate::registers::gpr::FAR] = cpu.regs[crate::registers::gpr::BLOCK_RIP].wrapping_add(op.imm);
     next(cpu, op)
 }
 

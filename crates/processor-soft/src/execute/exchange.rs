@@ -105,9 +105,8 @@ fn compare_8<const LOCK: bool>(cpu: &mut Vcpu, op: &Op) -> Outcome {
 }
 
 fn compare_16(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let pair = |cpu: &Vcpu, high: usize, low: usize| {
-        u128::from(cpu.regs[high]) << 64 | u128::from(cpu.regs[low])
-    };
+    let pair =
+        |cpu: &Vcpu, high: usize, low: usize| u128::from(cpu.regs[high]) << 64 | u128::from(cpu.regs[low]);
     let expected = pair(cpu, gpr::RDX, gpr::RAX);
     let new = pair(cpu, gpr::RCX, gpr::RBX);
     let old = attempt!(cpu, op, cpu.compare_exchange_16(op.seg, op.offset(cpu), expected, new));

@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use iced_x86::Mnemonic;
 
-use super::arithmetic::{Int, WideInt, status};
+use super::arithmetic::{WideInt, status};
 use super::decode::Form;
 use super::dispatch::{Outcome, attempt, next};
 use super::operand::wide_sized;

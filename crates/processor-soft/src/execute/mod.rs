@@ -1,28 +1,133 @@
 //! Decoding into blocks, and the integer instructions.
+//!
+//! ```text
+//! execute ─▶ blocks: find ─┬─▶ ops of the block, handler to handler (dispatch) ─▶ next block
+//!                          └─▶ decode ─▶ alu, moves, branch, … │ system │ extension
+//! ```
+//!
+//! Specification: SDM volume 2.
+
+mod alu;
+mod arithmetic;
+mod bcd;
+mod bits;
+mod blocks;
+mod branch;
+mod conditional;
+mod convert;
+mod decode;
+mod dispatch;
+mod exchange;
+mod flags;
+mod hint;
+mod moves;
+mod multiply;
+mod operand;
+mod shift;
+mod stack;
+mod string;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::Ordering;
+
+pub use blocks::Blocks;
+
+use blocks::{Cache, Entry, Kind, legacy_linear};
+use decode::Mode;
 
 use crate::fault::Fault;
+use crate::op::{Flow, Op};
+use crate::registers::gpr;
 use crate::vcpu::Vcpu;
-
-/// The decoded blocks of one processor.
-pub struct Blocks {}
-
-impl Blocks {
-    /// No blocks.
-    pub fn new() -> Self {
-        Self {}
-    }
-}
 
 impl Vcpu {
     /// Runs blocks until something needs the attention of the run loop ([`crate::run`]): an exception
     /// (`Err`, with RIP at the faulting instruction), a [`crate::op::Flow::Leave`], or an attention flag of
     /// this processor, which is looked at between blocks.
     pub fn execute(&mut self) -> Result<(), Fault> {
-        todo!()
+        let mut cache = self.blocks.take_cache();
+        let result = loop {
+            if self.vp.attention.load(Ordering::Relaxed) != 0 {
+                break Ok(());
+            }
+            match self.block(&mut cache, false) {
+                Ok(Flow::Leave) => break Ok(()),
+                Ok(_) => {}
+                Err(fault) => break Err(fault),
+            }
+        };
+        self.blocks.put_cache(cache);
+        result
     }
 
     /// Carries out exactly one instruction (single step, interrupt shadow).
     pub fn execute_one(&mut self) -> Result<(), Fault> {
-        todo!()
+        let mut cache = self.blocks.take_cache();
+        let result = self.block(&mut cache, true);
+        self.blocks.put_cache(cache);
+        result.map(|_| ())
+    }
+
+    /// Runs the block at RIP, or its first instruction.
+    #[inline(always)]
+    fn block(&mut self, cache: &mut Cache, single: bool) -> Result<Flow, Fault> {
+        let mode = Mode::of(self);
+        let kind = Kind::new(mode, single);
+        if mode == Mode::Bits64 {
+            let entry = cache.find(self, self.rip, kind)?;
+            return self.enter(cache, entry);
+        }
+        self.legacy_block(cache, kind, mode)
+    }
+
+    /// As [`Self::block`], for code that a limit ends.
+    fn legacy_block(&mut self, cache: &mut Cache, kind: Kind, mode: Mode) -> Result<Flow, Fault> {
+        let linear = legacy_linear(self, self.rip)?;
+        let entry = cache.find(self, linear, kind)?;
+        let last = self.rip + u64::from(entry.length).saturating_sub(1);
+        if last <= u64::from(self.segments[crate::registers::Seg::Cs as usize].limit) {
+            return self.enter(cache, entry);
+        }
+        let single = cache.find(self, linear, Kind::new(mode, true))?;
+        legacy_linear(self, self.rip + u64::from(single.length).saturating_sub(1))?;
+        self.enter(cache, single)
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, cache: &Cache, entry: Entry) -> Result<Flow, Fault> {
+        self.regs[gpr::BLOCK_RIP] = self.rip;
+        self.instructions += u64::from(entry.count);
+        let op = &cache.ops[entry.first as usize];
+        match (op.handler)(self, op) {
+            Ok(Flow::Jump) => Ok(Flow::Jump),
+            Ok(_) => {
+                self.settle(cache, entry, true);
+                Ok(Flow::Leave)
+            }
+            Err(fault) => {
+                let start = self.settle(cache, entry, false);
+                self.rip = self.cut_rip(self.regs[gpr::BLOCK_RIP].wrapping_add(start));
+                Err(fault)
+            }
+        }
+    }
+
+    /// Puts the count of instructions right after a block that ended at the op that was told to
+    /// [`Blocks::stop_at`]; `done` says whether that op was carried out. Its distance from the start.
+    #[cold]
+    fn settle(&mut self, cache: &Cache, entry: Entry, done: bool) -> u64 {
+        let stopped = self.blocks.take_stopped();
+        let first = entry.first as usize;
+        let base = cache.ops.as_ptr().addr();
+        let Some(index) = stopped.checked_sub(base).map(|bytes| bytes / size_of::<Op>()) else { return 0 };
+        let (mut before, mut count) = (0, 0);
+        for op in cache.ops.get(first..index).unwrap_or_default() {
+            // Pseudo instructions are where the one before them ends.
+            count += u64::from(op.next != before);
+            before = op.next;
+        }
+        self.instructions -= u64::from(entry.count).saturating_sub(count + u64::from(done));
+        u64::from(before)
     }
 }

@@ -6,7 +6,6 @@ use super::arithmetic::{Int, WideInt};
 use super::decode::{Form, Shape};
 use super::dispatch::{Outcome, attempt, next, stored};
 use super::operand::{Address, addressed, sized, wide_sized};
-use crate::memory::Word;
 use crate::op::{Handler, Op};
 use crate::registers::gpr;
 use crate::vcpu::Vcpu;

@@ -7,7 +7,6 @@ use super::decode::{Form, Shape};
 use super::dispatch::{Outcome, attempt, next};
 use super::operand::{Address, addressed, sized, wide_sized};
 use crate::fault::{Fault, vector};
-use crate::memory::Word;
 use crate::op::{Handler, Op};
 use crate::registers::gpr;
 use crate::vcpu::Vcpu;

@@ -16,6 +16,8 @@ pub trait Address {
 pub struct Base;
 /// 64-bit code, base, index and displacement.
 pub struct Indexed;
+/// 64-bit code, a stack register and displacement.
+pub struct StackBase;
 /// Anything.
 pub struct Any;
 
@@ -45,6 +47,18 @@ impl Address for Indexed {
     }
 }
 
+impl Address for StackBase {
+    #[inline(always)]
+    fn seg(_: &Op) -> Seg {
+        Seg::FlatStack
+    }
+
+    #[inline(always)]
+    fn offset(cpu: &Vcpu, op: &Op) -> u64 {
+        Base::offset(cpu, op)
+    }
+}
+
 impl Address for Any {
     #[inline(always)]
     fn seg(op: &Op) -> Seg {
@@ -62,18 +76,19 @@ impl Address for Any {
 pub enum Addressing {
     Base,
     Indexed,
+    StackBase,
     Any,
 }
 
 impl Addressing {
     /// The narrowest that fits `op`.
     pub fn of(op: &Op) -> Self {
-        if op.seg != Seg::Flat || op.scale >> 2 != 0 {
-            Self::Any
-        } else if usize::from(op.index) == crate::registers::gpr::ZERO {
-            Self::Base
-        } else {
-            Self::Indexed
+        let plain = usize::from(op.index) == crate::registers::gpr::ZERO;
+        match (op.seg, op.scale >> 2) {
+            (Seg::Flat, 0) if plain => Self::Base,
+            (Seg::Flat, 0) => Self::Indexed,
+            (Seg::FlatStack, 0) if plain => Self::StackBase,
+            _ => Self::Any,
         }
     }
 }
@@ -110,6 +125,9 @@ macro_rules! addressed {
             }
             $crate::execute::operand::Addressing::Indexed => {
                 $sized!($size, $handler $(, $more)*, $crate::execute::operand::Indexed)
+            }
+            $crate::execute::operand::Addressing::StackBase => {
+                $sized!($size, $handler $(, $more)*, $crate::execute::operand::StackBase)
             }
             $crate::execute::operand::Addressing::Any => {
                 $sized!($size, $handler $(, $more)*, $crate::execute::operand::Any)

@@ -242,7 +242,9 @@ fn traits(guest: &Instruction, uses: &Uses, access: Option<OpAccess>) -> Option<
     let class = match guest.encoding() {
         EncodingKind::EVEX => Class::Avx512,
         EncodingKind::VEX if opmask_only => Class::Avx512,
-        EncodingKind::VEX if !features.iter().all(|f| matches!(f, CpuidFeature::BMI1 | CpuidFeature::BMI2)) => {
+        EncodingKind::VEX
+            if !features.iter().all(|f| matches!(f, CpuidFeature::BMI1 | CpuidFeature::BMI2)) =>
+        {
             Class::Avx
         }
         EncodingKind::Legacy if fpu => Class::X87,

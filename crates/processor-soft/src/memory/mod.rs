@@ -5,6 +5,7 @@
 //!                        └───── slow ─ walk ─▶ RAM, APIC page, Bus  everything else
 //! ```
 
+mod block;
 mod host;
 mod mmu;
 mod segment;
@@ -68,6 +69,9 @@ impl Vcpu {
     /// address.
     #[inline(always)]
     fn segment_address(&mut self, seg: Seg, offset: u64, len: usize, access: Access) -> Result<u64, Fault> {
+        if matches!(seg, Seg::Flat | Seg::FlatStack) {
+            return Ok(offset);
+        }
         if self.checked_segments >> (seg as u8) & 1 != 0 {
             return self.linear_checked(seg, offset, len as u64, access);
         }

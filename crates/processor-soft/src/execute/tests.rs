@@ -1,0 +1,419 @@
+//! Programs of a few instructions, run on a test processor in 64-bit mode or in real mode.
+
+use super::arithmetic::{Int, status};
+use crate::fault::{Fault, vector};
+use crate::registers::{flag, gpr};
+use crate::vcpu::Vcpu;
+
+const CODE: u64 = 0x1_0000;
+const DATA: u64 = 0x3_0000;
+
+/// A processor in 64-bit mode with `code` at RIP.
+fn processor(code: &[u8]) -> Vcpu {
+    let cpu = Vcpu::for_test_64(8 << 20);
+    cpu.poke(CODE, code);
+    cpu
+}
+
+/// Carries out single instructions until RIP is `end` bytes behind the start.
+fn run(cpu: &mut Vcpu, end: u64) -> Result<(), Fault> {
+    for _ in 0..10_000 {
+        if cpu.rip == CODE + end {
+            return Ok(());
+        }
+        cpu.execute_one()?;
+    }
+    panic!("the program does not end");
+}
+
+/// Carries out all of `code`.
+fn ran(code: &[u8], prepare: impl FnOnce(&mut Vcpu)) -> Vcpu {
+    let mut cpu = processor(code);
+    prepare(&mut cpu);
+    run(&mut cpu, code.len() as u64).unwrap();
+    cpu
+}
+
+/// The exception of the first instruction of `code`.
+fn exception(code: &[u8], prepare: impl FnOnce(&mut Vcpu)) -> (Vcpu, u8) {
+    let mut cpu = processor(code);
+    prepare(&mut cpu);
+    cpu.execute_one().unwrap_err();
+    let vector = cpu.exception.unwrap().vector;
+    (cpu, vector)
+}
+
+#[test]
+fn a_32_bit_result_clears_the_upper_half_and_a_16_bit_one_keeps_the_rest() {
+    let cpu = ran(&[0x01, 0xd8, 0x66, 0x01, 0xd1], |cpu| {
+        cpu.regs[gpr::RAX] = 0xffff_ffff_0000_0001;
+        cpu.regs[gpr::RBX] = 2;
+        cpu.regs[gpr::RCX] = 0x1234_5678_9abc_ffff;
+        cpu.regs[gpr::RDX] = 2;
+    });
+    assert_eq!(cpu.regs[gpr::RAX], 3);
+    assert_eq!(cpu.regs[gpr::RCX], 0x1234_5678_9abc_0001);
+    assert!(cpu.carry());
+}
+
+#[test]
+fn high_byte_registers_are_bits_8_to_15() {
+    // mov ah, bl; add bh, ah
+    let cpu = ran(&[0x88, 0xdc, 0x00, 0xe7], |cpu| {
+        cpu.regs[gpr::RAX] = 0x1111;
+        cpu.regs[gpr::RBX] = 0x2233;
+    });
+    assert_eq!(cpu.regs[gpr::RAX], 0x3311);
+    assert_eq!(cpu.regs[gpr::RBX], 0x5533);
+}
+
+#[test]
+fn rex_makes_spl_of_ah() {
+    // mov spl, bl
+    let cpu = ran(&[0x40, 0x88, 0xdc], |cpu| cpu.regs[gpr::RBX] = 0x77);
+    assert_eq!(cpu.regs[gpr::RSP], 0x2_0077);
+}
+
+#[test]
+fn a_bit_string_reaches_beyond_its_operand() {
+    // bts [rbx], rcx
+    let cpu = ran(&[0x48, 0x0f, 0xab, 0x0b], |cpu| {
+        cpu.regs[gpr::RBX] = DATA;
+        cpu.regs[gpr::RCX] = (-3_i64) as u64;
+    });
+    assert_eq!(u64::from_le_bytes(cpu.peek(DATA - 8)), 1 << 61);
+    assert!(!cpu.carry());
+}
+
+#[test]
+fn a_cmov_of_32_bits_clears_the_upper_half_even_if_it_does_not_move() {
+    // cmovz eax, ecx
+    let cpu = ran(&[0x0f, 0x44, 0xc1], |cpu| {
+        cpu.regs[gpr::RAX] = u64::MAX;
+        cpu.status = 0;
+    });
+    assert_eq!(cpu.regs[gpr::RAX], 0xffff_ffff);
+}
+
+#[test]
+fn division_raises_its_exception_for_zero_and_for_overflow() {
+    // div rcx; idiv rcx
+    for code in [[0x48, 0xf7, 0xf1], [0x48, 0xf7, 0xf9]] {
+        let (cpu, vector) = exception(&code, |_| ());
+        assert_eq!((vector, cpu.rip), (vector::DIVIDE_ERROR, CODE));
+    }
+    let minimum = |cpu: &mut Vcpu| {
+        cpu.regs[gpr::RAX] = 1 << 63;
+        cpu.regs[gpr::RDX] = u64::MAX;
+        cpu.regs[gpr::RCX] = u64::MAX;
+    };
+    assert_eq!(exception(&[0x48, 0xf7, 0xf9], minimum).1, vector::DIVIDE_ERROR);
+}
+
+#[test]
+fn divisions_of_128_bits_are_exact() {
+    let cpu = ran(&[0x48, 0xf7, 0xf1], |cpu| {
+        cpu.regs[gpr::RDX] = 5;
+        cpu.regs[gpr::RAX] = 7;
+        cpu.regs[gpr::RCX] = 9;
+    });
+    let dividend = 5_u128 << 64 | 7;
+    assert_eq!(u128::from(cpu.regs[gpr::RAX]), dividend / 9);
+    assert_eq!(u128::from(cpu.regs[gpr::RDX]), dividend % 9);
+}
+
+#[test]
+fn pop_to_memory_uses_the_stack_pointer_after_the_pop() {
+    // push 0x55; pop [rsp + 8]
+    let cpu = ran(&[0x6a, 0x55, 0x8f, 0x44, 0x24, 0x08], |_| ());
+    assert_eq!(u64::from_le_bytes(cpu.peek(0x2_0008)), 0x55);
+    assert_eq!(cpu.regs[gpr::RSP], 0x2_0000);
+}
+
+#[test]
+fn push_rsp_pushes_the_value_before() {
+    let cpu = ran(&[0x54], |_| ());
+    assert_eq!(u64::from_le_bytes(cpu.peek(0x1_fff8)), 0x2_0000);
+}
+
+#[test]
+fn call_and_ret_come_back() {
+    // call +1; nop(skipped on return target); f: ret — laid out as: call f; jmp end; f: ret
+    let cpu = ran(&[0xe8, 0x02, 0, 0, 0, 0xeb, 0x01, 0xc3], |_| ());
+    assert_eq!(cpu.regs[gpr::RSP], 0x2_0000);
+    assert_eq!(u64::from_le_bytes(cpu.peek(0x1_fff8)), CODE + 5);
+}
+
+#[test]
+fn a_loop_counts_every_instruction() {
+    // mov ecx, 10; l: dec ecx; jnz l; jmp $
+    let mut cpu = processor(&[0xb9, 10, 0, 0, 0, 0xff, 0xc9, 0x75, 0xfc, 0xf4]);
+    run(&mut cpu, 9).unwrap();
+    assert_eq!(cpu.instructions, 21);
+}
+
+#[test]
+fn repeated_moves_leave_exact_registers_at_a_page_fault() {
+    // rep movsb into an address that is not mapped at its second page
+    let mut cpu = processor(&[0xf3, 0xa4]);
+    let hole = 2 << 30;
+    cpu.regs[gpr::RSI] = DATA;
+    cpu.regs[gpr::RDI] = hole - 0x10;
+    cpu.regs[gpr::RCX] = 0x40;
+    cpu.poke(DATA, &[7; 0x40]);
+    // The last page below the hole is not RAM: the bus takes the bytes one by one.
+    cpu.execute_one().unwrap_err();
+    let exception = cpu.exception.unwrap();
+    assert_eq!((exception.vector, exception.address), (vector::PAGE_FAULT, hole));
+    assert_eq!(cpu.regs[gpr::RCX], 0x30);
+    assert_eq!(cpu.regs[gpr::RSI], DATA + 0x10);
+    assert_eq!(cpu.regs[gpr::RDI], hole);
+    assert_eq!(cpu.rip, CODE);
+}
+
+#[test]
+fn an_overlapping_repeated_move_repeats_bytes() {
+    let cpu = ran(&[0xf3, 0xa4], |cpu| {
+        cpu.poke(DATA, &[1, 2, 3]);
+        cpu.regs[gpr::RSI] = DATA;
+        cpu.regs[gpr::RDI] = DATA + 3;
+        cpu.regs[gpr::RCX] = 60;
+    });
+    let bytes: [u8; 63] = cpu.peek(DATA);
+    assert!(bytes.chunks(3).all(|chunk| chunk == [1, 2, 3]));
+}
+
+#[test]
+fn repeated_stores_cross_pages() {
+    let cpu = ran(&[0xf3, 0x48, 0xab], |cpu| {
+        cpu.regs[gpr::RAX] = 0x0102_0304_0506_0708;
+        cpu.regs[gpr::RDI] = DATA - 12;
+        cpu.regs[gpr::RCX] = 1024;
+    });
+    let bytes: [u8; 8192] = cpu.peek(DATA - 12);
+    assert!(bytes.chunks(8).all(|chunk| chunk == [8, 7, 6, 5, 4, 3, 2, 1]));
+    assert_eq!((cpu.regs[gpr::RCX], cpu.regs[gpr::RDI]), (0, DATA - 12 + 8192));
+}
+
+#[test]
+fn scas_stops_behind_what_it_looks_for() {
+    // repne scasb
+    let cpu = ran(&[0xf2, 0xae], |cpu| {
+        cpu.poke(DATA, b"hello\0there");
+        cpu.regs[gpr::RDI] = DATA;
+        cpu.regs[gpr::RCX] = u64::MAX;
+    });
+    assert_eq!(cpu.regs[gpr::RDI], DATA + 6);
+    assert_eq!(!cpu.regs[gpr::RCX], 6);
+}
+
+#[test]
+fn a_lock_prefix_where_none_may_be_is_undefined() {
+    assert_eq!(exception(&[0xf0, 0x01, 0xc0], |_| ()).1, vector::INVALID_OPCODE);
+    assert_eq!(exception(&[0xf0, 0x39, 0x03], |_| ()).1, vector::INVALID_OPCODE);
+    assert_eq!(exception(&[0xf0, 0x90], |_| ()).1, vector::INVALID_OPCODE);
+}
+
+#[test]
+fn sixteen_bytes_are_too_long_and_fifteen_are_not() {
+    let mut code = [0x66; 16];
+    code[15] = 0x90;
+    assert_eq!(exception(&code, |_| ()).1, vector::GENERAL_PROTECTION);
+    code[14] = 0x90;
+    let mut cpu = processor(&code[..15]);
+    cpu.execute_one().unwrap();
+    assert_eq!(cpu.rip, CODE + 15);
+}
+
+#[test]
+fn an_instruction_may_cross_a_page_and_faults_at_the_second_one() {
+    let mut cpu = processor(&[]);
+    // mov rax, imm64 with its last bytes behind the end of the mapping
+    cpu.rip = 0x7f_fffb;
+    cpu.poke(0x7f_fffb, &[0x48, 0xb8, 1, 2, 3]);
+    // Behind RAM the bus answers all ones.
+    cpu.execute_one().unwrap();
+    assert_eq!(cpu.regs[gpr::RAX], 0xffff_ffff_ff03_0201);
+
+    let mut cpu = processor(&[]);
+    cpu.poke(0x2000 + 8, &[0; 8]);
+    cpu.poke(0x3000 + 8 * 3, &[0; 8]);
+    cpu.rip = 0x5f_fffb;
+    cpu.poke(0x5f_fffb, &[0x48, 0xb8, 1, 2, 3]);
+    cpu.execute_one().unwrap_err();
+    let exception = cpu.exception.unwrap();
+    assert_eq!((exception.vector, exception.address), (vector::PAGE_FAULT, 0x60_0000));
+    assert_eq!(cpu.rip, 0x5f_fffb);
+}
+
+#[test]
+fn code_that_overwrites_its_next_instruction_runs_the_new_one() {
+    // mov byte [rip + 1], 0x40 changes `mov al, 0x11` into `mov al, 0x40`
+    let mut cpu = processor(&[0xc6, 0x05, 1, 0, 0, 0, 0x40, 0xb0, 0x11, 0xf4]);
+    while cpu.rip != CODE + 9 {
+        cpu.execute_one().unwrap();
+    }
+    assert_eq!(cpu.regs[gpr::RAX] & 0xff, 0x40);
+}
+
+#[test]
+fn cmpxchg16b_exchanges_if_equal() {
+    let cpu = ran(&[0xf0, 0x48, 0x0f, 0xc7, 0x0b], |cpu| {
+        cpu.regs[gpr::RBX] = DATA;
+        cpu.regs[gpr::RCX] = 9;
+        cpu.regs[gpr::RDX] = 0;
+    });
+    assert_eq!(cpu.peek::<16>(DATA), (9_u128 << 64 | u128::from(DATA)).to_le_bytes());
+    assert_ne!(cpu.status & status::ZF, 0);
+}
+
+#[test]
+fn popf_at_privilege_level_3_keeps_iopl_and_the_interrupt_flag() {
+    let cpu = ran(&[0x9d], |cpu| {
+        cpu.poke(0x2_0000, &(flag::IF | flag::IOPL | flag::DF).to_le_bytes());
+        cpu.cpl = 3;
+        cpu.access_changed();
+    });
+    assert_eq!(cpu.rflags() & (flag::IF | flag::IOPL | flag::DF), flag::DF);
+}
+
+#[test]
+fn sti_holds_interrupts_off_for_one_instruction() {
+    let mut cpu = processor(&[0xfb]);
+    cpu.execute_one().unwrap();
+    assert!(cpu.interrupt_shadow);
+    assert_ne!(cpu.flags & flag::IF, 0);
+    assert_eq!(cpu.rip, CODE + 1);
+}
+
+#[test]
+fn operands_far_from_rip_are_reached_from_anywhere_in_a_block() {
+    // nop; lea rax, [rip + 0x7fffffff]
+    let cpu = ran(&[0x90, 0x48, 0x8d, 0x05, 0xff, 0xff, 0xff, 0x7f], |_| ());
+    assert_eq!(cpu.regs[gpr::RAX], CODE + 8 + 0x7fff_ffff);
+    let mut cpu = processor(&[0x90, 0x48, 0x8d, 0x05, 0xff, 0xff, 0xff, 0x7f, 0xeb, 0xfe]);
+    let vp = cpu.vp.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| vp.call(crate::partition::attention::STOP));
+        cpu.execute().unwrap();
+    });
+    // The thread may have been faster than the first block.
+    assert!(cpu.regs[gpr::RAX] == 0 || cpu.regs[gpr::RAX] == CODE + 8 + 0x7fff_ffff);
+}
+
+#[test]
+fn real_mode_code_wraps_addresses_at_16_bits() {
+    let mut cpu = Vcpu::for_test(1 << 20);
+    cpu.segments[1] = crate::registers::real_mode_segment(0x100, true);
+    cpu.segments[3] = crate::registers::real_mode_segment(0x200, false);
+    cpu.mode_changed();
+    cpu.rip = 0;
+    cpu.regs[gpr::RBX] = 0xffff;
+    cpu.regs[gpr::RSI] = 2;
+    cpu.poke(0x2001, &[0x5a]);
+    // mov al, [bx + si]; aam
+    cpu.poke(0x1000, &[0x8a, 0x00, 0xd4, 0x0a]);
+    cpu.execute_one().unwrap();
+    assert_eq!(cpu.regs[gpr::RAX] & 0xff, 0x5a);
+    cpu.execute_one().unwrap();
+    assert_eq!(cpu.regs[gpr::RAX] & 0xffff, 0x0900);
+}
+
+#[test]
+fn the_limit_of_the_code_segment_ends_a_block() {
+    let mut cpu = Vcpu::for_test(1 << 20);
+    cpu.segments[1] = crate::registers::real_mode_segment(0x100, true);
+    cpu.segments[1].limit = 2;
+    cpu.mode_changed();
+    cpu.rip = 0;
+    // Two instructions within the limit, the third one beyond it.
+    cpu.poke(0x1000, &[0x40, 0x40, 0xb8, 0x01, 0x00]);
+    cpu.execute().unwrap_err();
+    assert_eq!(cpu.exception.unwrap().vector, vector::GENERAL_PROTECTION);
+    assert_eq!((cpu.rip, cpu.regs[gpr::RAX]), (2, 2));
+}
+
+#[test]
+fn decimal_adjustments_follow_the_manual() {
+    // (AL, CF, AF) before, AL and CF after, by the pseudo code of DAA
+    for (al, carry, adjust, result, carry_after) in
+        [(0x79 + 0x35, 0, 0, 0x14, 1), (0x15, 0, 1, 0x1b, 0), (0x9a, 0, 0, 0x00, 1), (0x10, 1, 0, 0x70, 1)]
+    {
+        let mut cpu = Vcpu::for_test(1 << 20);
+        cpu.segments[1] = crate::registers::real_mode_segment(0x100, true);
+        cpu.mode_changed();
+        cpu.rip = 0;
+        cpu.poke(0x1000, &[0x27]);
+        cpu.regs[gpr::RAX] = al;
+        cpu.status = carry * status::CF | adjust * status::AF;
+        cpu.execute_one().unwrap();
+        assert_eq!((cpu.regs[gpr::RAX] & 0xff, u64::from(cpu.carry())), (result, carry_after), "{al:#x}");
+    }
+}
+
+/// A stream of numbers, the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        let value = self.0 ^ self.0 >> 29;
+        // Edges are where carries and signs change.
+        match value >> 61 {
+            0 => [0, 1, u64::MAX, 1 << 63, 1 << 31, 1 << 15, 0x7f, 0x80][(value >> 8 & 7) as usize],
+            _ => value,
+        }
+    }
+}
+
+/// The same as the trait's operations, in plain arithmetic.
+fn add_flags(a: u64, b: u64, carry: u64, bits: u32) -> (u64, u32) {
+    let mask = u64::MAX >> (64 - bits);
+    let (a, b) = (a & mask, b & mask);
+    let wide = u128::from(a) + u128::from(b) + u128::from(carry);
+    let result = wide as u64 & mask;
+    let sign = 1 << (bits - 1);
+    let mut flags = 0;
+    flags |= if wide >> bits != 0 { status::CF } else { 0 };
+    flags |= if result == 0 { status::ZF } else { 0 };
+    flags |= if result & sign != 0 { status::SF } else { 0 };
+    flags |= if (a ^ result) & (b ^ result) & sign != 0 { status::OF } else { 0 };
+    flags |= if (a ^ b ^ result) & 0x10 != 0 { status::AF } else { 0 };
+    flags |= if (result as u8).count_ones().is_multiple_of(2) { status::PF } else { 0 };
+    (result, flags)
+}
+
+fn additions_agree<T: Int>() {
+    let mut numbers = Numbers(1);
+    for _ in 0..20_000 {
+        let (a, b, carry) = (numbers.next(), numbers.next(), numbers.next() & 1);
+        let before = (carry as u32) << 8;
+        let plain = |(value, flags): (T, u32)| (value.to_u64(), flags & status::ALL);
+        let (x, y) = (T::from_u64(a), T::from_u64(b));
+        assert_eq!(plain(T::add(x, y)), add_flags(a, b, 0, T::BITS));
+        assert_eq!(plain(T::adc(x, y, before)), add_flags(a, b, carry, T::BITS));
+        // a - b is a + !b + 1 with the carries turned round.
+        let (difference, flags) = add_flags(a, !b, 1 - carry, T::BITS);
+        let flags = flags ^ status::CF ^ status::AF;
+        assert_eq!(plain(T::sbb(x, y, before)), (difference, flags));
+    }
+}
+
+#[test]
+fn flags_of_additions_are_those_of_the_definition() {
+    additions_agree::<u8>();
+    additions_agree::<u16>();
+    additions_agree::<u32>();
+    additions_agree::<u64>();
+}
+
+#[test]
+fn shifts_load_the_flags_before_and_rotates_keep_those_that_they_do_not_touch() {
+    let all = status::ALL;
+    let (value, flags) = u32::rol(0x8000_0000, 1, all);
+    assert_eq!((value, flags & all), (1, all), "OF is the exclusive or of the two ends");
+    let (value, flags) = u64::rcl(0, 2, status::CF);
+    assert_eq!((value, flags & status::CF), (2, 0));
+    let (value, flags) = u8::shl(0x81, 1, 0);
+    assert_eq!((value, flags & (status::CF | status::OF)), (2, status::CF | status::OF));
+}
