@@ -286,3 +286,49 @@ fn an_identity_is_stable_and_differs_between_images() {
     assert_eq!(identity(&first), identity(&first));
     assert_ne!(identity(&first), identity(&second));
 }
+
+/// Names the image to the process that [`what_a_killed_process_had_flushed_is_there`] kills.
+const VICTIM: &str = "STORAGE_TEST_VICTIM";
+
+/// Not a test of its own: writes sector after sector of the image and tells of each once it is flushed.
+#[test]
+fn victim() {
+    let Some(path) = std::env::var_os(VICTIM) else { return };
+    let disk = open_with(Path::new(&path), |_| {}).unwrap();
+    let (memory, _) = guest_memory::allocate(1 << 20).unwrap();
+    let mut queue = disk.queue(32, &memory).unwrap();
+    let ranges = [GuestRange { gpa: 0, len: 512 }];
+    for sector in 0.. {
+        memory.write_slice(&[sector as u8 ^ 0x5a; 512], GuestAddress(0)).unwrap();
+        let op = Op::Write { offset: sector % (SIZE / 512) * 512, ranges: &ranges, fua: false };
+        queue.submit(Request { token: 0, op }).unwrap();
+        wait(&mut *queue);
+        queue.submit(Request { token: 1, op: Op::Flush }).unwrap();
+        wait(&mut *queue);
+        println!("flushed {sector}");
+    }
+}
+
+#[test]
+fn what_a_killed_process_had_flushed_is_there() {
+    use std::io::BufRead;
+    let file = image(SIZE);
+    let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "raw::tests::victim", "--nocapture"])
+        .env(VICTIM, file.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = io::BufReader::new(victim.stdout.take().unwrap()).lines();
+    let flushed = lines.map_while(Result::ok).filter(|line| line.contains("flushed")).nth(20).unwrap();
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    assert!(flushed.ends_with("20"), "{flushed}");
+    // The image is free at once.
+    let disk = open_with(file.path(), |_| {}).unwrap();
+    for sector in 0..=20_u64 {
+        let mut data = [0; 512];
+        disk.read_at(sector * 512, &mut data).unwrap();
+        assert_eq!(data, [sector as u8 ^ 0x5a; 512]);
+    }
+}

@@ -1,5 +1,8 @@
 //! A queue over io_uring (Linux `io_uring(7)`).
 //!
+//! The image is not a registered file: the kernel takes a ring apart some time after its process has ended, and
+//! until then the image would stay open and locked, so that a machine that was killed could not start again.
+//!
 //! Every request owns one slot, and a slot has at most one entry in the rings at a time; so rings as large
 //! as the number of slots never overflow. A slot holds what its request needs to go on after a short
 //! transfer or in several steps; nothing is allocated per request once a slot's lists have grown to the
@@ -23,8 +26,6 @@ use crate::disk::check_range;
 use crate::memory::{GuestRange, mark_written, resolve};
 use crate::{DiskInfo, DiskQueue, Op, Request, SubmitError, thread_queue};
 
-/// The only registered file.
-const FILE: types::Fixed = types::Fixed(0);
 /// Pieces of [`ZEROES`] written at once where the host cannot zero a range itself.
 const FILL_PIECES: usize = 16;
 
@@ -87,7 +88,6 @@ impl UringQueue {
         if !needed.iter().all(|code| probe.is_supported(*code)) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        ring.submitter().register_files(&[file.as_raw_fd()])?;
         let event = thread_queue::eventfd()?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
         let slot = || Slot {
@@ -153,18 +153,19 @@ impl UringQueue {
 
     /// Puts the present step of slot `index` into the submission queue.
     fn push(&mut self, index: usize) {
+        let file = types::Fd(self.file.as_raw_fd());
         let slot = &self.slots[index];
         let pieces = slot.iovecs.get(slot.first..).unwrap_or_default();
         let count = pieces.len().min(MOST_PIECES) as u32;
         let dsync = |fua: bool| if fua { libc::RWF_DSYNC } else { 0 };
         let entry = match slot.step {
-            Step::Read => opcode::Readv::new(FILE, pieces.as_ptr(), count).offset(slot.offset).build(),
-            Step::Write { fua } => opcode::Writev::new(FILE, pieces.as_ptr(), count)
+            Step::Read => opcode::Readv::new(file, pieces.as_ptr(), count).offset(slot.offset).build(),
+            Step::Write { fua } => opcode::Writev::new(file, pieces.as_ptr(), count)
                 .offset(slot.offset)
                 .rw_flags(dsync(fua))
                 .build(),
             Step::Allocate { mode, .. } => {
-                opcode::Fallocate::new(FILE, slot.left).offset(slot.offset).mode(mode).build()
+                opcode::Fallocate::new(file, slot.left).offset(slot.offset).mode(mode).build()
             }
             Step::Fill { fua } => {
                 let whole = slot.left / ZEROES.len() as u64;
@@ -173,9 +174,9 @@ impl UringQueue {
                     0 => (slot.iovecs.as_ptr(), 1),
                     whole => (self.fill.as_ptr(), whole.min(FILL_PIECES as u64) as u32),
                 };
-                opcode::Writev::new(FILE, base, count).offset(slot.offset).rw_flags(dsync(fua)).build()
+                opcode::Writev::new(file, base, count).offset(slot.offset).rw_flags(dsync(fua)).build()
             }
-            Step::Sync => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
+            Step::Sync => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
         };
         self.push_entry(entry.user_data(index as u64));
     }
@@ -316,11 +317,6 @@ impl Drop for UringQueue {
                 }
             }
             self.complete(&mut |_, _| {});
-        }
-        // The kernel takes a ring apart some time after it is closed, and until then a registered file stays
-        // open and locked: whoever opens the image next would find it in use.
-        if let Err(error) = self.ring.submitter().unregister_files() {
-            tracing::debug!(%error, file = ?self.file, "image stays registered for a while");
         }
     }
 }
