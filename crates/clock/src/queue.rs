@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{JoinHandle, current};
 use std::time::Duration;
 
 use crate::{Clock, Timer, Timers};
@@ -32,9 +33,10 @@ impl Shared {
     }
 }
 
-/// Timers served by one thread, which ends when the queue is dropped.
+/// Timers served by one thread, which ends when the queue is dropped. No callback runs afterwards.
 pub struct TimerQueue {
     shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl TimerQueue {
@@ -45,13 +47,13 @@ impl TimerQueue {
     pub fn start(clock: Arc<dyn Clock>) -> std::io::Result<Arc<Self>> {
         let shared = Arc::new(Shared { clock, state: Mutex::default(), changed: Condvar::new() });
         let serving = Arc::clone(&shared);
-        std::thread::Builder::new().name("timers".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name("timers".to_owned()).spawn(move || {
             // The default slack of 50 µs would delay every guest timer by as much.
             // SAFETY: prctl with PR_SET_TIMERSLACK takes one integer and touches no memory.
             unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1000_u64, 0, 0, 0) };
             serve(&serving);
         })?;
-        Ok(Arc::new(Self { shared }))
+        Ok(Arc::new(Self { shared, thread: Some(thread) }))
     }
 }
 
@@ -59,6 +61,11 @@ impl Drop for TimerQueue {
     fn drop(&mut self) {
         self.shared.lock().ended = true;
         self.shared.changed.notify_all();
+        // A callback may be what drops the queue.
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != current().id()) {
+            // The thread catches no panics, and one in a callback has been told of.
+            let _ = thread.join();
+        }
     }
 }
 
