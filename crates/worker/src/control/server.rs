@@ -1,0 +1,151 @@
+//! The worker's side of the control socket.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use machine::MachineHandle;
+use machine::config::InputError;
+
+use super::{Devices, Reply, Request};
+use crate::console::Console;
+
+/// The longest request.
+const LINE: u64 = 64 << 10;
+/// How many clients are served at a time.
+const CLIENTS: usize = 16;
+
+/// A socket in the file system, removed when this goes.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl SocketFile {
+    /// Listens at `path`, which `option` named. A socket that nobody serves any more is replaced; any other
+    /// file is left alone.
+    ///
+    /// # Errors
+    /// When the path is taken or cannot be used.
+    pub fn bind(option: &'static str, path: &Path) -> Result<(UnixListener, Self), InputError> {
+        match std::fs::symlink_metadata(path) {
+            Ok(file) if !file.file_type().is_socket() => {
+                return Err(InputError::file(option, path, "exists and is no socket"));
+            }
+            Ok(_) if UnixStream::connect(path).is_ok() => {
+                return Err(InputError::file(option, path, "is in use by another worker"));
+            }
+            Ok(_) => std::fs::remove_file(path).map_err(|error| InputError::io(option, path, &error))?,
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).map_err(|error| InputError::io(option, path, &error))?;
+        Ok((listener, Self(path.to_owned())))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may have been removed by somebody else.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A control socket that is bound and not served yet.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+/// A control socket that is served; dropping it removes the socket.
+#[derive(Debug)]
+pub struct Serving {
+    _file: SocketFile,
+}
+
+impl ControlSocket {
+    /// Binds the socket at `path`.
+    ///
+    /// # Errors
+    /// When the path is taken or cannot be used.
+    pub fn bind(path: &Path) -> Result<Self, InputError> {
+        let (listener, file) = SocketFile::bind("api", path)?;
+        Ok(Self { listener, file })
+    }
+
+    /// Serves clients, each on a thread of its own.
+    ///
+    /// # Errors
+    /// When the host refuses a thread.
+    pub fn serve(self, machine: MachineHandle, console: Arc<Console>) -> io::Result<Serving> {
+        let Self { listener, file } = self;
+        let clients = Arc::new(AtomicUsize::new(0));
+        std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+            for client in listener.incoming().flatten() {
+                if clients.fetch_add(1, Ordering::SeqCst) >= CLIENTS {
+                    clients.fetch_sub(1, Ordering::SeqCst);
+                    tracing::warn!("more than {CLIENTS} clients of the control socket: one is turned away");
+                    continue;
+                }
+                let (machine, console, clients) =
+                    (machine.clone(), Arc::clone(&console), Arc::clone(&clients));
+                let thread = std::thread::Builder::new().name("client".to_owned());
+                let served = thread.spawn(move || {
+                    if let Err(error) = serve(&client, &machine, &console) {
+                        tracing::info!("a client of the control socket is lost: {error}");
+                    }
+                    clients.fetch_sub(1, Ordering::SeqCst);
+                });
+                if let Err(error) = served {
+                    tracing::error!("no thread for a client of the control socket: {error}");
+                }
+            }
+        })?;
+        Ok(Serving { _file: file })
+    }
+}
+
+fn serve(client: &UnixStream, machine: &MachineHandle, console: &Console) -> io::Result<()> {
+    let mut lines = BufReader::new(client);
+    loop {
+        let mut line = Vec::new();
+        if (&mut lines).take(LINE).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        if line.last() != Some(&b'\n') && line.len() as u64 == LINE {
+            return reply(client, &Reply::Error("the request is too long".to_owned()));
+        }
+        match serde_json::from_slice(&line) {
+            Ok(Request::Serial {}) => {
+                reply(client, &Reply::Done)?;
+                return console.attach_stream(client.try_clone()?, machine);
+            }
+            Ok(request) => reply(client, &answer(&request, machine))?,
+            Err(error) => reply(client, &Reply::Error(format!("no such request: {error}")))?,
+        }
+    }
+}
+
+fn answer(request: &Request, machine: &MachineHandle) -> Reply {
+    match request {
+        Request::Status {} => return Reply::Status(machine.status()),
+        Request::Devices {} => {
+            return Reply::Devices(Devices {
+                devices: machine.devices(),
+                counts: machine.counts().into_iter().collect(),
+            });
+        }
+        Request::PowerOff {} => machine.power_button(),
+        Request::Reset {} => machine.reset(),
+        Request::Quit {} => machine.stop(),
+        Request::Serial {} => return Reply::Error("the connection has been handed over".to_owned()),
+    }
+    Reply::Done
+}
+
+fn reply(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    client.write_all(&line)
+}

@@ -1,0 +1,45 @@
+use std::os::unix::net::UnixListener;
+
+use super::*;
+
+fn json(request: &Request) -> String {
+    serde_json::to_string(request).unwrap()
+}
+
+#[test]
+fn requests_are_written_as_the_protocol_says() {
+    assert_eq!(json(&Request::PowerOff {}), r#"{"command":"power-off"}"#);
+    assert_eq!(serde_json::from_str::<Request>(r#"{"command":"serial"}"#).unwrap(), Request::Serial {});
+    assert!(serde_json::from_str::<Request>(r#"{"command":"explode"}"#).is_err());
+    assert!(serde_json::from_str::<Request>(r#"{"command":"quit","now":true}"#).is_err());
+}
+
+#[test]
+fn replies_are_written_as_the_protocol_says() {
+    assert_eq!(serde_json::to_string(&Reply::Done).unwrap(), r#""done""#);
+    let devices = Reply::Devices(Devices { devices: vec![], counts: [("a".to_owned(), 1)].into() });
+    assert_eq!(serde_json::to_string(&devices).unwrap(), r#"{"devices":{"devices":[],"counts":{"a":1}}}"#);
+}
+
+#[test]
+fn a_socket_that_nobody_serves_is_replaced_and_removed_at_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api");
+    drop(UnixListener::bind(&path).unwrap());
+    let socket = ControlSocket::bind(&path).unwrap();
+    assert!(path.exists());
+    drop(socket);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_socket_in_use_and_a_file_are_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (used, file) = (directory.path().join("used"), directory.path().join("file"));
+    let _listener = UnixListener::bind(&used).unwrap();
+    std::fs::write(&file, "text").unwrap();
+    let refusal = |path| ControlSocket::bind(path).unwrap_err().to_string();
+    assert_eq!(refusal(&used), format!("--api {}: is in use by another worker", used.display()));
+    assert_eq!(refusal(&file), format!("--api {}: exists and is no socket", file.display()));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "text");
+}

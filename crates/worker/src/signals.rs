@@ -1,0 +1,92 @@
+//! The signals that ask a process to end.
+//!
+//! They are blocked in every thread, and one thread waits for them: the guest is asked to power off, and
+//! the machine is stopped when it has not done so after [`crate::GRACE`], or at a second signal.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use machine::MachineHandle;
+
+const ENDING: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+
+/// Blocks the signals for this thread and those that it starts.
+pub(crate) fn block() -> io::Result<()> {
+    let set = ending_set();
+    // SAFETY: `set` is an initialised signal set; a null pointer says that the old mask is not wanted.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Whether the machine had to be stopped.
+#[derive(Clone, Default)]
+pub(crate) struct Ending(Arc<AtomicBool>);
+
+impl Ending {
+    pub(crate) fn forced(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Starts the thread that waits.
+pub(crate) fn watch(machine: MachineHandle) -> io::Result<Ending> {
+    let ending = Ending::default();
+    let told = ending.clone();
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let set = ending_set();
+        if !matches!(wait(&set, None), Ok(true)) {
+            return;
+        }
+        tracing::info!("asking the guest to power off");
+        machine.power_button();
+        let deadline = Instant::now() + crate::GRACE;
+        // A second signal, or the end of the grace: either way it is over.
+        let _ = wait(&set, Some(deadline));
+        told.0.store(true, Ordering::SeqCst);
+        machine.stop();
+    })?;
+    Ok(ending)
+}
+
+fn ending_set() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set that it is given; sigaddset gets an initialised set and valid
+    // signal numbers, so that neither can fail.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in ENDING {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Waits for one of the signals: true when one came, false at the deadline.
+fn wait(set: &libc::sigset_t, deadline: Option<Instant>) -> io::Result<bool> {
+    loop {
+        let left =
+            deadline.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
+        let timeout = libc::timespec {
+            tv_sec: left.as_secs() as libc::time_t,
+            tv_nsec: left.subsec_nanos() as libc::c_long,
+        };
+        // SAFETY: set and timeout are initialised; a null pointer says that the signal's details are not
+        // wanted.
+        let signal = unsafe { libc::sigtimedwait(set, std::ptr::null_mut(), &raw const timeout) };
+        if signal > 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::EAGAIN) if deadline.is_none_or(|at| Instant::now() < at) => {}
+            Some(libc::EAGAIN) => return Ok(false),
+            _ => return Err(error),
+        }
+    }
+}
