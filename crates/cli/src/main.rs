@@ -1,2 +1,46 @@
-//! The command line.
-fn main() {}
+//! `bodhi`: the command line. It says what the user wants in terms of the libraries, and no more.
+//!
+//! Exit codes: 0 the guest has powered off; 1 the worker or the guest failed; 2 bad usage or input.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod devices;
+mod logs;
+mod run;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use arguments::Command;
+
+/// The worker or the guest failed.
+const FAILED: u8 = 1;
+/// Bad usage or input.
+const BAD_INPUT: u8 = 2;
+
+fn main() -> ExitCode {
+    let command = match arguments::from_command_line() {
+        Ok(command) => command,
+        Err(exit) => return exit,
+    };
+    logs::start();
+    match command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Devices(arguments) => devices::devices(&arguments),
+    }
+}
+
+/// Tells an error and its causes in one line.
+fn complain(error: &dyn Error) {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        // Some errors repeat their cause in their own words.
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        cause = error.source();
+    }
+    eprintln!("bodhi: {}", text.replace('\n', " "));
+}

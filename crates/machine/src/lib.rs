@@ -1,19 +1,56 @@
 //! A virtual machine from its configuration: memory map, buses, ACPI tables, boot, and the run of the
-//! whole from power-on to power-off.
+//! whole from power-on to its end.
 //!
 //! ```text
-//! MachineConfig ─▶ Machine::new (files opened, disks locked) ─▶ run
-//!                                                               │  ┌───────────────┐
-//!                                                               └─▶│ Board: one    │ reset: the board is
-//!                                                                  │ power cycle   │ built anew
-//!                                                                  └───────────────┘
+//! MachineConfig ─▶ Machine::new: files opened, disks locked
+//!                     │          ┌───────────────────────────────┐
+//!                     ├─ build ─▶│ Board: all that lives from    │─ run: a thread per processor
+//!                     ▲          │ power-on to reset             │        │
+//!                     │          └───────────────────────────────┘        │
+//!                     └──────────────────── reset ────────────────────────┴─▶ End
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod acpi;
 pub mod boot;
+mod build;
 pub mod buses;
 pub mod config;
+mod control;
+mod disks;
+mod handle;
 pub mod memory_map;
+mod run;
 
 pub use config::{InputError, MachineConfig};
+pub use control::{End, Failure};
+pub use handle::{MachineHandle, Status};
+pub use run::Machine;
+
+use thiserror::Error;
+
+/// Why a machine cannot be had.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// What the user gave does not do.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The host gives no memory.
+    #[error("no memory for the guest")]
+    Memory(#[from] guest_memory::Error),
+    /// The host gives no thread.
+    #[error("no thread for the timers")]
+    Timers(#[source] std::io::Error),
+    /// The processor cannot be had.
+    #[error(transparent)]
+    Processor(#[from] processor::Error),
+    /// The hypervisor interface cannot be put together.
+    #[error("the hypervisor interface cannot be put together")]
+    Enlightenment(#[from] enlightenment::Error),
+    /// The ACPI tables do not fit into their place.
+    #[error("{0} bytes of ACPI tables do not fit into their place")]
+    AcpiTables(usize),
+    /// A synthetic device cannot be offered.
+    #[error("a synthetic device cannot be offered")]
+    Offer(#[from] vmbus::OfferError),
+}

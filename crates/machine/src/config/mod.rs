@@ -11,6 +11,7 @@ pub use size::MemorySize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use enlightenment::{Feature, Features, UnknownFeature};
 use serde::{Deserialize, Serialize};
 
 /// The most virtual processors of a machine.
@@ -114,24 +115,42 @@ impl MachineConfig {
         if self.append.contains(['\0', '\n']) {
             return Err(InputError::bare("append", "a command line is one line without NUL"));
         }
-        self.validate_disks()
+        self.validate_disks(self.has_vmbus()?)
     }
 
-    fn validate_disks(&self) -> Result<(), InputError> {
+    /// What the guest is offered of the hypervisor interface.
+    ///
+    /// # Errors
+    /// When the list has a name that is none.
+    pub fn features(&self) -> Result<Features, InputError> {
+        let text = String::from(self.enlightenments.clone());
+        text.parse().map_err(|error: UnknownFeature| InputError::bare("enlightenments", error.to_string()))
+    }
+
+    /// Whether there is a VMBus: synthetic devices need the parts of the hypervisor interface by which guest
+    /// and host talk.
+    ///
+    /// # Errors
+    /// As [`Self::features`].
+    pub fn has_vmbus(&self) -> Result<bool, InputError> {
+        let features = self.features()?;
+        let mut needed = [Feature::PostMessages, Feature::SignalEvents].into_iter();
+        Ok(self.synthetic == Switch::On && needed.all(|feature| features.contains(feature)))
+    }
+
+    fn validate_disks(&self, vmbus: bool) -> Result<(), InputError> {
         if self.disks.len() > MAX_DISKS {
             return Err(InputError::new("disk", self.disks.len(), format!("at most {MAX_DISKS} disks")));
         }
         // Disks beyond the IDE positions go to the SCSI controller, if they may.
         let mut ide = usize::from(self.cdrom.is_some());
         for disk in &self.disks {
-            if disk.bus == DiskBus::Scsi && self.synthetic == Switch::Off {
-                return Err(InputError::file(
-                    "disk",
-                    &disk.file,
-                    "bus=scsi is a synthetic device, which --synthetic off leaves out",
-                ));
+            if disk.bus == DiskBus::Scsi && !vmbus {
+                let reason =
+                    "bus=scsi is a synthetic device, and --synthetic or --enlightenments leave it out";
+                return Err(InputError::file("disk", &disk.file, reason));
             }
-            let fixed = disk.bus == DiskBus::Ide || self.synthetic == Switch::Off;
+            let fixed = disk.bus == DiskBus::Ide || !vmbus;
             ide += usize::from(fixed);
             if ide > MAX_IDE_DISKS {
                 return Err(InputError::file(

@@ -17,7 +17,9 @@ impl FromStr for MemorySize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let no_size = || "must be a size such as 512M or 4G".to_owned();
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let number: u64 = digits.parse().map_err(|_| no_size())?;
         let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
             "" => 20,
             unit => UNITS
@@ -26,7 +28,6 @@ impl FromStr for MemorySize {
                 .map(|&(_, shift)| shift)
                 .ok_or_else(|| "the unit must be K, M, G or T".to_owned())?,
         };
-        let number: u64 = digits.parse().map_err(|_| "must be a size such as 512M or 4G".to_owned())?;
         let bytes = number.checked_mul(1 << shift).ok_or_else(|| "is too large".to_owned())?;
         if !bytes.is_multiple_of(4096) {
             return Err("must be a multiple of 4K".to_owned());

@@ -110,3 +110,23 @@ fn a_disk_given_twice_is_refused() {
     let disks = vec!["d.img".parse().unwrap(), "d.img".parse().unwrap()];
     assert_eq!(refusal(&MachineConfig { disks, ..bootable() }), "--disk d.img: is given twice");
 }
+
+#[test]
+fn an_unknown_enlightenment_is_refused_with_its_option() {
+    let enlightenments = "warp".parse().unwrap();
+    let error = refusal(&MachineConfig { enlightenments, ..bootable() });
+    assert!(error.starts_with("--enlightenments: unknown enlightenment \"warp\""), "{error}");
+}
+
+#[test]
+fn the_vmbus_needs_synthetic_devices_and_the_way_to_talk() {
+    let has_vmbus = |list: &str, synthetic| {
+        let enlightenments = list.parse().unwrap();
+        MachineConfig { enlightenments, synthetic, ..MachineConfig::default() }.has_vmbus().unwrap()
+    };
+    assert!(has_vmbus("all", Switch::On));
+    assert!(!has_vmbus("all", Switch::Off));
+    assert!(!has_vmbus("none", Switch::On));
+    assert!(!has_vmbus("reference-tsc", Switch::On));
+    assert!(has_vmbus("post-messages,signal-events", Switch::On));
+}

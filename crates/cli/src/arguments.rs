@@ -1,0 +1,248 @@
+//! The arguments, and how they change the configuration.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+use machine::MachineConfig;
+use machine::config::{
+    DiskConfig, Display, Enlightenments, InputError, MemorySize, Net, ProcessorChoice, Serial, Switch,
+};
+
+use crate::BAD_INPUT;
+
+#[derive(Debug, Parser)]
+#[command(name = "bodhi", version, about = "A Hyper-V-compatible virtual machine", propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Boot a virtual machine in the foreground
+    Run(Box<RunArguments>),
+    /// Show the devices of a machine that runs, and what they have done
+    Devices(DevicesArguments),
+}
+
+/// Every option overrides the same key of the configuration file.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// A Linux kernel: bzImage or ELF vmlinux
+    #[arg(long, value_name = "F")]
+    kernel: Option<PathBuf>,
+    /// The kernel's initial RAM disk
+    #[arg(long, value_name = "F")]
+    initrd: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, value_name = "S", allow_hyphen_values = true)]
+    append: Option<String>,
+    /// A disk: F[,format=raw][,readonly][,snapshot][,bus=auto|ide|scsi]; may be given several times
+    #[arg(long = "disk", value_name = "F[,OPTIONS]", value_parser = parse::<DiskConfig>)]
+    disks: Vec<DiskConfig>,
+    /// An ISO image in the CD-ROM drive
+    #[arg(long, value_name = "F")]
+    cdrom: Option<PathBuf>,
+    /// Number of virtual processors
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+    /// Amount of RAM, such as 512M or 4G
+    #[arg(long, value_name = "SIZE", value_parser = parse::<MemorySize>)]
+    memory: Option<MemorySize>,
+    /// What carries out the guest's instructions: auto or interpreter
+    #[arg(long, value_name = "P", value_parser = parse::<ProcessorChoice>)]
+    processor: Option<ProcessorChoice>,
+    /// What the guest is offered of the hypervisor interface: all, none or a list of names
+    #[arg(long, value_name = "E", value_parser = parse::<Enlightenments>)]
+    enlightenments: Option<Enlightenments>,
+    /// Synthetic devices beside the emulated ones: on or off
+    #[arg(long, value_name = "ON|OFF", value_parser = parse::<Switch>)]
+    synthetic: Option<Switch>,
+    /// Where the serial port leads: stdio, file:F or socket:F
+    #[arg(long, value_name = "S", value_parser = parse::<Serial>)]
+    serial: Option<Serial>,
+    /// The screen: none
+    #[arg(long, value_name = "D", value_parser = parse::<Display>)]
+    display: Option<Display>,
+    /// The network: none
+    #[arg(long, value_name = "N", value_parser = parse::<Net>)]
+    net: Option<Net>,
+    /// A control socket to be made
+    #[arg(long, value_name = "SOCKET")]
+    api: Option<PathBuf>,
+    /// A configuration file (TOML) with the same keys as these options
+    #[arg(long, value_name = "F")]
+    config: Option<PathBuf>,
+    /// What the machine is called
+    #[arg(long, value_name = "N")]
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevicesArguments {
+    /// The machine, by its control socket
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<PathBuf>,
+    /// The machine, by its control socket
+    #[arg(long, value_name = "SOCKET", conflicts_with = "name")]
+    pub(crate) api: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn parse<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
+    text.parse()
+}
+
+/// The command, or the exit code after help or a complaint in one line.
+pub(crate) fn parse_from(arguments: impl IntoIterator<Item = String>) -> Result<Command, (String, bool)> {
+    use clap::error::ErrorKind;
+    Arguments::try_parse_from(arguments).map(|arguments| arguments.command).map_err(|error| {
+        let text = error.render().to_string();
+        match error.kind() {
+            ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => (text, true),
+            _ => (one_line(&text), false),
+        }
+    })
+}
+
+pub(crate) fn from_command_line() -> Result<Command, ExitCode> {
+    let arguments: Result<Vec<String>, _> = std::env::args_os().map(|text| text.into_string()).collect();
+    let Ok(arguments) = arguments else {
+        eprintln!("bodhi: an argument is not valid UTF-8");
+        return Err(ExitCode::from(BAD_INPUT));
+    };
+    parse_from(arguments).map_err(|(text, help)| {
+        if help {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("bodhi: {text}");
+        ExitCode::from(BAD_INPUT)
+    })
+}
+
+/// The part of clap's message that tells what is wrong.
+fn one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines = text.lines().take_while(|line| !line.is_empty() && !line.starts_with("Usage:"));
+    lines.map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+impl RunArguments {
+    /// The configuration file, if any, with the options over it.
+    pub(crate) fn configuration(&self) -> Result<MachineConfig, InputError> {
+        let mut config = match &self.config {
+            Some(path) => {
+                let text =
+                    std::fs::read_to_string(path).map_err(|error| InputError::io("config", path, &error))?;
+                toml::from_str(&text).map_err(|error| {
+                    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+                    let line = before.matches('\n').count() + 1;
+                    let reason = error.message().replace('\n', " ");
+                    InputError::file("config", path, format!("line {line}: {reason}"))
+                })?
+            }
+            None => MachineConfig::default(),
+        };
+        fn set<T: Clone>(place: &mut T, option: &Option<T>) {
+            if let Some(value) = option {
+                place.clone_from(value);
+            }
+        }
+        set(&mut config.name, &self.name);
+        set(&mut config.cpus, &self.cpus);
+        set(&mut config.memory, &self.memory);
+        set(&mut config.append, &self.append);
+        set(&mut config.processor, &self.processor);
+        set(&mut config.enlightenments, &self.enlightenments);
+        set(&mut config.synthetic, &self.synthetic);
+        set(&mut config.serial, &self.serial);
+        set(&mut config.display, &self.display);
+        set(&mut config.net, &self.net);
+        for (place, option) in [
+            (&mut config.kernel, &self.kernel),
+            (&mut config.initrd, &self.initrd),
+            (&mut config.cdrom, &self.cdrom),
+            (&mut config.api, &self.api),
+        ] {
+            if option.is_some() {
+                place.clone_from(option);
+            }
+        }
+        if !self.disks.is_empty() {
+            config.disks.clone_from(&self.disks);
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(arguments: &[&str]) -> Result<Box<RunArguments>, String> {
+        let arguments = ["bodhi", "run"].iter().chain(arguments).map(|text| (*text).to_owned());
+        match parse_from(arguments) {
+            Ok(Command::Run(arguments)) => Ok(arguments),
+            Ok(other) => panic!("{other:?}"),
+            Err((text, _)) => Err(text),
+        }
+    }
+
+    #[test]
+    fn the_options_of_the_command_line_make_a_configuration() {
+        let arguments = run(&[
+            "--kernel=vmlinuz",
+            "--append=-x root=/dev/sda",
+            "--disk=a.img,readonly",
+            "--disk=b.img,bus=scsi",
+            "--memory=1G",
+            "--cpus=2",
+            "--synthetic=off",
+        ]);
+        let config = arguments.unwrap().configuration().unwrap();
+        assert_eq!((config.cpus, config.memory.0, config.synthetic), (2, 1 << 30, Switch::Off));
+        assert_eq!(config.append, "-x root=/dev/sda");
+        assert_eq!(config.disks.len(), 2);
+    }
+
+    #[test]
+    fn options_override_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("vm.toml");
+        let text = "name = \"a\"\ncpus = 4\nmemory = \"64M\"\n[[disk]]\nfile = \"a.img\"\nbus = \"ide\"\n";
+        std::fs::write(&file, text).unwrap();
+        let arguments = run(&["--config", file.to_str().unwrap(), "--cpus", "1"]).unwrap();
+        let config = arguments.configuration().unwrap();
+        assert_eq!((config.name.as_str(), config.cpus, config.memory.0), ("a", 1, 64 << 20));
+        assert_eq!(config.disks[0].file, PathBuf::from("a.img"));
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_is_named_with_its_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("vm.toml");
+        std::fs::write(&file, "cpus = 1\nspeed = 9\n").unwrap();
+        let arguments = run(&["--config", file.to_str().unwrap()]).unwrap();
+        let error = arguments.configuration().unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("--config {}: line 2: unknown field `speed`", file.display())),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn wrong_values_are_told_in_one_line_with_their_option() {
+        let error = run(&["--processor", "quantum"]).unwrap_err();
+        assert_eq!(error, "invalid value 'quantum' for '--processor <P>': must be auto or interpreter");
+        let error = run(&["--disk", "d.img,bus=usb"]).unwrap_err();
+        assert!(error.starts_with("invalid value 'd.img,bus=usb' for '--disk <F[,OPTIONS]>'"), "{error}");
+        assert!(!run(&["--fast"]).unwrap_err().contains('\n'));
+    }
+}

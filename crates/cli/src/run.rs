@@ -1,0 +1,40 @@
+//! `bodhi run`.
+
+use std::process::ExitCode;
+
+use machine::End;
+use worker::Report;
+
+use crate::arguments::RunArguments;
+use crate::{BAD_INPUT, FAILED, complain};
+
+pub(crate) fn run(arguments: &RunArguments) -> ExitCode {
+    let result = arguments.configuration().map_err(worker::Error::from).and_then(worker::run);
+    match result {
+        Ok(report) => tell(&report),
+        Err(error) => {
+            complain(&error);
+            let bad_input = matches!(error, worker::Error::Input(_));
+            ExitCode::from(if bad_input { BAD_INPUT } else { FAILED })
+        }
+    }
+}
+
+fn tell(report: &Report) -> ExitCode {
+    eprint!("{}", worker::device_table(&report.devices));
+    match &report.end {
+        End::PoweredOff => ExitCode::SUCCESS,
+        End::Stopped if report.forced => {
+            eprintln!("bodhi: the guest did not power off when it was asked to, and has been stopped");
+            ExitCode::from(FAILED)
+        }
+        End::Stopped => {
+            eprintln!("bodhi: the machine has been stopped");
+            ExitCode::SUCCESS
+        }
+        End::Failed(failure) => {
+            complain(failure);
+            ExitCode::from(FAILED)
+        }
+    }
+}

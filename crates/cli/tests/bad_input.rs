@@ -1,0 +1,229 @@
+//! Bad usage and input: exit code 2, one line that names the option and the file, and nothing created or
+//! changed.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A directory with a kernel that would start, a disk, and what the tests put beside them.
+struct Place {
+    directory: TempDir,
+    kernel: PathBuf,
+    disk: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let (kernel, disk) = (directory.path().join("vmlinuz"), directory.path().join("disk.img"));
+        fs::write(&kernel, bzimage()).unwrap();
+        fs::write(&disk, vec![0; 1 << 20]).unwrap();
+        Self { directory, kernel, disk }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What there is, with sizes.
+    fn contents(&self) -> Vec<(PathBuf, u64)> {
+        let entries = fs::read_dir(self.directory.path()).unwrap().map(Result::unwrap);
+        let mut list: Vec<_> = entries.map(|entry| (entry.path(), entry.metadata().unwrap().len())).collect();
+        list.sort();
+        list
+    }
+
+    /// Runs with the good kernel and `options`; expects the refusal, and nothing created or changed.
+    fn refuses(&self, options: &[&str], expected: &str) {
+        let kernel = self.kernel.to_str().unwrap();
+        self.refuses_all(&[&["--kernel", kernel], options].concat(), expected);
+    }
+
+    fn refuses_all(&self, options: &[&str], expected: &str) {
+        let before = self.contents();
+        let (log, socket) = (self.path("created.log"), self.path("created.api"));
+        let creating = [format!("--serial=file:{}", log.display()), format!("--api={}", socket.display())];
+        // What would be created, unless the test says otherwise.
+        let creating = creating.iter().map(String::as_str);
+        let creating = creating.filter(|option| !options.iter().any(|given| given.starts_with(&option[..5])));
+        let arguments: Vec<&str> = ["run"].iter().chain(options).copied().chain(creating).collect();
+        let output = bodhi(&arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert_eq!(stderr, format!("bodhi: {expected}\n"));
+        assert_eq!(self.contents(), before);
+    }
+}
+
+fn bodhi(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bodhi")).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// The smallest file with a header that the Linux boot protocol accepts.
+fn bzimage() -> Vec<u8> {
+    let mut image = vec![0; 1024 + 4096];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[1]);
+    put(0x1f4, &256_u32.to_le_bytes());
+    put(0x1fe, &0xaa55_u16.to_le_bytes());
+    put(0x202, b"HdrS");
+    put(0x206, &0x020f_u16.to_le_bytes());
+    put(0x211, &[1]);
+    put(0x22c, &0x7fff_ffff_u32.to_le_bytes());
+    put(0x230, &0x20_0000_u32.to_le_bytes());
+    put(0x234, &[1]);
+    put(0x236, &1_u16.to_le_bytes());
+    put(0x238, &2047_u32.to_le_bytes());
+    put(0x258, &0x100_0000_u64.to_le_bytes());
+    put(0x260, &0x80_0000_u32.to_le_bytes());
+    image
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_kernel_that_is_missing_no_kernel_or_truncated() {
+    let place = Place::new();
+    place.refuses_all(&[], "--kernel: is required: there is nothing to boot");
+    let missing = place.path("missing");
+    place
+        .refuses_all(&["--kernel", text(&missing)], &format!("--kernel {}: no such file", missing.display()));
+    let disk = text(&place.disk);
+    let no_kernel = "is not a Linux kernel (neither a bzImage nor an ELF vmlinux)";
+    place.refuses_all(&["--kernel", disk], &format!("--kernel {disk}: {no_kernel}"));
+    let short = place.path("short");
+    fs::write(&short, &bzimage()[..3000]).unwrap();
+    place.refuses_all(&["--kernel", text(&short)], &format!("--kernel {}: is truncated", short.display()));
+    let directory = text(place.directory.path());
+    place.refuses_all(&["--kernel", directory], &format!("--kernel {directory}: is a directory"));
+}
+
+#[test]
+fn an_initrd_that_is_missing_or_too_large() {
+    let place = Place::new();
+    let (missing, large) = (place.path("missing"), place.path("large"));
+    place.refuses(&["--initrd", text(&missing)], &format!("--initrd {}: no such file", missing.display()));
+    File::create(&large).unwrap().set_len(60 << 20).unwrap();
+    let expected = "its 60 MiB do not fit beside the kernel into a memory of 64M";
+    let expected = format!("--initrd {}: {expected}", large.display());
+    place.refuses(&["--initrd", text(&large), "--memory", "64M"], &expected);
+}
+
+#[test]
+fn memory_too_small_too_large_or_no_size() {
+    let place = Place::new();
+    place.refuses(&["--memory", "8M"], "--memory 8M: too small: a machine needs at least 32M");
+    let host = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = host.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+    let total: u64 = total.trim().trim_end_matches(" kB").parse().unwrap();
+    let total = total >> 10;
+    let expected = format!("--memory 16T: larger than this host's memory of {total} MiB");
+    place.refuses(&["--memory", "16T"], &expected);
+    let expected = "invalid value 'lots' for '--memory <SIZE>': must be a size such as 512M or 4G";
+    place.refuses(&["--memory", "lots"], expected);
+}
+
+#[test]
+fn a_kernel_that_needs_more_memory_than_there_is() {
+    let place = Place::new();
+    let mut image = bzimage();
+    image[0x260..0x264].copy_from_slice(&(100_u32 << 20).to_le_bytes());
+    fs::write(&place.kernel, image).unwrap();
+    let expected =
+        format!("--memory 64M: too small: the kernel {} needs 116 MiB to start", place.kernel.display());
+    place.refuses(&["--memory", "64M"], &expected);
+}
+
+#[test]
+fn a_disk_that_is_missing_a_directory_empty_or_no_disk() {
+    let place = Place::new();
+    let missing = place.path("missing");
+    place.refuses(&["--disk", text(&missing)], &format!("--disk {}: no such file", missing.display()));
+    let directory = text(place.directory.path());
+    place.refuses(&["--disk", directory], &format!("--disk {directory}: is a directory"));
+    let empty = place.path("empty");
+    File::create(&empty).unwrap();
+    let expected = format!("--disk {}: is smaller than one block of 512 bytes", empty.display());
+    place.refuses(&["--disk", text(&empty)], &expected);
+    let expected = "--disk /dev/null: is neither a regular file nor a block device";
+    place.refuses(&["--disk", "/dev/null"], expected);
+    let missing = place.path("missing.iso");
+    place.refuses(&["--cdrom", text(&missing)], &format!("--cdrom {}: no such file", missing.display()));
+}
+
+#[test]
+fn a_disk_in_use() {
+    let place = Place::new();
+    let disk = text(&place.disk);
+    let _other = storage::open(&place.disk, &storage::OpenOptions::default()).unwrap();
+    let expected = format!("--disk {disk}: in use by another virtual machine or program");
+    place.refuses(&["--disk", disk], &expected);
+    place.refuses(&["--disk", &format!("{disk},readonly")], &expected);
+}
+
+#[test]
+fn a_disk_given_twice() {
+    let place = Place::new();
+    let disk = text(&place.disk);
+    place.refuses(&["--disk", disk, "--disk", disk], &format!("--disk {disk}: is given twice"));
+}
+
+#[test]
+fn unknown_options_and_values() {
+    let place = Place::new();
+    place.refuses(&["--turbo"], "unexpected argument '--turbo' found");
+    let expected = "invalid value 'quantum' for '--processor <P>': must be auto or interpreter";
+    place.refuses(&["--processor", "quantum"], expected);
+    let expected =
+        "invalid value 'd,bus=usb' for '--disk <F[,OPTIONS]>': bus=usb: the bus must be auto, ide or scsi";
+    place.refuses(&["--disk", "d,bus=usb"], expected);
+    place.refuses(
+        &["--synthetic", "maybe"],
+        "invalid value 'maybe' for '--synthetic <ON|OFF>': must be on or off",
+    );
+    place.refuses(&["--display", "vnc"], "invalid value 'vnc' for '--display <D>': must be none");
+    place.refuses(&["--net", "nat"], "invalid value 'nat' for '--net <N>': must be none");
+    let expected = "invalid value 'tcp:1' for '--serial <S>': must be stdio, file:F or socket:F";
+    place.refuses(&["--serial", "tcp:1"], expected);
+    place.refuses(&["--cpus", "0"], "--cpus 0: must be from 1 to 64");
+}
+
+#[test]
+fn a_configuration_file_that_is_missing_or_wrong() {
+    let place = Place::new();
+    let missing = place.path("missing.toml");
+    place.refuses(&["--config", text(&missing)], &format!("--config {}: no such file", missing.display()));
+    let wrong = place.path("wrong.toml");
+    fs::write(&wrong, "cpus = 1\nmemory = \"lots\"\n").unwrap();
+    let expected = format!("--config {}: line 2: must be a size such as 512M or 4G", wrong.display());
+    place.refuses(&["--config", text(&wrong)], &expected);
+}
+
+#[test]
+fn sockets_and_files_that_cannot_be_made() {
+    let place = Place::new();
+    let used = place.path("used");
+    let _listener = UnixListener::bind(&used).unwrap();
+    let expected = format!("--api {}: is in use by another worker", used.display());
+    place.refuses(&["--api", text(&used)], &expected);
+    let disk = text(&place.disk);
+    place.refuses(&["--api", disk], &format!("--api {disk}: exists and is no socket"));
+    place.refuses(&["--serial", "file:/nonexistent/log"], "--serial /nonexistent/log: no such file");
+}
+
+#[test]
+fn a_machine_that_is_not_there() {
+    let place = Place::new();
+    let missing = place.path("missing");
+    let output = bodhi(&["devices", "--api", text(&missing)]);
+    let expected = format!("bodhi: --api {}: no such file\n", missing.display());
+    assert_eq!(
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()),
+        (Some(2), expected)
+    );
+}

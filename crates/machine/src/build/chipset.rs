@@ -1,0 +1,148 @@
+//! The emulated devices of the board.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chipset::acpi_pm::{self, PowerManagement};
+use chipset::debug_ports::{self, DebugPorts};
+use chipset::i8042::{self, I8042};
+use chipset::pci::{self, FunctionAddress, HostBridge, IsaBridge, PciBus, PciFunction};
+use chipset::port92::{self, Port92};
+use chipset::power::PowerControl;
+use chipset::reset_control::{self, ResetControl};
+use chipset::serial::{self, Serial};
+use chipset::{PortDevice, ioapic, pic, pit, rtc};
+use clock::{Clock, Timers};
+use counters::{DeviceCounters, Kind, Registry};
+
+use super::output::SharedOutput;
+use super::wiring::Interrupts;
+use crate::buses::Buses;
+use crate::control::Control;
+use crate::memory_map::{self, IOAPIC};
+use crate::run::SerialOutput;
+
+/// What the emulated devices are given.
+pub(super) struct Surroundings<'a> {
+    pub clock: &'a Arc<dyn Clock>,
+    pub timers: &'a dyn Timers,
+    pub interrupts: &'a Interrupts,
+    pub buses: &'a Arc<Buses>,
+    pub registry: &'a Registry,
+    pub control: &'a Arc<Control>,
+    pub memory_size: u64,
+}
+
+impl Surroundings<'_> {
+    /// A row of the device table for an emulated device that has nothing to say of itself.
+    pub fn counters(&self, name: &str) -> DeviceCounters {
+        self.registry.device(name, Kind::Emulated, || "on".to_owned())
+    }
+
+    fn power(&self) -> Arc<dyn PowerControl> {
+        Arc::clone(self.control) as Arc<_>
+    }
+
+    fn ports(&self, device: impl PortDevice + 'static, counters: &DeviceCounters, ranges: &[(u16, u16)]) {
+        self.buses.add_ports(Arc::new(Mutex::new(device)), counters, ranges);
+    }
+}
+
+/// Those of the emulated devices that others want to reach later.
+pub(super) struct Chipset {
+    pub serial: Arc<Mutex<Serial>>,
+    pub power_management: Arc<Mutex<PowerManagement>>,
+    pub pci: Arc<Mutex<PciBus>>,
+}
+
+impl Chipset {
+    /// The devices, on the buses.
+    pub fn new(around: &Surroundings<'_>, output: SerialOutput) -> Self {
+        interrupt_controllers(around);
+        timer(around);
+        real_time_clock(around);
+        keyboard_controller(around);
+        let serial = serial_port(around, output);
+        small_ports(around);
+        let (pci, power_management) = pci(around);
+        Self { serial, power_management, pci }
+    }
+
+    /// Puts a function on the PCI bus.
+    pub fn add_function(&self, address: FunctionAddress, function: Arc<Mutex<dyn PciFunction>>) {
+        self.pci.lock().unwrap_or_else(PoisonError::into_inner).add(address, function);
+    }
+}
+
+fn interrupt_controllers(around: &Surroundings<'_>) {
+    let counters = around.counters("pic");
+    let ranges = [(pic::MASTER_PORT, 2), (pic::SLAVE_PORT, 2), (pic::ELCR_PORT, 2)];
+    around.ports(Arc::clone(&around.interrupts.pic), &counters, &ranges);
+    let counters = around.counters("ioapic");
+    let ioapic = Arc::new(Mutex::new(Arc::clone(&around.interrupts.ioapic)));
+    around.buses.add_memory(ioapic, &counters, IOAPIC, ioapic::LENGTH);
+}
+
+fn timer(around: &Surroundings<'_>) {
+    let counters = around.counters("pit");
+    let irq = around.interrupts.counted_isa(0, &counters);
+    let pit = pit::Pit::new(Arc::clone(around.clock), around.timers, irq);
+    around.buses.add_ports(pit, &counters, &[(pit::PORT, 4), (pit::CONTROL_PORT_B, 1)]);
+}
+
+fn real_time_clock(around: &Surroundings<'_>) {
+    let counters = around.counters("rtc");
+    let irq = around.interrupts.counted_isa(rtc::IRQ, &counters);
+    let rtc = rtc::Rtc::new(Arc::clone(around.clock), around.timers, irq);
+    let below_4g = memory_map::low_ram_end(around.memory_size);
+    let above_4g = around.memory_size - below_4g;
+    rtc.lock().unwrap_or_else(PoisonError::into_inner).set_memory_size(below_4g, above_4g);
+    around.buses.add_ports(rtc, &counters, &[(rtc::PORT, 4)]);
+}
+
+fn keyboard_controller(around: &Surroundings<'_>) {
+    let counters = around.counters("ps2");
+    let keyboard = around.interrupts.counted_isa(i8042::KEYBOARD_IRQ, &counters);
+    let mouse = around.interrupts.counted_isa(i8042::MOUSE_IRQ, &counters);
+    let controller = I8042::new(keyboard, mouse, around.power());
+    around.ports(controller, &counters, &[(i8042::DATA, 1), (i8042::COMMAND, 1)]);
+}
+
+fn serial_port(around: &Surroundings<'_>, output: SerialOutput) -> Arc<Mutex<Serial>> {
+    let counters = around.counters("serial0");
+    let irq = around.interrupts.isa(serial::COM1_IRQ);
+    let output = Box::new(SharedOutput(output));
+    let serial = Arc::new(Mutex::new(Serial::new(serial::COM1, irq, output, counters.clone())));
+    around.buses.add_ports(Arc::clone(&serial) as Arc<_>, &counters, &[(serial::COM1, serial::PORTS)]);
+    serial
+}
+
+fn small_ports(around: &Surroundings<'_>) {
+    let counters = around.counters("reset");
+    around.ports(ResetControl::new(around.power()), &counters, &[(reset_control::PORT, 1)]);
+    around.ports(Port92::new(around.power()), &counters, &[(port92::PORT, 1)]);
+    let counters = around.counters("debug");
+    // The debug console's port lies within the power management block, and no firmware is there to use it.
+    around.ports(DebugPorts::new(Box::new(io::sink())), &counters, &[(debug_ports::POST_CODE, 1)]);
+}
+
+fn pci(around: &Surroundings<'_>) -> (Arc<Mutex<PciBus>>, Arc<Mutex<PowerManagement>>) {
+    let counters = around.counters("acpi");
+    let sci = around.interrupts.counted_isa(acpi_pm::SCI, &counters);
+    let clock = Arc::clone(around.clock);
+    let power_management = PowerManagement::new(clock, around.timers, sci, around.power());
+    let ports = Arc::clone(&power_management);
+    around.buses.add_ports(ports, &counters, &[(acpi_pm::SMI_COMMAND, 2)]);
+    let ports = Arc::clone(&power_management);
+    around.buses.add_port_region(pci::POWER_MANAGEMENT, acpi_pm::PM_REGION, ports, &counters);
+
+    let mut bus = PciBus::new(Arc::clone(around.buses) as Arc<_>);
+    bus.add(pci::HOST_BRIDGE, Arc::new(Mutex::new(HostBridge::new())));
+    bus.add(pci::ISA_BRIDGE, Arc::new(Mutex::new(IsaBridge::new(around.interrupts.router()))));
+    bus.add(pci::POWER_MANAGEMENT, Arc::clone(&power_management) as Arc<_>);
+    let bus = Arc::new(Mutex::new(bus));
+    let counters = around.counters("pci");
+    // Port 0xcf9 within is the reset control register's, which has claimed it before.
+    around.buses.add_ports(Arc::clone(&bus) as Arc<_>, &counters, &[(pci::CONFIG_ADDRESS, 8)]);
+    (bus, power_management)
+}

@@ -1,0 +1,192 @@
+//! The hypervisor interface and the VMBus behind it.
+//!
+//! ```text
+//! guest ─HvCallPostMessage, connections 1 and 4─▶ MessagePort ─▶ vmbus::Server
+//! guest ─HvCallSignalEvent, a connection a channel─▶ EventPort ─▶ vmbus::Server ─▶ doorbell
+//! guest ◀─SynIC messages and event flags─ Enlightenment ◀─ vmbus::Synic ◀─ vmbus::Server
+//! ```
+
+use std::arch::x86_64::__cpuid;
+use std::sync::{Arc, OnceLock, Weak};
+
+use chipset::apic;
+use clock::{Clock, Timer, Timers};
+use counters::Registry;
+use enlightenment::{Config, CrashReport, CrashSink, Enlightenment, EventPort, MessagePort, Vendor};
+use guest_memory::{CodePages, GuestMemory};
+use interrupt::LocalApic;
+use processor::VirtualProcessors;
+use tlfs::HvStatus;
+use vmbus::{Server, Settings, Synic, protocol};
+
+use super::wiring::Interrupts;
+use crate::Error;
+use crate::config::MachineConfig;
+use crate::control::{Control, Failure, Wish};
+
+/// How soon a message that the guest could not take is tried again, in nanoseconds.
+const RETRY: u64 = 1_000_000;
+
+/// What the interface is given.
+pub(super) struct Surroundings<'a> {
+    pub config: &'a MachineConfig,
+    pub memory: &'a GuestMemory,
+    pub code: &'a Arc<CodePages>,
+    pub clock: &'a Arc<dyn Clock>,
+    pub timers: &'a Arc<dyn Timers>,
+    pub interrupts: &'a Interrupts,
+    pub processors: Arc<dyn VirtualProcessors>,
+    pub registry: &'a Registry,
+    pub control: &'a Arc<Control>,
+}
+
+/// The interface, or none if nothing of it is offered.
+pub(super) fn enlightenment(around: &Surroundings<'_>) -> Result<Option<Arc<Enlightenment>>, Error> {
+    let features = around.config.features()?;
+    if features.is_empty() {
+        return Ok(None);
+    }
+    let control = Arc::clone(around.control);
+    let config = Config {
+        features,
+        processors: around.config.cpus,
+        vendor: host_vendor(),
+        apic_frequency: apic::TIMER_FREQUENCY,
+        memory: around.memory.clone(),
+        clock: Arc::clone(around.clock),
+        timers: Arc::clone(around.timers),
+        crash: Arc::new(Crash(Arc::clone(around.control))),
+        reset: Arc::new(move || control.wish(Wish::Reset)),
+    };
+    let enlightenment = Enlightenment::new(config, around.registry);
+    let apics = around.interrupts.apics.apics();
+    for (vp, apic) in (0..).zip(apics) {
+        if let Some(assist) = enlightenment.apic_assist(vp) {
+            apic.connect_assist(assist);
+        }
+    }
+    let apics = apics.iter().map(|apic| Arc::clone(apic) as Arc<dyn LocalApic>).collect();
+    enlightenment.attach(apics, Arc::clone(&around.processors))?;
+    Ok(Some(enlightenment))
+}
+
+/// The guest calls by the instruction of the processor that it sees, which is the host's.
+fn host_vendor() -> Vendor {
+    let leaf = __cpuid(0);
+    let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
+    if name == b"AuthenticAMD" || name == b"HygonGenuine" { Vendor::Amd } else { Vendor::Intel }
+}
+
+/// The VMBus behind `enlightenment`, without devices as yet.
+pub(super) fn vmbus(around: &Surroundings<'_>, enlightenment: &Arc<Enlightenment>) -> Server {
+    let server = Arc::new(OnceLock::<Server>::new());
+    let again = Arc::clone(&server);
+    let retry = around.timers.timer(Box::new(move || {
+        if let Some(server) = again.get() {
+            server.retry_messages();
+        }
+    }));
+    let synic =
+        Delivery { enlightenment: Arc::downgrade(enlightenment), clock: Arc::clone(around.clock), retry };
+    let settings = Settings {
+        memory: around.memory.clone(),
+        code: Arc::clone(around.code),
+        synic: Arc::new(synic),
+        processors: around.config.cpus,
+    };
+    let server = server.get_or_init(|| Server::new(settings)).clone();
+    let messages = Arc::new(Messages(server.clone()));
+    for connection in [protocol::MESSAGE_CONNECTION_ID, protocol::MESSAGE_CONNECTION_ID_5] {
+        enlightenment.connect_message(connection, Arc::clone(&messages) as Arc<_>);
+    }
+    for connection in protocol::CHANNEL_CONNECTION_IDS {
+        let events = Events { server: server.clone(), connection };
+        enlightenment.connect_events(connection, Arc::new(events));
+    }
+    server
+}
+
+/// From the bus to the guest.
+struct Delivery {
+    enlightenment: Weak<Enlightenment>,
+    clock: Arc<dyn Clock>,
+    retry: Box<dyn Timer>,
+}
+
+impl Synic for Delivery {
+    fn post_message(&self, vp: u32, sint: u8, message_type: u32, payload: &[u8]) -> bool {
+        let Some(enlightenment) = self.enlightenment.upgrade() else { return false };
+        let delivered = enlightenment.post_message(vp, sint, message_type, payload);
+        match delivered {
+            Ok(()) => true,
+            Err(HvStatus::INSUFFICIENT_BUFFERS) => {
+                self.retry.arm(self.clock.now() + RETRY);
+                false
+            }
+            Err(status) => {
+                tracing::debug!(vp, sint, ?status, "a message for a guest that takes none is lost");
+                true
+            }
+        }
+    }
+
+    fn signal_event(&self, vp: u32, sint: u8, flag: u16) {
+        if let Some(enlightenment) = self.enlightenment.upgrade() {
+            enlightenment.signal_event(vp, sint, flag);
+        }
+    }
+}
+
+/// The guest's messages to the bus.
+struct Messages(Server);
+
+impl MessagePort for Messages {
+    fn post(&self, _connection: u32, _message_type: u32, payload: &[u8]) -> Result<(), HvStatus> {
+        self.0.message(payload).map_err(|_busy| HvStatus::INSUFFICIENT_BUFFERS)
+    }
+}
+
+/// The guest's signals to one channel.
+struct Events {
+    server: Server,
+    connection: u32,
+}
+
+impl EventPort for Events {
+    fn signal(&self, flag: u16) {
+        // A channel that is not open hears nothing.
+        let _ = self.server.event(self.connection, flag);
+    }
+}
+
+/// What the guest says when it crashes.
+struct Crash(Arc<Control>);
+
+impl CrashSink for Crash {
+    fn crashed(&self, report: &CrashReport) {
+        self.0.fail(Failure::Crash(describe(report)));
+    }
+}
+
+/// A crash report as text: the parameters, and the log if there is one.
+fn describe(report: &CrashReport) -> String {
+    let [p0, p1, p2, p3, p4] = report.parameters;
+    let mut text = format!("processor {}, parameters {p0:#x} {p1:#x} {p2:#x} {p3:#x} {p4:#x}", report.vp);
+    if let Some(log) = &report.message {
+        text.push_str("; its log ends:\n");
+        text.push_str(log.trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_is_told_with_its_parameters_and_log() {
+        let report =
+            CrashReport { vp: 1, parameters: [1, 2, 3, 4, 0xff], message: Some("panic!\n".to_owned()) };
+        assert_eq!(describe(&report), "processor 1, parameters 0x1 0x2 0x3 0x4 0xff; its log ends:\npanic!");
+    }
+}

@@ -1,0 +1,257 @@
+//! From a configuration to a board: everything that lives from power-on to the next reset.
+
+mod chipset;
+mod hypervisor;
+mod output;
+mod storage;
+mod wiring;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use ::chipset::acpi_pm::{self, PowerManagement};
+use ::chipset::pci;
+use ::chipset::serial::Serial;
+use clock::{Clock, TimerQueue, Timers, VmClock};
+use counters::{Kind, Registry};
+use enlightenment::Enlightenment;
+#[cfg(test)]
+use guest_memory::CodePages;
+use guest_memory::GuestMemory;
+use interrupt::ProcessorSignal;
+use processor::{Partition, Processor};
+use processor_soft::{SoftConfig, SoftPartition};
+use vm_memory::{Bytes, GuestAddress};
+use vmbus::Server;
+
+use crate::Error;
+use crate::acpi::{self, PciRouting, Platform};
+use crate::boot::BootFiles;
+use crate::buses::Buses;
+use crate::config::MachineConfig;
+use crate::control::Control;
+use crate::disks::{self, AttachedDisk};
+use crate::memory_map::{ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, VMBUS_WINDOW};
+use crate::run::SerialOutput;
+use chipset::{Chipset, Surroundings};
+use wiring::{Interrupts, WeakSignal};
+
+/// What a board is made of.
+pub(crate) struct Parts<'a> {
+    pub config: &'a MachineConfig,
+    pub control: Arc<Control>,
+    pub registry: Arc<Registry>,
+    pub disks: &'a [AttachedDisk],
+    pub files: &'a mut BootFiles,
+    pub serial: SerialOutput,
+}
+
+/// A board with its processors, ready to run from power-on.
+pub(crate) struct Board {
+    partition: Arc<SoftPartition>,
+    processors: Vec<Box<dyn Processor>>,
+    /// The way from the local APICs to the processors, to which the APICs refer weakly.
+    signals: Vec<Arc<dyn ProcessorSignal>>,
+    enlightenment: Option<Arc<Enlightenment>>,
+    vmbus: Option<Server>,
+    /// Serves the timers of all devices for as long as it lives.
+    timers: Arc<TimerQueue>,
+    panel: Arc<Panel>,
+    disks: Vec<AttachedDisk>,
+    /// To see in tests whether all of the board goes with it.
+    #[cfg(test)]
+    code: Arc<CodePages>,
+}
+
+/// The outside of a board: buttons, connectors, lights.
+pub(crate) struct Panel {
+    serial: Arc<Mutex<Serial>>,
+    power_management: Arc<Mutex<PowerManagement>>,
+    partition: Weak<SoftPartition>,
+    vmbus: Option<Server>,
+}
+
+impl Board {
+    /// Builds a board, loads the kernel and leaves the boot processor at its entry.
+    pub fn build(parts: Parts<'_>) -> Result<Self, Error> {
+        let Parts { config, control, registry, disks, files, serial } = parts;
+        disks::reset(disks);
+        let (memory, code) = guest_memory::allocate(config.memory.0)?;
+        let vmbus_exists = config.has_vmbus()?;
+        let tables = acpi::tables(&platform(config, vmbus_exists), ACPI_TABLES);
+        write_tables(&memory, &tables)?;
+        let start = files.load(&memory, config.memory.0, ACPI_TABLES)?;
+
+        let vm_clock = VmClock::new();
+        let clock: Arc<dyn Clock> = Arc::clone(&vm_clock) as Arc<_>;
+        let timers = TimerQueue::start(Arc::clone(&clock)).map_err(Error::Timers)?;
+        let partition = SoftPartition::new(SoftConfig {
+            processors: config.cpus,
+            memory: memory.clone(),
+            code: Arc::clone(&code),
+            clock: vm_clock,
+        });
+        let interrupts = Interrupts::new(config.cpus, &clock, &*timers);
+        let signals = connect_processors(&partition, &interrupts);
+
+        let buses = Buses::new();
+        let around = Surroundings {
+            clock: &clock,
+            timers: &*timers,
+            interrupts: &interrupts,
+            buses: &buses,
+            registry: &registry,
+            control: &control,
+            memory_size: config.memory.0,
+        };
+        let chipset = Chipset::new(&around, serial);
+        partition.attach_bus(buses);
+        describe_processors(&registry, &partition);
+
+        let shared_timers: Arc<dyn Timers> = Arc::clone(&timers) as Arc<_>;
+        let around = hypervisor::Surroundings {
+            config,
+            memory: &memory,
+            code: &code,
+            clock: &clock,
+            timers: &shared_timers,
+            interrupts: &interrupts,
+            processors: partition.virtual_processors(),
+            registry: &registry,
+            control: &control,
+        };
+        let enlightenment = hypervisor::enlightenment(&around)?;
+        let mut vmbus = None;
+        if let Some(enlightenment) = &enlightenment {
+            partition.attach_hypervisor(Arc::clone(enlightenment) as Arc<_>);
+            if vmbus_exists {
+                let server = hypervisor::vmbus(&around, enlightenment);
+                storage::offer(&server, config, disks, &registry)?;
+                vmbus = Some(server);
+            }
+        }
+
+        let mut processors = (0..config.cpus)
+            .map(|index| partition.processor(index))
+            .collect::<Result<Vec<_>, processor::Error>>()?;
+        if let Some(boot) = processors.first_mut() {
+            boot.start_at(&start);
+        }
+        let panel = Arc::new(Panel {
+            serial: chipset.serial,
+            power_management: chipset.power_management,
+            partition: Arc::downgrade(&partition),
+            vmbus: vmbus.clone(),
+        });
+        Ok(Self {
+            partition,
+            processors,
+            signals,
+            enlightenment,
+            vmbus,
+            timers,
+            panel,
+            disks: disks.to_vec(),
+            #[cfg(test)]
+            code,
+        })
+    }
+
+    /// The outside of the board.
+    pub fn panel(&self) -> Arc<Panel> {
+        Arc::clone(&self.panel)
+    }
+
+    /// The processors, by index; each belongs on a thread of its own.
+    pub fn take_processors(&mut self) -> Vec<Box<dyn Processor>> {
+        std::mem::take(&mut self.processors)
+    }
+
+    /// Makes the processors stop.
+    pub fn stop(&self) {
+        self.partition.stop();
+    }
+
+    /// Takes the board apart, with its processors stopped: channels are closed and their requests carried
+    /// out.
+    pub fn shut_down(self) {
+        if let Some(vmbus) = &self.vmbus {
+            vmbus.reset();
+        }
+        disks::reset(&self.disks);
+        if let Some(enlightenment) = &self.enlightenment {
+            enlightenment.detach();
+        }
+        drop(self.signals);
+        drop(self.timers);
+    }
+}
+
+impl Panel {
+    pub fn power_button(&self) {
+        if !lock(&self.power_management).power_button() {
+            tracing::info!("the guest does not listen to the power button");
+        }
+    }
+
+    pub fn serial_input(&self, bytes: &[u8]) -> usize {
+        lock(&self.serial).receive(bytes)
+    }
+
+    pub fn instructions(&self) -> Option<u64> {
+        self.partition.upgrade().and_then(|partition| partition.instructions())
+    }
+
+    pub fn vmbus_version(&self) -> Option<String> {
+        self.vmbus.as_ref().and_then(Server::version).map(|version| version.to_string())
+    }
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the ACPI tables say of a board.
+fn platform(config: &MachineConfig, vmbus: bool) -> Platform {
+    Platform {
+        processors: config.cpus,
+        local_apic: LOCAL_APIC,
+        ioapic: IOAPIC,
+        ioapic_id: 0,
+        pm_base: acpi_pm::PM_BASE,
+        sci: acpi_pm::SCI,
+        smi_command: (acpi_pm::SMI_COMMAND, acpi_pm::ACPI_ENABLE, acpi_pm::ACPI_DISABLE),
+        pci_window: PCI_WINDOW,
+        pci_routing: PciRouting { line: pci::pirq_of, ioapic: pci::IOAPIC_PINS, pic: pci::FIRMWARE_ROUTES },
+        vmbus_window: vmbus.then_some(VMBUS_WINDOW),
+    }
+}
+
+fn write_tables(memory: &GuestMemory, tables: &[u8]) -> Result<(), Error> {
+    let fits = tables.len() as u64 <= ACPI_TABLES_SIZE;
+    let written = memory.write_slice(tables, GuestAddress(ACPI_TABLES));
+    if !fits || written.is_err() {
+        return Err(Error::AcpiTables(tables.len()));
+    }
+    Ok(())
+}
+
+fn connect_processors(partition: &SoftPartition, interrupts: &Interrupts) -> Vec<Arc<dyn ProcessorSignal>> {
+    let connect = |(index, apic): (u32, &Arc<::chipset::apic::Apic>)| {
+        let signal = partition.signal(index);
+        apic.connect_processor(Arc::new(WeakSignal(Arc::downgrade(&signal))));
+        partition.attach_apic(index, Arc::clone(apic) as Arc<_>);
+        signal
+    };
+    (0..).zip(interrupts.apics.apics()).map(connect).collect()
+}
+
+fn describe_processors(registry: &Registry, partition: &Arc<SoftPartition>) {
+    let partition = Arc::downgrade(partition);
+    registry.device("processors", Kind::Processor, move || {
+        let count = partition.upgrade().and_then(|partition| partition.instructions());
+        count.map_or_else(|| "interpreter".to_owned(), |count| format!("interpreter, {count} instructions"))
+    });
+}

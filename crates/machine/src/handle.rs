@@ -1,0 +1,109 @@
+//! How others reach a machine that runs.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use counters::{DeviceRow, Registry};
+use serde::{Deserialize, Serialize};
+
+use crate::build::Panel;
+use crate::config::MachineConfig;
+use crate::control::{Control, End, Wish};
+
+/// How a machine is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// Number of processors.
+    pub cpus: u32,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// What carries out its instructions.
+    pub processor: String,
+    /// Milliseconds since it was started.
+    pub uptime_ms: u64,
+    /// How often it has been reset.
+    pub resets: u64,
+    /// Guest instructions carried out since the last reset, if they are counted.
+    pub instructions: Option<u64>,
+    /// The VMBus version that the guest speaks, while it is connected.
+    pub vmbus: Option<String>,
+    /// Whether it has come to its end.
+    pub ended: bool,
+}
+
+pub(crate) struct Shared {
+    pub config: MachineConfig,
+    pub control: Arc<Control>,
+    pub registry: Arc<Registry>,
+    pub panel: Mutex<Option<Arc<Panel>>>,
+    pub resets: AtomicU64,
+    pub started: Instant,
+}
+
+/// A machine that runs, as others may have it: its buttons, its serial port, its counts.
+#[derive(Clone)]
+pub struct MachineHandle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl MachineHandle {
+    /// Presses the power button: the guest is asked to power off.
+    pub fn power_button(&self) {
+        if let Some(panel) = self.panel() {
+            panel.power_button();
+        }
+    }
+
+    /// Presses the reset button.
+    pub fn reset(&self) {
+        self.shared.control.wish(Wish::Reset);
+    }
+
+    /// Pulls the plug; what the guest has written is brought to stable storage.
+    pub fn stop(&self) {
+        self.shared.control.wish(Wish::End(End::Stopped));
+    }
+
+    /// Gives bytes to the serial port. Returns how many it took; 0 if it has no room at present.
+    pub fn serial_input(&self, bytes: &[u8]) -> usize {
+        self.panel().map_or(0, |panel| panel.serial_input(bytes))
+    }
+
+    /// Whether the machine has come to its end.
+    pub fn ended(&self) -> bool {
+        self.shared.control.ended()
+    }
+
+    /// The device table.
+    pub fn devices(&self) -> Vec<DeviceRow> {
+        self.shared.registry.table()
+    }
+
+    /// The counts that belong to no device.
+    pub fn counts(&self) -> Vec<(String, u64)> {
+        self.shared.registry.named_values()
+    }
+
+    /// How the machine is.
+    pub fn status(&self) -> Status {
+        let (shared, panel) = (&self.shared, self.panel());
+        Status {
+            name: shared.config.name.clone(),
+            cpus: shared.config.cpus,
+            memory: shared.config.memory.0,
+            processor: "interpreter".to_owned(),
+            uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            resets: shared.resets.load(Ordering::Relaxed),
+            instructions: panel.as_ref().and_then(|panel| panel.instructions()),
+            vmbus: panel.as_ref().and_then(|panel| panel.vmbus_version()),
+            ended: self.ended(),
+        }
+    }
+
+    fn panel(&self) -> Option<Arc<Panel>> {
+        self.shared.panel.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,154 @@
+//! A machine from power-on to its end: one thread per processor, resets in between.
+
+use std::any::Any;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use counters::Registry;
+use processor::{Exit, Processor};
+
+use crate::Error;
+use crate::boot::BootFiles;
+use crate::build::{Board, Parts};
+use crate::config::{InputError, MachineConfig, MemorySize};
+use crate::control::{Control, End, Failure, Wish};
+use crate::disks::{self, AttachedDisk};
+use crate::handle::{MachineHandle, Shared};
+
+/// Where the serial port's output goes, across resets.
+pub(crate) type SerialOutput = Arc<Mutex<Box<dyn Write + Send>>>;
+
+/// A machine with all it needs, ready to run.
+pub struct Machine {
+    shared: Arc<Shared>,
+    disks: Vec<AttachedDisk>,
+    files: BootFiles,
+    serial: SerialOutput,
+    board: Board,
+}
+
+impl Machine {
+    /// Opens what `config` names, builds the machine and loads its kernel. The output of the serial port
+    /// goes to `serial`.
+    ///
+    /// # Errors
+    /// When the configuration is wrong, a file does not do, or the host lacks something. Nothing has been
+    /// created or changed then.
+    pub fn new(config: MachineConfig, serial: Box<dyn Write + Send>) -> Result<Self, Error> {
+        config.validate()?;
+        check_host_memory(&config)?;
+        let mut files = BootFiles::open(&config)?;
+        let disks = disks::open(&config)?;
+        let shared = Arc::new(Shared {
+            config,
+            control: Arc::default(),
+            registry: Arc::new(Registry::new()),
+            panel: Mutex::default(),
+            resets: AtomicU64::new(0),
+            started: Instant::now(),
+        });
+        let serial = Arc::new(Mutex::new(serial));
+        let board = power_on(&shared, &disks, &mut files, &serial)?;
+        Ok(Self { shared, disks, files, serial, board })
+    }
+
+    /// How others reach this machine.
+    pub fn handle(&self) -> MachineHandle {
+        MachineHandle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Runs until the guest powers off, the machine is stopped or fails. The disks are flushed then.
+    pub fn run(self) -> End {
+        let Self { shared, disks, mut files, serial, mut board } = self;
+        let end = loop {
+            match power_cycle(board, &shared.control) {
+                Wish::End(end) => break end,
+                Wish::Reset => {}
+            }
+            shared.resets.fetch_add(1, Ordering::Relaxed);
+            board = match power_on(&shared, &disks, &mut files, &serial) {
+                Ok(board) => board,
+                Err(error) => break End::Failed(Failure::Restart(Box::new(error))),
+            };
+        };
+        *shared.panel.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        shared.control.set_ended();
+        match disks::flush(&disks) {
+            Err(failure) if !matches!(end, End::Failed(_)) => End::Failed(failure),
+            _ => end,
+        }
+    }
+}
+
+/// A machine larger than its host only swaps.
+fn check_host_memory(config: &MachineConfig) -> Result<(), InputError> {
+    let host = rustix::system::sysinfo();
+    let total = u64::from(host.totalram).saturating_mul(u64::from(host.mem_unit));
+    if config.memory.0 > total {
+        let reason = format!("larger than this host's memory of {} MiB", total >> 20);
+        return Err(InputError::new("memory", MemorySize(config.memory.0), reason));
+    }
+    Ok(())
+}
+
+fn power_on(
+    shared: &Arc<Shared>,
+    disks: &[AttachedDisk],
+    files: &mut BootFiles,
+    serial: &SerialOutput,
+) -> Result<Board, Error> {
+    let board = Board::build(Parts {
+        config: &shared.config,
+        control: Arc::clone(&shared.control),
+        registry: Arc::clone(&shared.registry),
+        disks,
+        files,
+        serial: Arc::clone(serial),
+    })?;
+    *shared.panel.lock().unwrap_or_else(PoisonError::into_inner) = Some(board.panel());
+    Ok(board)
+}
+
+/// Lets the processors run until something is wished, and stops them.
+fn power_cycle(mut board: Board, control: &Arc<Control>) -> Wish {
+    let threads: Vec<_> = board
+        .take_processors()
+        .into_iter()
+        .enumerate()
+        .filter_map(|(vp, processor)| start(vp as u32, processor, Arc::clone(control)))
+        .collect();
+    control.wait();
+    board.stop();
+    for thread in threads {
+        // Its panic has been caught and reported as a failure.
+        let _ = thread.join();
+    }
+    board.shut_down();
+    control.take().unwrap_or(Wish::End(End::Stopped))
+}
+
+fn start(vp: u32, mut processor: Box<dyn Processor>, control: Arc<Control>) -> Option<JoinHandle<()>> {
+    let failed = Arc::clone(&control);
+    let run = move || match catch_unwind(AssertUnwindSafe(|| processor.run())) {
+        Ok(Exit::Stopped) => {}
+        Ok(Exit::TripleFault(state)) => control.fail(Failure::TripleFault { vp, state }),
+        Ok(Exit::Failed(reason)) => control.fail(Failure::Processor { vp, reason }),
+        Err(panic) => control.fail(Failure::Panic(panic_text(&*panic))),
+    };
+    match std::thread::Builder::new().name(format!("vp{vp}")).spawn(run) {
+        Ok(thread) => Some(thread),
+        Err(error) => {
+            failed.fail(Failure::Processor { vp, reason: format!("the host gives no thread: {error}") });
+            None
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text").to_owned()
+}
