@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tells an error and its causes in one line.
+/// Tells an error and its causes.
 fn complain(error: &dyn Error) {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -42,5 +42,5 @@ fn complain(error: &dyn Error) {
         }
         cause = error.source();
     }
-    eprintln!("bodhi: {}", text.replace('\n', " "));
+    eprintln!("bodhi: {text}");
 }

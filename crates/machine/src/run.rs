@@ -69,6 +69,8 @@ impl Machine {
                 Wish::End(end) => break end,
                 Wish::Reset => {}
             }
+            // Nothing keeps the old board's memory while the new one gets its own.
+            *shared.panel.lock().unwrap_or_else(PoisonError::into_inner) = None;
             shared.resets.fetch_add(1, Ordering::Relaxed);
             board = match power_on(&shared, &disks, &mut files, &serial) {
                 Ok(board) => board,
@@ -87,7 +89,7 @@ impl Machine {
 /// A machine larger than its host only swaps.
 fn check_host_memory(config: &MachineConfig) -> Result<(), InputError> {
     let host = rustix::system::sysinfo();
-    let total = u64::from(host.totalram).saturating_mul(u64::from(host.mem_unit));
+    let total = host.totalram.saturating_mul(u64::from(host.mem_unit));
     if config.memory.0 > total {
         let reason = format!("larger than this host's memory of {} MiB", total >> 20);
         return Err(InputError::new("memory", MemorySize(config.memory.0), reason));

@@ -69,7 +69,8 @@ pub struct Report {
 /// When the machine cannot be started.
 pub fn run(config: MachineConfig) -> Result<Report, Error> {
     // Before any thread starts, so that all of them leave the signals to the one that waits for them.
-    signals::block().map_err(|error| Error::Host("cannot block signals", error))?;
+    let signals = signals::restore_terminal_on_defects().and_then(|()| signals::block());
+    signals.map_err(|error| Error::Host("cannot set up signals", error))?;
     let console = Console::start().map_err(|error| Error::Host("cannot start the console", error))?;
     let machine = Machine::new(config.clone(), console.output())?;
     let handle = machine.handle();

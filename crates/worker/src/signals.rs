@@ -1,16 +1,60 @@
-//! The signals that ask a process to end.
+//! The signals that end a process.
 //!
-//! They are blocked in every thread, and one thread waits for them: the guest is asked to power off, and
-//! the machine is stopped when it has not done so after [`crate::GRACE`], or at a second signal.
+//! Those that ask it to end are blocked in every thread, and one thread waits for them: the guest is asked to
+//! power off, and the machine is stopped when it has not done so after [`crate::GRACE`], or at a second
+//! signal. Those that tell of a defect restore the terminal and then take their usual way.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use machine::MachineHandle;
 
+/// Told by the processor or by abort(3).
+const DEFECTS: [libc::c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT];
+
+/// How the terminal was before it became raw, for the handler of a defect.
+static TERMINAL: OnceLock<libc::termios> = OnceLock::new();
+
+/// Remembers how the terminal of standard input is.
+pub(crate) fn remember_terminal() {
+    let mut terminal = MaybeUninit::uninit();
+    // SAFETY: tcgetattr fills the structure that it is given, or fails.
+    if unsafe { libc::tcgetattr(libc::STDIN_FILENO, terminal.as_mut_ptr()) } == 0 {
+        // SAFETY: it has been filled.
+        TERMINAL.get_or_init(|| unsafe { terminal.assume_init() });
+    }
+}
+
+/// Lets defects restore the terminal. To be called before others install handlers for the same signals: they
+/// pass on what is not theirs.
+pub(crate) fn restore_terminal_on_defects() -> io::Result<()> {
+    for signal in DEFECTS {
+        // SAFETY: an all-zero sigaction is a valid one without flags and with an empty mask.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = on_defect as *const () as libc::sighandler_t;
+        // The second time it takes its usual way.
+        action.sa_flags = libc::SA_RESETHAND;
+        // SAFETY: the action is initialised and its handler calls async-signal-safe functions only.
+        if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Restores the terminal. On return the instruction is carried out again, or abort(3) goes on, and the
+/// process ends as it would have without.
+extern "C" fn on_defect(_signal: libc::c_int) {
+    if let Some(terminal) = TERMINAL.get() {
+        // SAFETY: tcsetattr is async-signal-safe, and the structure has been filled by tcgetattr.
+        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, terminal) };
+    }
+}
+
+/// Asked by other processes, by the terminal, or by its end.
 const ENDING: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
 /// Blocks the signals for this thread and those that it starts.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chipset::acpi_pm::{self, PowerManagement};
 use chipset::debug_ports::{self, DebugPorts};
+use chipset::fw_cfg::{self, FwCfg};
 use chipset::i8042::{self, I8042};
 use chipset::pci::{self, FunctionAddress, HostBridge, IsaBridge, PciBus, PciFunction};
 use chipset::port92::{self, Port92};
@@ -15,12 +16,19 @@ use chipset::{PortDevice, ioapic, pic, pit, rtc};
 use clock::{Clock, Timers};
 use counters::{DeviceCounters, Kind, Registry};
 
+use guest_memory::GuestMemory;
+
 use super::output::SharedOutput;
 use super::wiring::Interrupts;
 use crate::buses::Buses;
 use crate::control::Control;
 use crate::memory_map::{self, IOAPIC};
 use crate::run::SerialOutput;
+
+/// Items of the firmware configuration device: bytes of RAM, processors at the start, processors at most.
+const RAM_SIZE: u16 = 0x03;
+const PROCESSORS: u16 = 0x05;
+const MOST_PROCESSORS: u16 = 0x0f;
 
 /// What the emulated devices are given.
 pub(super) struct Surroundings<'a> {
@@ -52,18 +60,19 @@ impl Surroundings<'_> {
 pub(super) struct Chipset {
     pub serial: Arc<Mutex<Serial>>,
     pub power_management: Arc<Mutex<PowerManagement>>,
-    pub pci: Arc<Mutex<PciBus>>,
+    pci: Arc<Mutex<PciBus>>,
 }
 
 impl Chipset {
     /// The devices, on the buses.
-    pub fn new(around: &Surroundings<'_>, output: SerialOutput) -> Self {
+    pub fn new(around: &Surroundings<'_>, memory: &GuestMemory, output: SerialOutput) -> Self {
         interrupt_controllers(around);
         timer(around);
         real_time_clock(around);
         keyboard_controller(around);
         let serial = serial_port(around, output);
         small_ports(around);
+        firmware_configuration(around, memory);
         let (pci, power_management) = pci(around);
         Self { serial, power_management, pci }
     }
@@ -124,6 +133,18 @@ fn small_ports(around: &Surroundings<'_>) {
     let counters = around.counters("debug");
     // The debug console's port lies within the power management block, and no firmware is there to use it.
     around.ports(DebugPorts::new(Box::new(io::sink())), &counters, &[(debug_ports::POST_CODE, 1)]);
+}
+
+/// How firmware learns of the machine.
+fn firmware_configuration(around: &Surroundings<'_>, memory: &GuestMemory) {
+    let counters = around.counters("fw-cfg");
+    let mut device = FwCfg::new(memory.clone());
+    device.set_item(RAM_SIZE, around.memory_size.to_le_bytes().to_vec());
+    let processors = around.interrupts.apics.apics().len() as u16;
+    for selector in [PROCESSORS, MOST_PROCESSORS] {
+        device.set_item(selector, processors.to_le_bytes().to_vec());
+    }
+    around.ports(device, &counters, &[(fw_cfg::PORT, fw_cfg::PORTS)]);
 }
 
 fn pci(around: &Surroundings<'_>) -> (Arc<Mutex<PciBus>>, Arc<Mutex<PowerManagement>>) {

@@ -7,10 +7,10 @@
 //! ```
 
 use std::arch::x86_64::__cpuid;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use chipset::apic;
-use clock::{Clock, Timer, Timers};
+use clock::{Clock, Timers};
 use counters::Registry;
 use enlightenment::{Config, CrashReport, CrashSink, Enlightenment, EventPort, MessagePort, Vendor};
 use guest_memory::{CodePages, GuestMemory};
@@ -23,9 +23,6 @@ use super::wiring::Interrupts;
 use crate::Error;
 use crate::config::MachineConfig;
 use crate::control::{Control, Failure, Wish};
-
-/// How soon a message that the guest could not take is tried again, in nanoseconds.
-const RETRY: u64 = 1_000_000;
 
 /// What the interface is given.
 pub(super) struct Surroundings<'a> {
@@ -79,22 +76,14 @@ fn host_vendor() -> Vendor {
 
 /// The VMBus behind `enlightenment`, without devices as yet.
 pub(super) fn vmbus(around: &Surroundings<'_>, enlightenment: &Arc<Enlightenment>) -> Server {
-    let server = Arc::new(OnceLock::<Server>::new());
-    let again = Arc::clone(&server);
-    let retry = around.timers.timer(Box::new(move || {
-        if let Some(server) = again.get() {
-            server.retry_messages();
-        }
-    }));
-    let synic =
-        Delivery { enlightenment: Arc::downgrade(enlightenment), clock: Arc::clone(around.clock), retry };
-    let settings = Settings {
+    let server = Server::new(Settings {
         memory: around.memory.clone(),
         code: Arc::clone(around.code),
-        synic: Arc::new(synic),
+        synic: Arc::new(Delivery(Arc::downgrade(enlightenment))),
         processors: around.config.cpus,
-    };
-    let server = server.get_or_init(|| Server::new(settings)).clone();
+    });
+    let again = server.clone();
+    enlightenment.on_message_room(Box::new(move || again.retry_messages()));
     let messages = Arc::new(Messages(server.clone()));
     for connection in [protocol::MESSAGE_CONNECTION_ID, protocol::MESSAGE_CONNECTION_ID_5] {
         enlightenment.connect_message(connection, Arc::clone(&messages) as Arc<_>);
@@ -106,32 +95,25 @@ pub(super) fn vmbus(around: &Surroundings<'_>, enlightenment: &Arc<Enlightenment
     server
 }
 
-/// From the bus to the guest.
-struct Delivery {
-    enlightenment: Weak<Enlightenment>,
-    clock: Arc<dyn Clock>,
-    retry: Box<dyn Timer>,
-}
+/// From the bus to the guest. The interface has the bus; the bus refers to it weakly.
+struct Delivery(Weak<Enlightenment>);
 
 impl Synic for Delivery {
     fn post_message(&self, vp: u32, sint: u8, message_type: u32, payload: &[u8]) -> bool {
-        let Some(enlightenment) = self.enlightenment.upgrade() else { return false };
-        let delivered = enlightenment.post_message(vp, sint, message_type, payload);
-        match delivered {
+        let Some(enlightenment) = self.0.upgrade() else { return true };
+        match enlightenment.post_message(vp, sint, message_type, payload) {
             Ok(()) => true,
-            Err(HvStatus::INSUFFICIENT_BUFFERS) => {
-                self.retry.arm(self.clock.now() + RETRY);
-                false
-            }
+            // The guest makes room by reading, and the bus is told.
+            Err(HvStatus::INSUFFICIENT_BUFFERS) => false,
             Err(status) => {
-                tracing::debug!(vp, sint, ?status, "a message for a guest that takes none is lost");
+                tracing::debug!(vp, sint, ?status, "a message to a guest that takes none is lost");
                 true
             }
         }
     }
 
     fn signal_event(&self, vp: u32, sint: u8, flag: u16) {
-        if let Some(enlightenment) = self.enlightenment.upgrade() {
+        if let Some(enlightenment) = self.0.upgrade() {
             enlightenment.signal_event(vp, sint, flag);
         }
     }

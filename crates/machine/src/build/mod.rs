@@ -1,6 +1,7 @@
 //! From a configuration to a board: everything that lives from power-on to the next reset.
 
 mod chipset;
+mod firmware;
 mod hypervisor;
 mod output;
 mod storage;
@@ -106,7 +107,9 @@ impl Board {
             control: &control,
             memory_size: config.memory.0,
         };
-        let chipset = Chipset::new(&around, serial);
+        let chipset = Chipset::new(&around, &memory, serial);
+        storage::ide(&chipset, &around, &memory, disks);
+        firmware::set_up(&*buses);
         partition.attach_bus(buses);
         describe_processors(&registry, &partition);
 

@@ -5,16 +5,23 @@
 //!       └─▶ VMBus: an IDE-type channel of the same disk, or a unit of the SCSI controller
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use counters::{Kind, Registry};
-use storage::scsi::DiskUnit;
+use chipset::PortDevice;
+use chipset::ide::{self, Attachment, BUS_MASTER_REGION, CHANNEL_REGIONS, IdeController};
+use counters::{Counter, DeviceCounters, Kind, Registry};
+use guest_memory::GuestMemory;
+use storage::scsi::{DiskUnit, DvdUnit};
+use storage::{Owner, SharedDisk};
 use synthetic::storage::{Controller, ScsiSettings, scsi_instance};
 use vmbus::Server;
 
+use super::chipset::{Chipset, Surroundings};
 use crate::Error;
 use crate::config::MachineConfig;
 use crate::disks::AttachedDisk;
+
+const CHANNELS: usize = 2;
 
 /// Offers the synthetic sides of `disks` on `bus`.
 pub(super) fn offer(
@@ -54,15 +61,90 @@ pub(super) fn offer(
 fn registered(
     registry: &Registry,
     name: &str,
-    make: impl FnOnce(counters::DeviceCounters) -> Arc<Controller>,
+    make: impl FnOnce(DeviceCounters) -> Arc<Controller>,
 ) -> Arc<Controller> {
-    let slot = Arc::new(std::sync::OnceLock::<std::sync::Weak<Controller>>::new());
+    let slot = Arc::new(OnceLock::<Weak<Controller>>::new());
     let state = Arc::clone(&slot);
     let counters = registry.device(name, Kind::Synthetic, move || {
-        let controller = state.get().and_then(std::sync::Weak::upgrade);
+        let controller = state.get().and_then(Weak::upgrade);
         controller.map_or_else(|| "gone".to_owned(), |controller| controller.state())
     });
     let controller = make(counters);
     slot.get_or_init(|| Arc::downgrade(&controller));
     controller
+}
+
+/// The IDE controller with its drives.
+pub(super) fn ide(
+    chipset: &Chipset,
+    around: &Surroundings<'_>,
+    memory: &GuestMemory,
+    disks: &[AttachedDisk],
+) {
+    let lines = ide::CHANNEL_IRQS.map(|irq| around.interrupts.isa(irq));
+    let mut controller = IdeController::new(lines, memory.clone());
+    // The exits of a channel count for its first drive.
+    let mut channels: [Option<DeviceCounters>; CHANNELS] = [None, None];
+    for (disk, position) in disks.iter().filter_map(|disk| Some((disk, usize::from(disk.at.ide?)))) {
+        let (channel, device) = (position >> 1, position & 1);
+        let counters = drive_row(around.registry, position, disk);
+        let attachment = if disk.at.optical {
+            Attachment::Optical(Arc::new(DvdUnit::new(Some(Arc::clone(&disk.disk.disk)))))
+        } else {
+            Attachment::Disk(disk.disk.clone())
+        };
+        controller.attach(channel, device, attachment, counters.clone());
+        channels[channel].get_or_insert(counters);
+    }
+    let mut names = ["ide-primary", "ide-secondary"].into_iter();
+    let channels = channels.map(|counters| {
+        let name = names.next().unwrap_or_default();
+        counters.unwrap_or_else(|| around.registry.device(name, Kind::Emulated, || "no drive".to_owned()))
+    });
+
+    let controller = Arc::new(Mutex::new(controller));
+    for (region, counters) in CHANNEL_REGIONS.into_iter().zip(channels.iter().flat_map(|c| [c, c])) {
+        around.buses.add_port_region(ide::ADDRESS, region, Arc::clone(&controller) as Arc<_>, counters);
+    }
+    let bus_master =
+        BusMaster { controller: Arc::clone(&controller), exits: channels.map(|counters| counters.exits) };
+    let uncounted = DeviceCounters::default();
+    let bus_master = Arc::new(Mutex::new(bus_master));
+    around.buses.add_port_region(ide::ADDRESS, BUS_MASTER_REGION, bus_master, &uncounted);
+    chipset.add_function(ide::ADDRESS, controller);
+}
+
+/// The row of the drive at `position`.
+fn drive_row(registry: &Registry, position: usize, disk: &AttachedDisk) -> DeviceCounters {
+    let SharedDisk { ownership, .. } = disk.disk.clone();
+    let state = if disk.at.optical { "optical drive" } else { "disk" };
+    registry.device(format!("ide{position}"), Kind::Emulated, move || match ownership.owner() {
+        Owner::Emulated => state.to_owned(),
+        Owner::Synthetic => format!("taken over by storvsc-ide{position}"),
+    })
+}
+
+/// The bus master's ports, eight for each channel, whose exits count for the channel.
+struct BusMaster {
+    controller: Arc<Mutex<IdeController>>,
+    exits: [Counter; CHANNELS],
+}
+
+impl BusMaster {
+    /// The range is aligned to its 16 ports.
+    fn count(&self, port: u16) {
+        self.exits[usize::from(port >> 3 & 1)].count();
+    }
+}
+
+impl PortDevice for BusMaster {
+    fn port_read(&mut self, port: u16, data: &mut [u8]) {
+        self.count(port);
+        super::lock(&self.controller).port_read(port, data);
+    }
+
+    fn port_write(&mut self, port: u16, data: &[u8]) {
+        self.count(port);
+        super::lock(&self.controller).port_write(port, data);
+    }
 }

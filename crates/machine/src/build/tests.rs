@@ -36,7 +36,7 @@ fn a_board_that_is_shut_down_gives_its_memory_back() {
     let config = MachineConfig {
         kernel: Some(kernel),
         cpus: 2,
-        disks: vec![crate::config::DiskConfig { file: disk, ..format!("d,bus=auto").parse().unwrap() }],
+        disks: vec![crate::config::DiskConfig { file: disk, .."d,bus=auto".parse().unwrap() }],
         ..MachineConfig::default()
     };
     let disks = disks::open(&config).unwrap();

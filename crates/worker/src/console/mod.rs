@@ -17,7 +17,7 @@ pub use terminal::Terminal;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ impl Console {
         Ok(())
     }
 
-    fn accept(&self, listener: &UnixListener, machine: &MachineHandle, path: &PathBuf) {
+    fn accept(&self, listener: &UnixListener, machine: &MachineHandle, path: &Path) {
         for client in listener.incoming() {
             if let Err(error) = client.and_then(|client| self.attach_stream(client, machine)) {
                 tracing::warn!("a client of {} is lost: {error}", path.display());

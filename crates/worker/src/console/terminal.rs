@@ -24,6 +24,7 @@ impl Terminal {
         let before = tcgetattr(&stdin).ok()?;
         let mut raw = before.clone();
         raw.make_raw();
+        crate::signals::remember_terminal();
         *lock(&BEFORE) = Some(before);
         if let Err(error) = tcsetattr(&stdin, OptionalActions::Now, &raw) {
             tracing::warn!("the terminal stays in line mode: {error}");
