@@ -666,52 +666,11 @@ fn the_ports_follow_the_command_and_timing_registers() {
     assert_eq!(ide.lock().unwrap().config_read(8), 0x0101_8001);
 }
 
-#[derive(Debug, Clone)]
-enum Access {
-    Command(u16, u8),
-    Control(u16, u8),
-    Master(u16, u32),
-    Data(u16, u32),
-    Read(u16, usize),
-}
-
-fn access() -> impl Strategy<Value = Access> {
-    let channel = prop_oneof![Just(0_u16), Just(1)];
-    let command = prop_oneof![
-        any::<u8>(),
-        prop::sample::select(vec![
-            0x20_u8, 0x30, 0xc4, 0xc5, 0xc6, 0xc8, 0xca, 0x25, 0x35, 0x06, 0xa0, 0xa1, 0xec, 0xef
-        ]),
-    ];
-    prop_oneof![
-        (channel.clone(), 1_u16..7, any::<u8>())
-            .prop_map(|(channel, register, value)| Access::Command(channel * 0x80 + register, value)),
-        (channel.clone(), command).prop_map(|(channel, value)| Access::Command(channel * 0x80 + 7, value)),
-        (channel.clone(), any::<u8>()).prop_map(|(channel, value)| Access::Control(channel, value)),
-        (0_u16..16, any::<u32>()).prop_map(|(register, value)| Access::Master(register, value)),
-        (channel, any::<u32>()).prop_map(|(channel, value)| Access::Data(channel, value)),
-        (0_u16..8, 1_usize..5).prop_map(|(register, len)| Access::Read(register, len)),
-    ]
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_sequence_of_accesses_panics(accesses in prop::collection::vec(access(), 1..400)) {
-        let mut rig = rig();
-        for access in accesses {
-            match access {
-                Access::Command(register, value) => rig.ide.port_write(0x1f0 - register / 0x80 * 0x80 + register % 0x80, &[value]),
-                Access::Control(channel, value) => rig.ide.port_write(0x3f6 - channel * 0x80, &[value]),
-                Access::Master(register, value) => rig.ide.port_write(BUS_MASTER + register, &value.to_le_bytes()),
-                Access::Data(channel, value) => for _ in 0..130 {
-                    rig.ide.port_write(0x1f0 - channel * 0x80, &value.to_le_bytes());
-                },
-                Access::Read(register, len) => for channel in 0..2 {
-                    rig.ide.port_read(0x1f0 - channel * 0x80 + register, &mut vec![0xff; len]);
-                },
-            }
-        }
+    fn no_sequence_of_accesses_panics(data in prop::collection::vec(any::<u8>(), 0..4000)) {
+        fuzz_accesses(&mut rig().ide, &data);
     }
 }
