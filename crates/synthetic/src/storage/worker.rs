@@ -147,7 +147,8 @@ impl Worker {
             }
             // Without a free slot the ring is looked at again when a disk is done or the guest makes room.
             let more = self.channel.incoming.unmask()?;
-            if !more || self.free.is_empty() {
+            // A guest that never stops sending must not keep the channel from being closed.
+            if !more || self.free.is_empty() || self.channel.closing() {
                 return Ok(());
             }
         }
