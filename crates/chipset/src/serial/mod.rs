@@ -1,7 +1,9 @@
 //! A 16550A serial port (National Semiconductor PC16550D data sheet, June 1995).
 //!
 //! What the guest sends is written out at once; what it is to receive waits in a bounded queue behind the
-//! receive FIFO, from which the FIFO is filled again as the guest reads, so that nothing is ever overrun.
+//! receive FIFO, from which the FIFO is filled again as the guest reads, so that nothing is ever overrun. The
+//! other side honours RTS: input waits until the guest asserts it, so that a driver that clears the FIFO while
+//! it starts loses nothing that was typed ahead.
 //!
 //! Different from the chip: characters take no time, whatever the baud rate; data below the trigger level
 //! counts as timed out at once. Not emulated: parity, framing, break, DMA signals.
@@ -80,7 +82,7 @@ impl State {
     }
 
     fn refill(&mut self) {
-        if self.modem_control.loopback() {
+        if self.modem_control.loopback() || !self.modem_control.request_to_send() {
             return;
         }
         let room = self.capacity().saturating_sub(self.received.len()).min(self.waiting.len());

@@ -33,6 +33,7 @@ const LCR: u16 = 3;
 const MCR: u16 = 4;
 const LSR: u16 = 5;
 const MSR: u16 = 6;
+const RTS: u8 = 0x02;
 const OUT2: u8 = 0x08;
 const LOOP: u8 = 0x10;
 
@@ -47,7 +48,7 @@ impl Bench {
     fn with_fifo() -> Self {
         let mut bench = Self::new();
         bench.out(FCR, 0x81);
-        bench.out(MCR, OUT2);
+        bench.out(MCR, OUT2 | RTS);
         bench
     }
 
@@ -131,6 +132,7 @@ fn received_data_interrupts_at_the_trigger_level_and_times_out_below() {
 #[test]
 fn without_fifo_one_byte_at_a_time_and_none_is_lost() {
     let mut bench = Bench::new();
+    bench.out(MCR, RTS);
     bench.serial.receive(b"abc");
     let read: Vec<_> = (0..3).map(|_| (bench.input(LSR) & DATA_READY, bench.input(DATA))).collect();
     assert_eq!(read, [(1, b'a'), (1, b'b'), (1, b'c')]);
@@ -167,8 +169,18 @@ fn input_waits_while_in_loopback() {
     bench.out(MCR, LOOP);
     bench.serial.receive(b"z");
     assert_eq!(bench.input(LSR) & DATA_READY, 0);
-    bench.out(MCR, 0);
+    bench.out(MCR, RTS);
     assert_eq!(bench.input(DATA), b'z');
+}
+
+#[test]
+fn input_typed_ahead_waits_for_rts() {
+    let mut bench = Bench::new();
+    bench.serial.receive(b"early");
+    bench.out(FCR, 0x07);
+    assert_eq!(bench.input(LSR) & DATA_READY, 0);
+    bench.out(MCR, OUT2 | RTS);
+    assert_eq!(bench.input(DATA), b'e');
 }
 
 #[test]
