@@ -332,3 +332,94 @@ fn what_a_killed_process_had_flushed_is_there() {
         assert_eq!(data, [sector as u8 ^ 0x5a; 512]);
     }
 }
+
+mod model {
+    //! Random requests against a model in memory.
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Write { sector: u64, sectors: u64, byte: u8, pieces: u64 },
+        Zero { sector: u64, sectors: u64, unmap: bool },
+        Read { sector: u64, sectors: u64, pieces: u64 },
+    }
+
+    const SECTORS: u64 = SIZE / 512;
+
+    fn step() -> impl Strategy<Value = Step> {
+        let place = (0..SECTORS, 1_u64..64).prop_map(|(sector, len)| (sector, len.min(SECTORS - sector)));
+        prop_oneof![
+            (place.clone(), any::<u8>(), 1_u64..5)
+                .prop_map(|((sector, sectors), byte, pieces)| Step::Write { sector, sectors, byte, pieces }),
+            (place.clone(), any::<bool>()).prop_map(|((sector, sectors), unmap)| Step::Zero {
+                sector,
+                sectors,
+                unmap
+            }),
+            (place, 1_u64..5).prop_map(|((sector, sectors), pieces)| Step::Read { sector, sectors, pieces }),
+        ]
+    }
+
+    /// `bytes` bytes of guest memory in `pieces` ranges that do not touch.
+    fn ranges(bytes: u64, pieces: u64) -> Vec<GuestRange> {
+        let piece = bytes.div_ceil(pieces);
+        (0..pieces)
+            .map(|index| GuestRange {
+                gpa: 0x10_0000 + index * 0x2_0001,
+                len: piece.min(bytes.saturating_sub(index * piece)),
+            })
+            .collect()
+    }
+
+    fn carry_out(step: &Step, memory: &GuestMemory, queue: &mut dyn DiskQueue, model: &mut [u8]) {
+        let bytes = |sector: u64, sectors: u64| (sector * 512) as usize..((sector + sectors) * 512) as usize;
+        let mut run = |op| {
+            queue.submit(Request { token: 0, op }).unwrap();
+            assert!(wait(queue)[0].1.is_ok());
+        };
+        match *step {
+            Step::Write { sector, sectors, byte, pieces } => {
+                let ranges = ranges(sectors * 512, pieces);
+                ranges.iter().for_each(|range| {
+                    memory.write_slice(&vec![byte; range.len as usize], GuestAddress(range.gpa)).unwrap();
+                });
+                run(Op::Write { offset: sector * 512, ranges: &ranges, fua: byte & 1 != 0 });
+                model[bytes(sector, sectors)].fill(byte);
+            }
+            Step::Zero { sector, sectors, unmap } => {
+                run(Op::WriteZeroes { offset: sector * 512, len: sectors * 512, unmap, fua: false });
+                model[bytes(sector, sectors)].fill(0);
+            }
+            Step::Read { sector, sectors, pieces } => {
+                let ranges = ranges(sectors * 512, pieces);
+                run(Op::Read { offset: sector * 512, ranges: &ranges });
+                let mut read = Vec::new();
+                ranges.iter().for_each(|range| {
+                    let mut piece = vec![0; range.len as usize];
+                    memory.read_slice(&mut piece, GuestAddress(range.gpa)).unwrap();
+                    read.extend(piece);
+                });
+                assert!(read == model[bytes(sector, sectors)]);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_disk_is_what_has_been_written_to_it(steps in prop::collection::vec(step(), 1..60)) {
+            queues(4, |disk, memory, queue| {
+                let mut model = vec![0; SIZE as usize];
+                disk.read_at(0, &mut model).unwrap();
+                steps.iter().for_each(|step| carry_out(step, memory, queue, &mut model));
+                let mut contents = vec![0; SIZE as usize];
+                disk.read_at(0, &mut contents).unwrap();
+                assert!(contents == model);
+            });
+        }
+    }
+}
