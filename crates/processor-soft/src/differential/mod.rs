@@ -141,11 +141,11 @@ impl Interpreted {
             entry(0x2000, DATA >> 30, 0x5000 | present_writable_user),
             entry(0x5000, DATA >> 21, 0x6000 | present_writable_user),
             entry(0x5000, CODE >> 21, 0x6000 | present_writable_user),
-            entry(0x6000, (DATA >> 12) + 2, DATA_GPA + 2 * 4096 | 5),
+            entry(0x6000, (DATA >> 12) + 2, (DATA_GPA + 2 * 4096) | 5),
         ];
         for n in 0..2 {
-            entries.push(entry(0x6000, (CODE >> 12) + n, CODE_GPA + n * 4096 | present_writable_user));
-            entries.push(entry(0x6000, (DATA >> 12) + n, DATA_GPA + n * 4096 | present_writable_user));
+            entries.push(entry(0x6000, (CODE >> 12) + n, (CODE_GPA + n * 4096) | present_writable_user));
+            entries.push(entry(0x6000, (DATA >> 12) + n, (DATA_GPA + n * 4096) | present_writable_user));
         }
         for (at, value) in entries {
             vcpu.poke(at, &value.to_le_bytes());
