@@ -153,33 +153,6 @@ impl IdeController {
     }
 }
 
-/// Drives a controller by the accesses that `data` stands for, as a hostile guest would: four bytes each, for
-/// the port, its value and how the access is made. For fuzzing.
-pub fn fuzz_accesses(ide: &mut IdeController, data: &[u8]) {
-    const BUS_MASTER: u16 = 0xc000;
-    // Commands that a random byte finds too rarely.
-    const COMMANDS: [u8; 16] =
-        [0x06, 0x20, 0x24, 0x25, 0x29, 0x30, 0x35, 0x39, 0x91, 0xa0, 0xa1, 0xc6, 0xc8, 0xca, 0xec, 0xef];
-    ide.config_write(0x20, BUS_MASTER.into(), u32::MAX);
-    ide.config_write(0x04, 5, 0xffff);
-    for access in data.chunks_exact(4) {
-        let (how, value) = (access[0], [access[1], access[2], access[3], access[1] ^ access[2]]);
-        let (command, control) = CHANNEL_PORTS[usize::from(how >> 7)];
-        match how & 0x7f {
-            register @ 0..=7 => ide.port_write(command + u16::from(register), &value[..1]),
-            8..=15 => ide.port_write(command + 7, &[COMMANDS[usize::from(value[0] & 15)]]),
-            16..=19 => ide.port_write(control, &value[..1]),
-            20..=51 => {
-                ide.port_write(BUS_MASTER + u16::from(how & 15), &value[..1 + usize::from(value[1] & 3)])
-            }
-            52..=55 => (0..=value[0]).for_each(|_| ide.port_write(command, &value)),
-            56..=59 => (0..=value[0]).for_each(|_| ide.port_read(command, &mut [0xff; 4])),
-            60..=63 => ide.config_write(value[0] & 0xfc, u32::from_le_bytes(value), u32::MAX),
-            register => ide.port_read(command + u16::from(register & 7), &mut [0xff; 4]),
-        }
-    }
-}
-
 /// A port of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
