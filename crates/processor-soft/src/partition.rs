@@ -133,7 +133,7 @@ impl VpShared {
     /// Takes all bits of [`attention`].
     #[inline]
     pub fn take_attention(&self) -> u32 {
-        if self.attention.load(Ordering::Relaxed) == 0 { 0 } else { self.attention.swap(0, Ordering::SeqCst) }
+        if self.attention.load(Ordering::SeqCst) == 0 { 0 } else { self.attention.swap(0, Ordering::SeqCst) }
     }
 
     /// Sleeps until there is an attention bit.

@@ -67,6 +67,13 @@ pub struct Vcpu {
     pub interrupt_waiting: bool,
     /// `halted` ends with a pending interrupt whatever IF is.
     pub halted_ignoring_if: bool,
+    /// An exception that belongs to the present RIP and not to the instruction before: delivered by the run
+    /// loop before anything else.
+    pub deferred: Option<Exception>,
+    /// An NMI waits.
+    pub nmi_waiting: bool,
+    /// PAUSE instructions so far.
+    pub pauses: u32,
     /// DR6 bits of debug traps that the present instruction has earned.
     pub pending_debug: u64,
     /// Guest frame number of the APIC's page; all ones if it has none.
@@ -117,6 +124,9 @@ impl Vcpu {
             instructions: 0,
             interrupt_waiting: false,
             halted_ignoring_if: false,
+            deferred: None,
+            nmi_waiting: false,
+            pauses: 0,
             pending_debug: 0,
             apic_page: u64::MAX,
             index,
@@ -161,6 +171,8 @@ impl Vcpu {
         self.halted_ignoring_if = false;
         self.interrupt_waiting = true;
         self.pending_debug = 0;
+        self.deferred = None;
+        self.nmi_waiting = false;
         self.wait_for_sipi = self.index != 0;
         self.vp.set_waits_for_start(self.wait_for_sipi);
         self.msrs.reset(init);

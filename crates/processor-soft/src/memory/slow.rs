@@ -278,7 +278,30 @@ impl Vcpu {
         Ok(())
     }
 
+    /// Reads `size` (up to 8) bytes at a linear address with the rights of `class`.
+    pub fn read_as(&mut self, class: Class, linear: u64, size: u8) -> Result<u64, Fault> {
+        let place = self.linear_place(class, linear, usize::from(size), Access::Read)?;
+        Ok(self.load_place(&place, usize::from(size)))
+    }
+
+    /// Writes `size` (up to 8) bytes at a linear address with the rights of `class`.
+    pub fn write_as(&mut self, class: Class, linear: u64, size: u8, value: u64) -> Result<(), Fault> {
+        let place = self.linear_place(class, linear, usize::from(size), Access::Write)?;
+        self.store_place(&place, usize::from(size), value);
+        Ok(())
+    }
+
     fn system_place(&mut self, linear: u64, size: usize, access: Access) -> Result<Place, Fault> {
+        self.linear_place(self.system_class(), linear, size, access)
+    }
+
+    fn linear_place(
+        &mut self,
+        class: Class,
+        linear: u64,
+        size: usize,
+        access: Access,
+    ) -> Result<Place, Fault> {
         let (linear, last) = if self.long_mode_active() {
             (linear, linear.wrapping_add(size as u64 - 1))
         } else {
@@ -287,7 +310,6 @@ impl Vcpu {
         if self.long_mode_active() && !(self.canonical(linear) && self.canonical(last)) {
             return Err(self.general_protection());
         }
-        let class = self.system_class();
         if let Some(page) = self.mmu.system_look_up(class, linear, last, access) {
             return Ok(Place { first: page, second: None });
         }
