@@ -258,6 +258,69 @@ fn code_in_a_ring_page_ends_when_the_page_is_written() {
     assert_eq!(code.state(3), second);
 }
 
+/// A bell that a thread waits for, and fails if it never rings.
+struct Bell(std::sync::mpsc::Receiver<()>);
+
+impl Bell {
+    fn new() -> (std::sync::mpsc::Sender<()>, Self) {
+        let (ring, bell) = std::sync::mpsc::channel();
+        (ring, Self(bell))
+    }
+
+    fn wait(&self) {
+        self.0.recv_timeout(std::time::Duration::from_secs(20)).expect("a signal is lost");
+        while self.0.try_recv().is_ok() {}
+    }
+}
+
+#[test]
+fn no_signal_is_lost_between_two_threads() {
+    const PACKETS: u64 = 100_000;
+    let (_, mut writer, mut reader) = ends(1);
+    let (to_reader, packets) = Bell::new();
+    let (to_writer, room) = Bell::new();
+    let writing = std::thread::spawn(move || {
+        for n in 0..PACKETS {
+            // Packets of all sizes, so that the ring is full in every way.
+            let data = vec![n as u8; (n * 37 % 600) as usize];
+            while !writer.write(&OutgoingPacket::in_band(n, &data)).unwrap() {
+                if writer.commit() {
+                    to_reader.send(()).unwrap();
+                }
+                if !writer.wait_for_room(data.len()).unwrap() {
+                    room.wait();
+                }
+                writer.stop_waiting();
+            }
+            if n % 3 == 0 && writer.commit() {
+                to_reader.send(()).unwrap();
+            }
+        }
+        if writer.commit() {
+            to_reader.send(()).unwrap();
+        }
+        // Keeps the reader's bell whole until it has read everything.
+        to_reader
+    });
+    let mut next = 0;
+    while next < PACKETS {
+        reader.mask();
+        let mut batch = reader.batch().unwrap();
+        while let Some(packet) = batch.next_packet().unwrap() {
+            assert_eq!(packet.transaction_id, next);
+            next += 1;
+        }
+        if batch.finish().unwrap() {
+            // The writer may have finished already.
+            let _ = to_writer.send(());
+        }
+        if !reader.unmask().unwrap() && next < PACKETS {
+            packets.wait();
+        }
+    }
+    drop(writing.join().unwrap());
+}
+
 proptest! {
     #[test]
     fn packets_come_out_as_they_went_in(
