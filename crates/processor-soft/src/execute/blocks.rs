@@ -1,8 +1,8 @@
 //! The cache of decoded blocks.
 //!
 //! ```text
-//! linear address ─▶ jumps: direct-mapped, valid while `Vcpu::code_key` and the page's word are the same
-//!                     │ miss
+//! linear address ─▶ jumps: direct-mapped, valid while `Vcpu::code_key` is the same
+//!                     │ miss                     (the block itself looks at its page's word)
 //!                     ▼
 //!   code page ─▶ guest physical address ─▶ index ─▶ Block ─▶ ops
 //!                                            │ miss or the page's word has changed
@@ -10,11 +10,13 @@
 //!                                          decode
 //! ```
 //!
-//! Nothing is freed one by one: when there is no room, everything is forgotten.
+//! Jumps within a page need no look-up at all: the op that jumps gets a link to the block, see
+//! [`super::chain`]. Nothing is freed one by one: when there is no room, everything is forgotten.
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::decode::{BLOCK_LIMIT, Decoded, LONGEST, Mode, decode};
+use super::chain::{self, Jumps, Side};
+use super::decode::{BLOCK_LIMIT, Decoded, LONGEST, Mode, Place, decode};
 use crate::fault::Fault;
 use crate::memory::CodePage;
 use crate::op::Op;
@@ -28,12 +30,10 @@ const OPS: usize = 1 << 20;
 const BLOCKS: usize = 1 << 18;
 /// Slots of the index by guest physical address.
 const INDEX: usize = 1 << 18;
-/// Slots of the table by linear address.
-const JUMPS: usize = 1 << 13;
 /// Bytes that are decoded at once.
 const WINDOW: usize = 256;
-/// Room for the ops of one block: an instruction takes up to four.
-const BLOCK_OPS: usize = BLOCK_LIMIT as usize * 4 + 1;
+/// Room for the ops of one block: an instruction takes up to four; head and end.
+const BLOCK_OPS: usize = BLOCK_LIMIT as usize * 4 + 2;
 
 const PAGE: u64 = 0x1000;
 
@@ -42,12 +42,14 @@ const PAGE: u64 = 0x1000;
 pub struct Blocks {
     cache: Option<Box<Cache>>,
     stopped: usize,
+    /// The blocks by linear address.
+    pub jumps: Jumps,
 }
 
 impl Blocks {
     /// No blocks.
     pub fn new() -> Self {
-        Self { cache: None, stopped: 0 }
+        Self { cache: None, stopped: 0, jumps: Jumps::new() }
     }
 
     /// Remembers which op ends the block.
@@ -69,24 +71,6 @@ impl Blocks {
         self.cache = Some(cache);
     }
 }
-
-/// Where a block is and when it is valid, in a slot of the table by linear address.
-#[derive(Clone, Copy)]
-pub struct Entry {
-    linear: u64,
-    key: u64,
-    gfn: u32,
-    state: PageState,
-    /// Index of the first op.
-    pub first: u32,
-    /// Length in bytes.
-    pub length: u16,
-    /// Number of instructions.
-    pub count: u8,
-    kind: Kind,
-}
-
-const _: () = assert!(size_of::<Entry>() == 32);
 
 /// How a block has been decoded: the mode, and whether it is a single instruction on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,28 +95,27 @@ impl Kind {
     }
 }
 
-/// No block: its linear address would have to be one byte below the top, with a key that is never used.
-const NONE: Entry = Entry {
-    linear: u64::MAX,
-    key: u64::MAX,
-    gfn: u32::MAX,
-    state: 0,
-    first: 0,
-    length: 0,
-    count: 0,
-    kind: Kind(0xff),
-};
-
+/// A decoded block.
 #[derive(Clone, Copy)]
-struct Block {
+pub struct Block {
     gpa: u64,
     /// The page on which the only instruction goes on, and its word.
     second: Option<(u64, PageState)>,
     state: PageState,
-    first: u32,
-    length: u16,
-    count: u8,
+    /// Index of its first op, which is a [`chain::enter`].
+    pub first: u32,
+    /// Length in bytes.
+    pub length: u16,
+    /// Number of instructions.
+    pub count: u8,
     kind: Kind,
+}
+
+impl Block {
+    /// Whether other blocks may go to it directly.
+    pub fn is_linkable(&self) -> bool {
+        self.second.is_none() && self.kind == Kind::new(Mode::Bits64, false)
+    }
 }
 
 /// Ops, blocks, and the ways to find them.
@@ -141,12 +124,8 @@ pub struct Cache {
     blocks: Vec<Block>,
     /// Number of a block plus 1.
     index: Box<[u32]>,
-    jumps: Box<[Entry; JUMPS]>,
-}
-
-#[inline(always)]
-fn jump_slot(linear: u64) -> usize {
-    (linear ^ linear >> 13) as usize & (JUMPS - 1)
+    /// How often everything has been forgotten.
+    pub cleared: u64,
 }
 
 fn index_slot(gpa: u64, kind: Kind) -> usize {
@@ -156,42 +135,42 @@ fn index_slot(gpa: u64, kind: Kind) -> usize {
 
 impl Cache {
     fn new() -> Box<Self> {
-        let jumps: Box<[Entry]> = vec![NONE; JUMPS].into_boxed_slice();
         Box::new(Self {
             ops: Vec::with_capacity(OPS),
             blocks: Vec::new(),
             index: vec![0; INDEX].into_boxed_slice(),
-            jumps: jumps.try_into().unwrap_or_else(|_| unreachable!("the vector has that length")),
+            cleared: 0,
         })
     }
 
-    fn clear(&mut self) {
+    fn clear(&mut self, cpu: &mut Vcpu) {
         self.ops.clear();
         self.blocks.clear();
         self.index.fill(0);
-        self.jumps.fill(NONE);
+        cpu.blocks.jumps.clear();
+        self.cleared += 1;
+    }
+
+    /// The index of the op at an address, if there is one.
+    pub fn position(&self, address: usize) -> Option<usize> {
+        let index = address.checked_sub(self.ops.as_ptr().addr())? / size_of::<Op>();
+        (index < self.ops.len()).then_some(index)
+    }
+
+    /// Links the op at `address` with the block that begins at the op `first`.
+    pub fn link(&mut self, address: usize, side: Side, first: u32) {
+        let Some(index) = self.position(address) else { return };
+        if let Ok(distance) = i32::try_from(i64::from(first) - index as i64) {
+            chain::link(&mut self.ops[index], side, distance);
+        }
     }
 
     /// The block at `linear`, which is where RIP is.
-    #[inline(always)]
-    pub fn find(&mut self, cpu: &mut Vcpu, linear: u64, kind: Kind) -> Result<Entry, Fault> {
-        let key = cpu.code_key(linear);
-        let entry = &self.jumps[jump_slot(linear)];
-        let known = entry.linear == linear && entry.key == key && entry.kind == kind;
-        if known && cpu.shared.code.state(u64::from(entry.gfn)) == entry.state {
-            return Ok(*entry);
-        }
-        self.look_up(cpu, linear, kind)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn look_up(&mut self, cpu: &mut Vcpu, linear: u64, kind: Kind) -> Result<Entry, Fault> {
+    pub fn find(&mut self, cpu: &mut Vcpu, linear: u64, kind: Kind) -> Result<Block, Fault> {
         let page = cpu.code_page(linear)?;
-        let (true, Ok(gfn)) = (page.host.is_some(), u32::try_from(page.gpa / PAGE)) else {
-            let block = self.build(cpu, linear, page, kind)?;
-            return Ok(Self::entry(&block, linear));
-        };
+        if page.host.is_none() {
+            return self.build(cpu, linear, page, kind);
+        }
         let slot = index_slot(page.gpa, kind);
         let known = (self.index[slot] as usize).checked_sub(1).and_then(|number| self.blocks.get(number));
         let block = match known.copied() {
@@ -207,18 +186,11 @@ impl Cache {
                 block
             }
         };
-        let mut entry = Self::entry(&block, linear);
-        if block.second.is_none() {
-            // The key may have changed since, by the fetch itself.
-            (entry.key, entry.gfn) = (cpu.code_key(linear), gfn);
-            self.jumps[jump_slot(linear)] = entry;
+        if block.is_linkable() {
+            let key = cpu.code_key(linear);
+            cpu.blocks.jumps.enter(linear, key, &self.ops[block.first as usize]);
         }
-        Ok(entry)
-    }
-
-    fn entry(block: &Block, linear: u64) -> Entry {
-        let Block { state, first, length, count, kind, .. } = *block;
-        Entry { linear, key: 0, gfn: 0, state, first, length, count, kind }
+        Ok(block)
     }
 
     /// Whether a block is what is in memory. Faults if the part on the second page cannot be fetched.
@@ -232,33 +204,39 @@ impl Cache {
     }
 
     fn build(&mut self, cpu: &mut Vcpu, linear: u64, page: CodePage, kind: Kind) -> Result<Block, Fault> {
-        let threads_full = cpu.extension.is_full();
-        if threads_full {
+        let thunks_full = cpu.extension.is_full();
+        if thunks_full {
             cpu.extension.clear_thunks();
         }
-        if threads_full || self.ops.len() + BLOCK_OPS > OPS || self.blocks.len() >= BLOCKS {
-            self.clear();
+        if thunks_full || self.ops.len() + BLOCK_OPS > OPS || self.blocks.len() >= BLOCKS {
+            self.clear(cpu);
         }
         let mut bytes = [0; WINDOW];
-        let here = usize::try_from(PAGE - linear % PAGE).unwrap_or(WINDOW).min(WINDOW);
-        let first = self.ops.len() as u32;
-        let state = fetch(cpu, page, &mut bytes[..here]);
+        let offset = (linear % PAGE) as u16;
+        let here = usize::from(PAGE as u16 - offset).min(WINDOW);
+        let first = self.ops.len();
         let ram = page.host.is_some();
+        let state = fetch(cpu, page, &mut bytes[..here]);
         let limit = if ram { kind.limit() } else { 1 };
-        let mut block = Block { gpa: page.gpa, second: None, state, first, length: 0, count: 0, kind };
-        let decoded = match decode(cpu, kind.mode(), &bytes[..here], limit, &mut self.ops) {
+        let place = Place { mode: kind.mode(), offset, linked: ram && kind.limit() != 1 };
+        let mut block =
+            Block { gpa: page.gpa, second: None, state, first: first as u32, length: 0, count: 0, kind };
+        self.ops.push(chain::head());
+        let decoded = match decode(cpu, place, &bytes[..here], limit, &mut self.ops) {
             Decoded::Truncated => {
                 // Fewer bytes than the longest instruction: the page ends here.
                 let next = cpu.code_page(second_page(linear, kind))?;
                 let state = fetch(cpu, next, &mut bytes[here..LONGEST]);
                 block.second = Some((next.gpa, state));
-                decode(cpu, kind.mode(), &bytes[..LONGEST], 1, &mut self.ops)
+                decode(cpu, place, &bytes[..LONGEST], 1, &mut self.ops)
             }
             decoded => decoded,
         };
         if let Decoded::Block { length, count } = decoded {
             (block.length, block.count) = (length, count as u8);
         }
+        let word = cpu.shared.code.word(page.gpa / PAGE).filter(|_| ram);
+        chain::fill_head(&mut self.ops[first], word, state, block.count);
         Ok(block)
     }
 }

@@ -1,10 +1,14 @@
 //! Jcc, JMP, CALL and RET near, JCXZ, LOOP.
+//!
+//! In 64-bit code, which is linked, `disp` holds the distance of a direct target from the block's start and
+//! `imm` the links of [`super::chain`]; elsewhere `imm` holds the distance.
 
 use iced_x86::{Code, Mnemonic, OpKind};
 
+use super::chain::{self, Side, follow, go};
 use super::conditional::{condition_code, holds};
-use super::decode::{Form, Mode, Shape};
-use super::dispatch::{Outcome, attempt};
+use super::decode::{Form, Mode, Place, Shape, blank};
+use super::dispatch::{self, Outcome, attempt};
 use super::operand::{Address, addressed, wide_sized};
 use super::stack::{Flat, Segmented, Stack};
 use crate::fault::Fault;
@@ -29,6 +33,12 @@ impl Width for u64 {}
 #[inline(always)]
 fn target(cpu: &Vcpu, op: &Op) -> u64 {
     cpu.regs[gpr::BLOCK_RIP].wrapping_add(op.imm)
+}
+
+/// Goes on at RIP.
+#[inline(always)]
+fn arrive<W: Width>(cpu: &mut Vcpu) -> Outcome {
+    if W::SIZE == 8 { go(cpu) } else { Ok(Flow::Jump) }
 }
 
 /// Checks an absolute target before anything is changed.
@@ -56,6 +66,52 @@ fn conditional<W: Width>(cpu: &mut Vcpu, op: &Op, taken: bool) -> Outcome {
         next & 0xffff_ffff
     };
     Ok(Flow::Jump)
+}
+
+/// The target of a linked jump.
+#[inline(always)]
+fn near_target(cpu: &Vcpu, op: &Op) -> u64 {
+    cpu.regs[gpr::BLOCK_RIP].wrapping_add(op.disp as i64 as u64)
+}
+
+fn linked_jcc<const CC: u8>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    if holds::<CC>(cpu.status) {
+        cpu.rip = near_target(cpu, op);
+        follow(cpu, op, Side::Taken)
+    } else {
+        cpu.rip = op.next_rip(cpu);
+        follow(cpu, op, Side::Next)
+    }
+}
+
+fn linked_jump(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    cpu.rip = near_target(cpu, op);
+    follow(cpu, op, Side::Taken)
+}
+
+fn linked_end(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    cpu.rip = op.next_rip(cpu);
+    follow(cpu, op, Side::Next)
+}
+
+/// The op that ends a block which does not end in a jump, `length` bytes from its start.
+pub fn end(place: Place, length: u16) -> Op {
+    let op = Op { handler: dispatch::end, next: length, ..blank() };
+    if place.linked && place.mode == Mode::Bits64 {
+        let imm = chain::links(false, place.offset + length < 0x1000);
+        return Op { handler: linked_end, imm, ..op };
+    }
+    op
+}
+
+/// Makes the op of a direct jump a linked one. False if the target is out of reach of `disp`.
+fn prepare_links(form: &Form, op: &mut Op) -> bool {
+    let Place { mode: Mode::Bits64, linked: true, offset } = form.place else { return false };
+    let Ok(distance) = i32::try_from(op.imm as i64) else { return false };
+    let in_page = |distance: i64| (0..0x1000).contains(&(i64::from(offset) + distance));
+    op.imm = chain::links(in_page(i64::from(distance)), in_page(i64::from(op.next)));
+    op.disp = distance;
+    true
 }
 
 fn jcc<W: Width, const CC: u8>(cpu: &mut Vcpu, op: &Op) -> Outcome {
@@ -109,14 +165,14 @@ fn jump_reg<W: Width>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     let rip = W::cut(cpu.regs[usize::from(op.reg)]);
     attempt!(cpu, op, check::<W>(cpu, rip));
     cpu.rip = rip;
-    Ok(Flow::Jump)
+    arrive::<W>(cpu)
 }
 
 fn jump_mem<W: Width, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     let rip = attempt!(cpu, op, cpu.read::<W>(A::seg(op), A::offset(cpu, op))).to_u64();
     attempt!(cpu, op, check::<W>(cpu, rip));
     cpu.rip = rip;
-    Ok(Flow::Jump)
+    arrive::<W>(cpu)
 }
 
 #[inline(always)]
@@ -125,11 +181,8 @@ fn call_to<W: Width, S: Stack>(cpu: &mut Vcpu, op: &Op, rip: u64) -> Outcome {
     let back = op.next_rip(cpu);
     attempt!(cpu, op, S::push(cpu, W::from_u64(back)));
     cpu.rip = rip;
-    if cpu.mmu.code_written {
-        // The target may be what has been overwritten: it is looked up anew anyway.
-        cpu.mmu.code_written = false;
-    }
-    Ok(Flow::Jump)
+    // If the push has hit decoded code, the target sees so itself.
+    arrive::<W>(cpu)
 }
 
 fn call<W: Width, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
@@ -153,7 +206,7 @@ fn ret<W: Width, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     attempt!(cpu, op, check::<W>(cpu, rip));
     S::release(cpu, W::SIZE as u64 + (op.imm & 0xffff));
     cpu.rip = rip;
-    Ok(Flow::Jump)
+    arrive::<W>(cpu)
 }
 
 macro_rules! jcc_table {
@@ -165,8 +218,19 @@ macro_rules! jcc_table {
     };
 }
 
-fn select_jcc(width: usize, cc: u8) -> Option<Handler> {
-    Some(match width {
+fn select_jcc(form: &Form, op: &mut Op, cc: u8) -> Option<Handler> {
+    if prepare_links(form, op) {
+        macro_rules! table {
+            ($($n:literal)*) => {
+                match cc {
+                    $($n => linked_jcc::<$n> as Handler,)*
+                    _ => return None,
+                }
+            };
+        }
+        return Some(table!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15));
+    }
+    Some(match branch_width(form) {
         2 => jcc_table!(u16, cc, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
         4 => jcc_table!(u32, cc, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
         _ => jcc_table!(u64, cc, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
@@ -224,6 +288,7 @@ pub fn select(form: &Form, op: &mut Op) -> Option<Handler> {
     let long = form.mode == Mode::Bits64;
     let size = form.size;
     Some(match form.mnemonic {
+        Mnemonic::Jmp if form.instruction.is_jmp_short_or_near() && prepare_links(form, op) => linked_jump,
         Mnemonic::Jmp if form.instruction.is_jmp_short_or_near() => {
             wide_sized!(branch_width(form), jump)
         }
@@ -263,7 +328,7 @@ pub fn select(form: &Form, op: &mut Op) -> Option<Handler> {
             wide_sized!(branch_width(form), loops)
         }
         _ if form.instruction.is_jcc_short_or_near() => {
-            return select_jcc(branch_width(form), condition_code(form.instruction.condition_code())?);
+            return select_jcc(form, op, condition_code(form.instruction.condition_code())?);
         }
         _ => return None,
     })

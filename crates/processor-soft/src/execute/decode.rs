@@ -46,6 +46,16 @@ impl Mode {
     }
 }
 
+/// Where and how a block is decoded.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub mode: Mode,
+    /// Offset of its first byte in the page.
+    pub offset: u16,
+    /// Whether it may hand over to other blocks.
+    pub linked: bool,
+}
+
 /// What an instruction's operands are, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -109,6 +119,7 @@ pub struct Form<'a> {
     pub third: u8,
     pub lock: bool,
     pub mode: Mode,
+    pub place: Place,
     pub host: &'static Host,
     pub instruction: &'a Instruction,
 }
@@ -124,8 +135,8 @@ pub enum Decoded {
 
 /// Decodes up to `limit` instructions from `bytes` and appends their ops to `ops`. Ends before an
 /// instruction of which only a part is there.
-pub fn decode(cpu: &mut Vcpu, mode: Mode, bytes: &[u8], limit: u16, ops: &mut Vec<Op>) -> Decoded {
-    let bitness = match mode {
+pub fn decode(cpu: &mut Vcpu, place: Place, bytes: &[u8], limit: u16, ops: &mut Vec<Op>) -> Decoded {
+    let bitness = match place.mode {
         Mode::Bits16 => 16,
         Mode::Bits32 => 32,
         Mode::Bits64 => 64,
@@ -149,14 +160,14 @@ pub fn decode(cpu: &mut Vcpu, mode: Mode, bytes: &[u8], limit: u16, ops: &mut Ve
             return Decoded::Block { length: next, count: count + 1 };
         }
         let next = decoder.position();
-        let last = translate(cpu, mode, &instruction, start as u16, next as u16, ops);
+        let last = translate(cpu, place, &instruction, start as u16, next as u16, ops);
         start = next;
         count += 1;
         if last {
             return Decoded::Block { length: start as u16, count };
         }
     }
-    ops.push(Op { handler: end, next: start as u16, ..blank() });
+    ops.push(branch::end(place, start as u16));
     Decoded::Block { length: start as u16, count }
 }
 
@@ -165,11 +176,11 @@ pub fn decode(cpu: &mut Vcpu, mode: Mode, bytes: &[u8], limit: u16, ops: &mut Ve
 fn is_too_long(bitness: u32, bytes: &[u8]) -> bool {
     let Some(bytes) = bytes.get(..LONGEST - 1) else { return false };
     let mut decoder = Decoder::new(bitness, bytes, DecoderOptions::NONE);
-    decoder.decode();
+    let _ = decoder.decode();
     decoder.last_error() == DecoderError::NoMoreBytes
 }
 
-fn blank() -> Op {
+pub fn blank() -> Op {
     Op {
         handler: undefined,
         imm: 0,
@@ -187,17 +198,17 @@ fn blank() -> Op {
 /// Appends the ops of one instruction. True if the block ends with it.
 fn translate(
     cpu: &mut Vcpu,
-    mode: Mode,
+    place: Place,
     instruction: &Instruction,
     start: u16,
     next: u16,
     ops: &mut Vec<Op>,
 ) -> bool {
     let mut op = Op { next, ..blank() };
-    if let Some(far) = memory_operand(instruction, mode, &mut op) {
+    if let Some(far) = memory_operand(instruction, place.mode, &mut op) {
         ops.push(Op { handler: far_operand, imm: far, next: start, ..blank() });
     }
-    let form = form(instruction, mode, &mut op);
+    let form = form(instruction, place, &mut op);
     if let Some(handler) = select(&form, &mut op) {
         op.handler = handler;
     } else if system::prepare(cpu, instruction, &mut op) || extension::prepare(cpu, instruction, &mut op) {
@@ -296,7 +307,7 @@ pub fn segment(register: Register, mode: Mode, base: Register) -> Seg {
 }
 
 /// Describes the operands, and fills `reg`, `rm` and `imm` of `op`.
-fn form<'a>(instruction: &'a Instruction, mode: Mode, op: &mut Op) -> Form<'a> {
+fn form<'a>(instruction: &'a Instruction, place: Place, op: &mut Op) -> Form<'a> {
     #[derive(Clone, Copy, PartialEq)]
     enum Kind {
         None,
@@ -369,7 +380,8 @@ fn form<'a>(instruction: &'a Instruction, mode: Mode, op: &mut Op) -> Form<'a> {
         source_size: sizes[1],
         third: registers[2].unwrap_or(gpr::ZERO as u8),
         lock: instruction.has_lock_prefix(),
-        mode,
+        mode: place.mode,
+        place,
         host: Host::get(),
         instruction,
     }

@@ -13,6 +13,7 @@ mod bcd;
 mod bits;
 mod blocks;
 mod branch;
+mod chain;
 mod conditional;
 mod convert;
 mod decode;
@@ -33,11 +34,12 @@ use std::sync::atomic::Ordering;
 
 pub use blocks::Blocks;
 
-use blocks::{Cache, Entry, Kind, legacy_linear};
+use blocks::{Block, Cache, Kind, legacy_linear};
+use chain::{HEAD, Side};
 use decode::Mode;
 
 use crate::fault::Fault;
-use crate::op::{Flow, Op};
+use crate::op::Flow;
 use crate::registers::gpr;
 use crate::vcpu::Vcpu;
 
@@ -47,13 +49,14 @@ impl Vcpu {
     /// this processor, which is looked at between blocks.
     pub fn execute(&mut self) -> Result<(), Fault> {
         let mut cache = self.blocks.take_cache();
+        let mut unlinked = None;
         let result = loop {
             if self.vp.attention.load(Ordering::Relaxed) != 0 {
                 break Ok(());
             }
-            match self.block(&mut cache, false) {
+            match self.block(&mut cache, false, unlinked) {
                 Ok(Flow::Leave) => break Ok(()),
-                Ok(_) => {}
+                Ok(_) => unlinked = self.blocks.jumps.take_unlinked(),
                 Err(fault) => break Err(fault),
             }
         };
@@ -64,49 +67,64 @@ impl Vcpu {
     /// Carries out exactly one instruction (single step, interrupt shadow).
     pub fn execute_one(&mut self) -> Result<(), Fault> {
         let mut cache = self.blocks.take_cache();
-        let result = self.block(&mut cache, true);
+        let result = self.block(&mut cache, true, None);
         self.blocks.put_cache(cache);
         result.map(|_| ())
     }
 
-    /// Runs the block at RIP, or its first instruction.
-    #[inline(always)]
-    fn block(&mut self, cache: &mut Cache, single: bool) -> Result<Flow, Fault> {
+    /// Runs the block at RIP and those that follow it by themselves, or its first instruction only.
+    /// `unlinked` is the op that has led here and could have a link.
+    #[inline]
+    fn block(
+        &mut self,
+        cache: &mut Cache,
+        single: bool,
+        unlinked: Option<(usize, Side)>,
+    ) -> Result<Flow, Fault> {
+        self.blocks.jumps.refuel(single);
         let mode = Mode::of(self);
         let kind = Kind::new(mode, single);
-        if mode == Mode::Bits64 {
-            let entry = cache.find(self, self.rip, kind)?;
-            return self.enter(cache, entry);
+        if mode != Mode::Bits64 {
+            return self.legacy_block(cache, kind, mode);
         }
-        self.legacy_block(cache, kind, mode)
+        let cleared = cache.cleared;
+        let block = cache.find(self, self.rip, kind)?;
+        if let Some((address, side)) = unlinked
+            && cleared == cache.cleared
+            && block.is_linkable()
+        {
+            cache.link(address, side, block.first);
+        }
+        self.enter(cache, &block)
     }
 
     /// As [`Self::block`], for code that a limit ends.
     fn legacy_block(&mut self, cache: &mut Cache, kind: Kind, mode: Mode) -> Result<Flow, Fault> {
         let linear = legacy_linear(self, self.rip)?;
-        let entry = cache.find(self, linear, kind)?;
-        let last = self.rip + u64::from(entry.length).saturating_sub(1);
+        let block = cache.find(self, linear, kind)?;
+        let last = self.rip + u64::from(block.length).saturating_sub(1);
         if last <= u64::from(self.segments[crate::registers::Seg::Cs as usize].limit) {
-            return self.enter(cache, entry);
+            return self.enter(cache, &block);
         }
         let single = cache.find(self, linear, Kind::new(mode, true))?;
         legacy_linear(self, self.rip + u64::from(single.length).saturating_sub(1))?;
-        self.enter(cache, single)
+        self.enter(cache, &single)
     }
 
     #[inline(always)]
-    fn enter(&mut self, cache: &Cache, entry: Entry) -> Result<Flow, Fault> {
+    fn enter(&mut self, cache: &Cache, block: &Block) -> Result<Flow, Fault> {
         self.regs[gpr::BLOCK_RIP] = self.rip;
-        self.instructions += u64::from(entry.count);
-        let op = &cache.ops[entry.first as usize];
+        self.instructions += u64::from(block.count);
+        // What the head would do has been done, whether or not there is other work.
+        let op = &cache.ops[block.first as usize + 1];
         match (op.handler)(self, op) {
             Ok(Flow::Jump) => Ok(Flow::Jump),
             Ok(_) => {
-                self.settle(cache, entry, true);
+                self.settle(cache, true);
                 Ok(Flow::Leave)
             }
             Err(fault) => {
-                let start = self.settle(cache, entry, false);
+                let start = self.settle(cache, false);
                 self.rip = self.cut_rip(self.regs[gpr::BLOCK_RIP].wrapping_add(start));
                 Err(fault)
             }
@@ -116,18 +134,16 @@ impl Vcpu {
     /// Puts the count of instructions right after a block that ended at the op that was told to
     /// [`Blocks::stop_at`]; `done` says whether that op was carried out. Its distance from the start.
     #[cold]
-    fn settle(&mut self, cache: &Cache, entry: Entry, done: bool) -> u64 {
-        let stopped = self.blocks.take_stopped();
-        let first = entry.first as usize;
-        let base = cache.ops.as_ptr().addr();
-        let Some(index) = stopped.checked_sub(base).map(|bytes| bytes / size_of::<Op>()) else { return 0 };
+    fn settle(&mut self, cache: &Cache, done: bool) -> u64 {
+        let Some(index) = cache.position(self.blocks.take_stopped()) else { return 0 };
+        let Some(head) = cache.ops[..index].iter().rposition(|op| op.scale == HEAD) else { return 0 };
         let (mut before, mut count) = (0, 0);
-        for op in cache.ops.get(first..index).unwrap_or_default() {
+        for op in &cache.ops[head + 1..index] {
             // Pseudo instructions are where the one before them ends.
             count += u64::from(op.next != before);
             before = op.next;
         }
-        self.instructions -= u64::from(entry.count).saturating_sub(count + u64::from(done));
+        self.instructions -= u64::from(cache.ops[head].reg).saturating_sub(count + u64::from(done));
         u64::from(before)
     }
 }

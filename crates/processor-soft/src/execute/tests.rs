@@ -38,7 +38,7 @@ fn ran(code: &[u8], prepare: impl FnOnce(&mut Vcpu)) -> Vcpu {
 fn exception(code: &[u8], prepare: impl FnOnce(&mut Vcpu)) -> (Vcpu, u8) {
     let mut cpu = processor(code);
     prepare(&mut cpu);
-    cpu.execute_one().unwrap_err();
+    let _ = cpu.execute_one().unwrap_err();
     let vector = cpu.exception.unwrap().vector;
     (cpu, vector)
 }
@@ -145,6 +145,28 @@ fn call_and_ret_come_back() {
 }
 
 #[test]
+fn a_single_instruction_is_one_even_if_it_jumps_to_a_known_block() {
+    // call f; jmp $-5; f: ret — run for a while, then in single steps
+    let mut cpu = processor(&[0xe8, 0x02, 0, 0, 0, 0xeb, 0xf9, 0xc3]);
+    for _ in 0..3 {
+        cpu.rip = CODE;
+        run(&mut cpu, 5).unwrap();
+        let vp = cpu.vp.clone();
+        std::thread::scope(|scope| {
+            scope.spawn(|| vp.call(crate::partition::attention::STOP));
+            cpu.execute().unwrap();
+        });
+        vp.take_attention();
+    }
+    cpu.rip = CODE;
+    let before = cpu.instructions;
+    cpu.execute_one().unwrap();
+    assert_eq!((cpu.rip, cpu.instructions), (CODE + 7, before + 1));
+    cpu.execute_one().unwrap();
+    assert_eq!((cpu.rip, cpu.instructions), (CODE + 5, before + 2));
+}
+
+#[test]
 fn a_loop_counts_every_instruction() {
     // mov ecx, 10; l: dec ecx; jnz l; jmp $
     let mut cpu = processor(&[0xb9, 10, 0, 0, 0, 0xff, 0xc9, 0x75, 0xfc, 0xf4]);
@@ -162,7 +184,7 @@ fn repeated_moves_leave_exact_registers_at_a_page_fault() {
     cpu.regs[gpr::RCX] = 0x40;
     cpu.poke(DATA, &[7; 0x40]);
     // The last page below the hole is not RAM: the bus takes the bytes one by one.
-    cpu.execute_one().unwrap_err();
+    let _ = cpu.execute_one().unwrap_err();
     let exception = cpu.exception.unwrap();
     assert_eq!((exception.vector, exception.address), (vector::PAGE_FAULT, hole));
     assert_eq!(cpu.regs[gpr::RCX], 0x30);
@@ -240,7 +262,7 @@ fn an_instruction_may_cross_a_page_and_faults_at_the_second_one() {
     cpu.poke(0x3000 + 8 * 3, &[0; 8]);
     cpu.rip = 0x5f_fffb;
     cpu.poke(0x5f_fffb, &[0x48, 0xb8, 1, 2, 3]);
-    cpu.execute_one().unwrap_err();
+    let _ = cpu.execute_one().unwrap_err();
     let exception = cpu.exception.unwrap();
     assert_eq!((exception.vector, exception.address), (vector::PAGE_FAULT, 0x60_0000));
     assert_eq!(cpu.rip, 0x5f_fffb);
@@ -328,7 +350,7 @@ fn the_limit_of_the_code_segment_ends_a_block() {
     cpu.rip = 0;
     // Two instructions within the limit, the third one beyond it.
     cpu.poke(0x1000, &[0x40, 0x40, 0xb8, 0x01, 0x00]);
-    cpu.execute().unwrap_err();
+    let _ = cpu.execute().unwrap_err();
     assert_eq!(cpu.exception.unwrap().vector, vector::GENERAL_PROTECTION);
     assert_eq!((cpu.rip, cpu.regs[gpr::RAX]), (2, 2));
 }
@@ -416,4 +438,61 @@ fn shifts_load_the_flags_before_and_rotates_keep_those_that_they_do_not_touch() 
     assert_eq!((value, flags & status::CF), (2, 0));
     let (value, flags) = u8::shl(0x81, 1, 0);
     assert_eq!((value, flags & (status::CF | status::OF)), (2, status::CF | status::OF));
+}
+
+/// Prints how many million instructions a second some loops run at.
+#[test]
+#[ignore = "a measurement"]
+fn rate() {
+    let loops: [(&str, &[u8]); 4] = [
+        // l: add rax, rbx; xor rcx, rax; shl rdx, 1; add rdx, rcx; dec rsi; jnz l
+        (
+            "integer",
+            &[
+                0x48, 0x01, 0xd8, 0x48, 0x31, 0xc1, 0x48, 0xd1, 0xe2, 0x48, 0x01, 0xca, 0x48, 0xff, 0xce,
+                0x75, 0xef,
+            ],
+        ),
+        // l: mov rax, [rdi+8]; add rax, rbx; mov [rdi+8], rax; mov rcx, [rdi+rbx*8]; cmp rcx, rax; dec rsi; jnz l
+        (
+            "memory",
+            &[
+                0x48, 0x8b, 0x47, 0x08, 0x48, 0x01, 0xd8, 0x48, 0x89, 0x47, 0x08, 0x48, 0x8b, 0x0c, 0xdf,
+                0x48, 0x39, 0xc1, 0x48, 0xff, 0xce, 0x75, 0xe9,
+            ],
+        ),
+        // l: call f; dec rsi; jnz l; jmp l; f: push rbx; mov rbx, rsi; pop rbx; ret
+        (
+            "calls",
+            &[
+                0xe8, 0x07, 0, 0, 0, 0x48, 0xff, 0xce, 0x75, 0xf6, 0xeb, 0xf4, 0x53, 0x48, 0x89, 0xf3, 0x5b,
+                0xc3,
+            ],
+        ),
+        // l: movzx eax, byte [rdi]; test al, al; je +2; add rdi, 0; cmp eax, 5; ja +0 ; dec rsi; jnz l
+        (
+            "branches",
+            &[
+                0x0f, 0xb6, 0x07, 0x84, 0xc0, 0x74, 0x04, 0x48, 0x83, 0xc7, 0x00, 0x83, 0xf8, 0x05, 0x77,
+                0x00, 0x48, 0xff, 0xce, 0x75, 0xeb,
+            ],
+        ),
+    ];
+    for (name, code) in loops {
+        let mut cpu = processor(code);
+        cpu.regs[gpr::RDI] = DATA;
+        cpu.regs[gpr::RBX] = 1;
+        cpu.regs[gpr::RSI] = u64::MAX;
+        let vp = cpu.vp.clone();
+        let start = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(1000));
+                vp.call(crate::partition::attention::STOP);
+            });
+            cpu.execute().unwrap();
+        });
+        let rate = cpu.instructions as f64 / start.elapsed().as_secs_f64() / 1e6;
+        println!("{name}: {rate:.0} million instructions a second");
+    }
 }

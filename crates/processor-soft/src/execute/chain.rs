@@ -1,0 +1,184 @@
+//! How one block hands over to the next without a return to the loop of [`Vcpu::execute`].
+//!
+//! Only for 64-bit code. Every block begins with an [`enter`]; a jump within the page goes there by a link
+//! in the op that jumps, any other jump by the table of linear addresses. `enter` looks at whether the
+//! block is still valid and whether there is something else to do; if so, it returns to the loop.
+//!
+//! ```text
+//! [enter] op op op jcc ──link──▶ [enter] op op ret ──table──▶ [enter] …
+//! ```
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::dispatch::{Outcome, next};
+use crate::op::{Flow, Op};
+use crate::registers::gpr;
+use crate::vcpu::Vcpu;
+
+use guest_memory::PageState;
+
+/// Slots of the table by linear address.
+const SLOTS: usize = 1 << 13;
+/// Blocks that are run before a return to the loop. Bounds the stack where the compiler does not turn the
+/// last call of a handler into a jump.
+const FUEL: u32 = if cfg!(debug_assertions) { 8 } else { 64 };
+/// `scale` of the op that begins a block.
+pub const HEAD: u8 = 0xff;
+/// A link that is never made: the target is not in the page.
+pub const NO_LINK: i32 = i32::MIN;
+
+/// Which successor of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The target of a jump.
+    Taken,
+    /// The instruction behind the block.
+    Next,
+}
+
+#[derive(Clone, Copy)]
+struct Jump {
+    linear: u64,
+    key: u64,
+    head: *const Op,
+}
+
+/// No block: keys are never all ones.
+const NONE: Jump = Jump { linear: u64::MAX, key: u64::MAX, head: std::ptr::null() };
+
+/// The table of blocks by linear address, and a link that waits to be made.
+pub struct Jumps {
+    slots: Box<[Jump; SLOTS]>,
+    fuel: u32,
+    /// Address of the op whose link is missing, or 0.
+    unlinked: usize,
+    side: Side,
+}
+
+// SAFETY: the pointers lead to ops of the cache that belongs to the same processor and are used only while
+// its blocks run.
+unsafe impl Send for Jumps {}
+
+#[inline(always)]
+fn slot(linear: u64) -> usize {
+    (linear ^ linear >> 13) as usize & (SLOTS - 1)
+}
+
+impl Jumps {
+    pub fn new() -> Self {
+        let slots: Box<[Jump]> = vec![NONE; SLOTS].into_boxed_slice();
+        let slots = slots.try_into().unwrap_or_else(|_| unreachable!("the vector has that length"));
+        Self { slots, fuel: 0, unlinked: 0, side: Side::Taken }
+    }
+
+    /// Forgets all blocks, whose ops are about to go.
+    pub fn clear(&mut self) {
+        self.slots.fill(NONE);
+        self.unlinked = 0;
+    }
+
+    /// Enters a block that begins with `head`.
+    pub fn enter(&mut self, linear: u64, key: u64, head: &Op) {
+        self.slots[slot(linear)] = Jump { linear, key, head };
+    }
+
+    /// The head of the block at `linear`, if it is known.
+    #[inline(always)]
+    fn find(&self, linear: u64, key: u64) -> Option<&'static Op> {
+        let jump = &self.slots[slot(linear)];
+        // SAFETY: an op of the cache, which stays where it is until `clear`.
+        (jump.linear == linear && jump.key == key).then(|| unsafe { &*jump.head })
+    }
+
+    /// Fresh fuel for a chain of blocks, or none for a single instruction.
+    #[inline]
+    pub fn refuel(&mut self, single: bool) {
+        self.fuel = if single { 0 } else { FUEL };
+    }
+
+    /// The address of the op that lacks a link, once.
+    #[inline]
+    pub fn take_unlinked(&mut self) -> Option<(usize, Side)> {
+        let address = std::mem::take(&mut self.unlinked);
+        (address != 0).then_some((address, self.side))
+    }
+}
+
+/// The op that begins a block, before it is filled.
+pub fn head() -> Op {
+    Op { handler: enter, scale: HEAD, ..super::decode::blank() }
+}
+
+/// Tells the head of a block when it is valid.
+pub fn fill_head(head: &mut Op, word: Option<&AtomicU32>, state: PageState, count: u8) {
+    // Without a word the block is not RAM's: nothing leads to its head.
+    head.imm = word.map_or(0, |word| std::ptr::from_ref(word).expose_provenance() as u64);
+    head.disp = state as i32;
+    head.reg = count;
+}
+
+/// Pseudo op: the beginning of a block.
+#[inline(always)]
+pub fn enter(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    // SAFETY: `fill_head` has been called for every block that a link or the table leads to; the words
+    // live as long as the processor.
+    let word = unsafe { &*std::ptr::with_exposed_provenance::<AtomicU32>(op.imm as usize) };
+    let changed = word.load(Ordering::Relaxed) ^ op.disp as u32;
+    let fuel = cpu.blocks.jumps.fuel;
+    if changed | cpu.vp.attention.load(Ordering::Relaxed) != 0 || fuel == 0 {
+        return Ok(Flow::Jump);
+    }
+    cpu.blocks.jumps.fuel = fuel - 1;
+    cpu.regs[gpr::BLOCK_RIP] = cpu.rip;
+    cpu.instructions += u64::from(op.reg);
+    next(cpu, op)
+}
+
+/// Goes on at RIP by the table.
+#[inline(always)]
+pub fn go(cpu: &mut Vcpu) -> Outcome {
+    let key = cpu.code_key(cpu.rip);
+    match cpu.blocks.jumps.find(cpu.rip, key) {
+        Some(head) => enter(cpu, head),
+        None => Ok(Flow::Jump),
+    }
+}
+
+/// Goes on at RIP by the link of `op`.
+#[inline(always)]
+pub fn follow(cpu: &mut Vcpu, op: &Op, side: Side) -> Outcome {
+    let distance = match side {
+        Side::Taken => op.imm as i32,
+        Side::Next => (op.imm >> 32) as i32,
+    };
+    if distance << 1 == 0 {
+        return without_link(cpu, op, side);
+    }
+    // SAFETY: the loop has set the distance to a head in the same array of ops.
+    let head = unsafe { &*std::ptr::from_ref(op).offset(distance as isize) };
+    enter(cpu, head)
+}
+
+fn without_link(cpu: &mut Vcpu, op: &Op, side: Side) -> Outcome {
+    let distance = if side == Side::Taken { op.imm as i32 } else { (op.imm >> 32) as i32 };
+    if distance == NO_LINK {
+        return go(cpu);
+    }
+    cpu.blocks.jumps.unlinked = std::ptr::from_ref(op).addr();
+    cpu.blocks.jumps.side = side;
+    Ok(Flow::Jump)
+}
+
+/// The links of an op before any is made: `taken` and `next` say whether they are in the page.
+pub fn links(taken: bool, next: bool) -> u64 {
+    let link = |in_page: bool| if in_page { 0 } else { u64::from(NO_LINK as u32) };
+    link(taken) | link(next) << 32
+}
+
+/// Makes a link of `op` over `distance` ops.
+pub fn link(op: &mut Op, side: Side, distance: i32) {
+    op.imm = match side {
+        Side::Taken => op.imm & !0xffff_ffff | u64::from(distance as u32),
+        Side::Next => op.imm & 0xffff_ffff | u64::from(distance as u32) << 32,
+    };
+}
