@@ -196,9 +196,9 @@ fn nothing_locks_up_and_nothing_is_lost_when_all_are_busy() {
                     match apic.acknowledge() {
                         Some(0x31) => machine.pic.clone().port_write(0x20, &[0x20]),
                         Some(0x61) => {
-                            pci_served.fetch_add(1, Ordering::SeqCst);
                             pci.set(false);
                             apic.end_of_interrupt();
+                            pci_served.fetch_add(1, Ordering::SeqCst);
                         }
                         Some(0x51) => apic.end_of_interrupt(),
                         Some(_) => {

@@ -253,11 +253,12 @@ impl PortDevice for PowerManagement {
                 bytes.get(usize::from(index)).copied().unwrap_or(0xff)
             });
         }
-        self.update();
+        let offset = port.wrapping_sub(self.base());
+        if offset < PM1_CONTROL {
+            self.update();
+        }
         let block = self.read_block();
-        read_bytes(port.wrapping_sub(self.base()), data, |offset| {
-            block.get(usize::from(offset)).copied().unwrap_or(0)
-        });
+        read_bytes(offset, data, |offset| block.get(usize::from(offset)).copied().unwrap_or(0));
     }
 
     fn port_write(&mut self, port: u16, data: &[u8]) {

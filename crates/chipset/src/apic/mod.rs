@@ -302,6 +302,9 @@ impl Apic {
             let mode = state.timer_mode();
             state.timer.elapse(mode, now);
             self.fire_timer(&mut state);
+        } else {
+            // Called too early, for whatever reason: never again at once.
+            state.timer.due = Some(due.max(now.saturating_add(1_000)));
         }
         self.arm(&state);
     }
