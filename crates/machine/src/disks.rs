@@ -77,26 +77,27 @@ fn refusal(option: &'static str, file: &Path, error: &storage::Error) -> InputEr
     InputError::file(option, file, reason)
 }
 
-/// Where each disk of `config` hangs. Disks that may choose take IDE positions as long as enough are left
-/// for those that may not.
+/// Where each disk of `config` hangs. Disks that may choose take IDE positions while there are any, but not
+/// beside disks that are on IDE only: a guest either leaves all IDE disks to its synthetic driver or none.
 fn attachments(config: &MachineConfig, synthetic: bool) -> Vec<Attachment> {
     let needs_ide = |disk: &DiskConfig| disk.bus == DiskBus::Ide || !synthetic;
+    let takeover = !config.disks.iter().any(needs_ide);
     let mut positions =
         (0..MAX_IDE_DISKS as u8).filter(|&position| config.cdrom.is_none() || position != CDROM_POSITION);
-    let mut free = positions.clone().count();
-    let mut to_come = config.disks.iter().filter(|disk| needs_ide(disk)).count();
     config
         .disks
         .iter()
         .map(|disk| {
-            let fixed = needs_ide(disk);
-            to_come -= usize::from(fixed);
-            let wants_ide = fixed || (disk.bus == DiskBus::Auto && free > to_come);
+            let wants_ide = needs_ide(disk) || (disk.bus == DiskBus::Auto && takeover);
             let ide = if wants_ide { positions.next() } else { None };
-            free -= usize::from(ide.is_some());
             Attachment { ide, synthetic: synthetic && disk.bus != DiskBus::Ide, optical: false }
         })
         .collect()
+}
+
+/// Whether the guest is to leave its IDE disks to the synthetic driver.
+pub(crate) fn taken_over(disks: &[AttachedDisk]) -> bool {
+    disks.iter().any(|disk| disk.at.synthetic && disk.at.ide.is_some())
 }
 
 /// Gives all disks back to their emulated side: the machine has been reset.
@@ -145,9 +146,8 @@ mod tests {
     }
 
     #[test]
-    fn disks_that_may_choose_leave_room_for_those_that_may_not() {
-        let places = places(&["a", "b", "c", "d", "e,bus=ide"], false, true);
-        let expected = [(Some(0), true), (Some(1), true), (Some(2), true), (None, true), (Some(3), false)];
-        assert_eq!(places, expected);
+    fn beside_disks_for_ide_only_those_that_may_choose_are_on_scsi() {
+        let places = places(&["a", "b,bus=ide", "c,bus=scsi"], false, true);
+        assert_eq!(places, [(None, true), (Some(0), false), (None, true)]);
     }
 }

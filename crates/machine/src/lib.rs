@@ -21,6 +21,7 @@ mod disks;
 mod handle;
 pub mod memory_map;
 mod run;
+pub mod smbios;
 
 pub use config::{InputError, MachineConfig};
 pub use control::{End, Failure};
@@ -50,6 +51,9 @@ pub enum Error {
     /// The ACPI tables do not fit into their place.
     #[error("{0} bytes of ACPI tables do not fit into their place")]
     AcpiTables(usize),
+    /// The SMBIOS tables do not fit into the machine's memory.
+    #[error("the SMBIOS tables do not fit into memory")]
+    Smbios,
     /// A synthetic device cannot be offered.
     #[error("a synthetic device cannot be offered")]
     Offer(#[from] vmbus::OfferError),

@@ -25,6 +25,10 @@ pub const CONVENTIONAL_END: u64 = 0x9_fc00;
 pub const ACPI_TABLES: u64 = 0xe_0000;
 /// Bytes for the ACPI tables.
 pub const ACPI_TABLES_SIZE: u64 = 0x1_0000;
+/// SMBIOS tables, where an operating system looks for their entry point.
+pub const SMBIOS_TABLES: u64 = 0xf_0000;
+/// Bytes for the SMBIOS tables.
+pub const SMBIOS_TABLES_SIZE: u64 = 0x1000;
 /// First byte above the first MiB.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 

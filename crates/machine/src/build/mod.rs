@@ -34,8 +34,11 @@ use crate::buses::Buses;
 use crate::config::MachineConfig;
 use crate::control::Control;
 use crate::disks::{self, AttachedDisk};
-use crate::memory_map::{ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, VMBUS_WINDOW};
+use crate::memory_map::{
+    ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VMBUS_WINDOW,
+};
 use crate::run::SerialOutput;
+use crate::smbios;
 use chipset::{Chipset, Surroundings};
 use wiring::{Interrupts, WeakSignal};
 
@@ -83,6 +86,9 @@ impl Board {
         let vmbus_exists = config.has_vmbus()?;
         let tables = acpi::tables(&platform(config, vmbus_exists), ACPI_TABLES);
         write_tables(&memory, &tables)?;
+        let identity = if disks::taken_over(disks) { smbios::HYPER_V } else { smbios::PLAIN };
+        let written = memory.write_slice(&smbios::tables(identity), GuestAddress(SMBIOS_TABLES));
+        written.map_err(|_| Error::Smbios)?;
         let start = files.load(&memory, config.memory.0, ACPI_TABLES)?;
 
         let vm_clock = VmClock::new();

@@ -39,7 +39,7 @@ pub enum DiskFormat {
 #[serde(rename_all = "lowercase")]
 pub enum DiskBus {
     /// An IDE disk that guests with synthetic drivers reach by its VMBus channel. Disks for which the IDE
-    /// buses have no room go to the synthetic SCSI controller.
+    /// buses have no room, and all of them beside a disk for IDE only, go to the synthetic SCSI controller.
     #[default]
     Auto,
     /// An emulated IDE disk only.
