@@ -94,6 +94,11 @@ impl Channel {
             }
             STATUS_COMMAND => {
                 if let Some(drive) = self.drive() {
+                    drive.acknowledge();
+                }
+                // The line falls before the command can end, so that its interrupt is an edge.
+                self.update_line();
+                if let Some(drive) = self.drive() {
                     drive.command(value);
                 }
                 self.transfer(may_master);

@@ -426,6 +426,16 @@ fn a_software_reset_shows_busy_then_the_signature() {
 }
 
 #[test]
+fn a_command_ends_an_interrupt_that_nobody_took_and_makes_a_new_edge() {
+    let mut rig = rig();
+    rig.lba28(0, 1, 0x20);
+    assert_eq!(rig.irqs[0].take_edges(), 1);
+    rig.data(0, 512);
+    rig.lba28(1, 1, 0x20);
+    assert_eq!(rig.irqs[0].take_edges(), 1);
+}
+
+#[test]
 fn a_disabled_interrupt_appears_when_it_is_enabled() {
     let mut rig = rig();
     rig.control(0, 0x02);
