@@ -13,6 +13,7 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ::chipset::acpi_pm::{self, PowerManagement};
+use ::chipset::apic::ApicBus;
 use ::chipset::pci;
 use ::chipset::serial::Serial;
 use clock::{Clock, TimerQueue, Timers, VmClock};
@@ -58,6 +59,8 @@ pub(crate) struct Board {
     processors: Vec<Box<dyn Processor>>,
     /// The way from the local APICs to the processors, to which the APICs refer weakly.
     signals: Vec<Arc<dyn ProcessorSignal>>,
+    /// The way from the IOAPIC, and from each local APIC, to all local APICs, to which they refer weakly.
+    apics: Arc<ApicBus>,
     enlightenment: Option<Arc<Enlightenment>>,
     vmbus: Option<Server>,
     /// Serves the timers of all devices for as long as it lives.
@@ -158,6 +161,7 @@ impl Board {
             partition,
             processors,
             signals,
+            apics: Arc::clone(&interrupts.apics),
             enlightenment,
             vmbus,
             timers,
@@ -194,6 +198,7 @@ impl Board {
             enlightenment.detach();
         }
         drop(self.signals);
+        drop(self.apics);
         drop(self.timers);
     }
 }
