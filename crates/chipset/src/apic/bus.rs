@@ -80,7 +80,8 @@ pub(super) struct Delivery {
     pub(super) trigger: Trigger,
 }
 
-/// All local APICs of a machine, and the bus between them.
+/// All local APICs of a machine, and the bus between them. The local APICs refer to it weakly: without it,
+/// messages and ends of interrupts go nowhere, so the machine keeps it for as long as processors run.
 pub struct ApicBus {
     apics: Vec<Arc<Apic>>,
     /// Where the next search for the lowest priority begins, so that equals take turns.
