@@ -120,7 +120,7 @@ impl Vcpu {
     }
 
     /// One turn of the run loop.
-    fn turn(&mut self, since: &mut Instant) -> Result<(), Exit> {
+    pub(crate) fn turn(&mut self, since: &mut Instant) -> Result<(), Exit> {
         let calls = self.vp.take_attention();
         if calls != 0 {
             self.attend(calls)?;
