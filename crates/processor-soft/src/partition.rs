@@ -11,6 +11,7 @@ use processor::{
 };
 
 use crate::run::SoftProcessor;
+use crate::system::UnknownMsrs;
 use crate::vcpu::Vcpu;
 
 /// Flush requests that a processor keeps apart; with more it flushes everything.
@@ -46,6 +47,7 @@ pub struct Shared {
     pub vps: Vec<Arc<VpShared>>,
     /// Excludes locked operations that cannot be done by one host instruction from each other.
     pub bus_lock: Mutex<()>,
+    pub unknown_msrs: UnknownMsrs,
     pub stopped: AtomicBool,
 }
 
@@ -223,6 +225,7 @@ impl SoftPartition {
                 hypervisor: OnceLock::new(),
                 vps,
                 bus_lock: Mutex::new(()),
+                unknown_msrs: UnknownMsrs::default(),
                 stopped: AtomicBool::new(false),
             }),
         })

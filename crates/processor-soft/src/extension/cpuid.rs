@@ -101,6 +101,8 @@ mod leaf7 {
     pub const ARCH_CAPABILITIES: u32 = 1 << 29;
     /// SPEC_CTRL, STIBP and SSBD MSRs exist, so that guests that insist find them.
     pub const SPEC_CTRL: u32 = 1 << 26 | 1 << 27 | 1 << 31;
+    /// BHI_CTRL, MCDT_NO: without the first Linux clears the branch history in software at every system call.
+    pub const SUB2_EDX: u32 = 1 << 4 | 1 << 5;
     /// AVX_VNNI, AVX512_BF16.
     pub const SUB1_EAX_NATIVE: u32 = 1 << 4 | 1 << 5;
 }
@@ -188,9 +190,10 @@ fn structured(host: &Host, subleaf: u32) -> [u32; 4] {
                 | leaf7::FSRM
                 | leaf7::ARCH_CAPABILITIES
                 | leaf7::SPEC_CTRL;
-            [1, ebx, ecx, edx]
+            [2, ebx, ecx, edx]
         }
         1 => [host.leaf7_1_eax & leaf7::SUB1_EAX_NATIVE, 0, 0, 0],
+        2 => [0, 0, 0, leaf7::SUB2_EDX],
         _ => [0; 4],
     }
 }

@@ -42,7 +42,7 @@ use pack::Packed;
 
 pub use debug::dr6;
 pub use interrupt::TripleFault;
-pub use msr::MsrState;
+pub use msr::{MsrState, UnknownMsrs};
 pub use mtrr::Mtrr;
 
 /// RIP of the instruction after `op`.

@@ -6,6 +6,7 @@
 
 use std::arch::x86_64::__cpuid;
 use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
 use clock::Clock;
 use processor::MsrOutcome;
@@ -59,6 +60,10 @@ mod msr {
     pub const AMD_NB_CFG: u32 = 0xc001_001f;
     pub const AMD_INTERRUPT_PENDING: u32 = 0xc001_0055;
     pub const AMD_DE_CFG: u32 = 0xc001_1029;
+
+    /// Registers that operating systems try on any processor, to see whether they are there: SMI count,
+    /// feature control, platform information, MISC_FEATURE_ENABLES, PPERF, and DE_CFG where it is not AMD's.
+    pub const ABSENT: [u32; 6] = [0x34, 0x3a, 0xce, 0x140, 0x64e, AMD_DE_CFG];
 }
 
 /// Machine-check banks: control, status, address and miscellaneous register each.
@@ -68,8 +73,8 @@ const BANKS: usize = 4;
 /// guest's behalf.
 const ARCH_CAPABILITIES: u64 =
     1 | 1 << 1 | 0b1111 << 3 | 1 << 8 | 0b111 << 13 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 62;
-/// IBRS, STIBP, SSBD.
-const SPEC_CTRL: u64 = 0b111;
+/// IBRS, STIBP, SSBD, BHI_DIS_S.
+const SPEC_CTRL: u64 = 0b111 | 1 << 10;
 /// Fast strings; no branch trace store, no precise event sampling.
 const MISC_ENABLE: u64 = 1 | 1 << 11 | 1 << 12;
 /// Revision 1 in the upper half.
@@ -104,7 +109,6 @@ pub struct MsrState {
     bank_control: [u64; BANKS],
     de_cfg: u64,
     amd: bool,
-    told: HashSet<u32>,
 }
 
 impl MsrState {
@@ -135,7 +139,6 @@ impl MsrState {
             // LFENCE serialises.
             de_cfg: 1 << 1,
             amd,
-            told: HashSet::new(),
         }
     }
 
@@ -151,16 +154,27 @@ impl MsrState {
     pub fn amd(&self) -> bool {
         self.amd
     }
-
-    fn tell(&mut self, number: u32, operation: &str) {
-        if self.told.len() < TOLD && self.told.insert(number) {
-            tracing::warn!("{operation} of MSR {number:#x}, which does not exist, raises #GP");
-        }
-    }
 }
 
 /// An MSR access that raises #GP.
 struct Refused;
+
+/// The unknown MSRs that guests have tried, so that each is told of once.
+#[derive(Default)]
+pub struct UnknownMsrs(Mutex<HashSet<u32>>);
+
+impl UnknownMsrs {
+    fn tell(&self, number: u32, operation: &str) {
+        if msr::ABSENT.contains(&number) {
+            tracing::debug!("{operation} of MSR {number:#x}, which is not offered, raises #GP");
+            return;
+        }
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < TOLD && told.insert(number) {
+            tracing::warn!("{operation} of MSR {number:#x}, which does not exist, raises #GP");
+        }
+    }
+}
 
 impl Vcpu {
     /// The guest's TSC.
@@ -221,7 +235,7 @@ impl Vcpu {
                 0
             }
             _ => {
-                msrs.tell(number, "read");
+                self.shared.unknown_msrs.tell(number, "read");
                 return Err(Refused);
             }
         })
@@ -309,7 +323,7 @@ impl Vcpu {
                 require(value == 0)?;
             }
             _ => {
-                self.msrs.tell(number, "write");
+                self.shared.unknown_msrs.tell(number, "write");
                 return Err(Refused);
             }
         }
@@ -350,7 +364,7 @@ pub fn rdmsr(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
             }
             Some(MsrOutcome::GeneralProtection) => Err(Refused),
             Some(MsrOutcome::NotMine) | None => {
-                vcpu.msrs.tell(number, "read");
+                vcpu.shared.unknown_msrs.tell(number, "read");
                 Err(Refused)
             }
         }
@@ -383,7 +397,7 @@ pub fn wrmsr(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
             }
             Some(MsrOutcome::GeneralProtection) => Err(Refused),
             Some(MsrOutcome::NotMine) | None => {
-                vcpu.msrs.tell(number, "write");
+                vcpu.shared.unknown_msrs.tell(number, "write");
                 Err(Refused)
             }
         }
