@@ -12,7 +12,6 @@ pub mod gpr {
     pub const RBP: usize = 5;
     pub const RSI: usize = 6;
     pub const RDI: usize = 7;
-    pub const R8: usize = 8;
     pub const R11: usize = 11;
     /// Pseudo register: the RIP at which the running block was entered. RIP-relative operands use it as
     /// their base, with the distance from the block's start folded into the displacement.

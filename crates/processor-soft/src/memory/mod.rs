@@ -21,7 +21,6 @@ use crate::registers::Seg;
 use crate::vcpu::Vcpu;
 
 pub use mmu::{Class, Mmu};
-pub use segment::canonical;
 
 /// An integer that instructions read and write.
 pub trait Word: Copy + Eq + std::fmt::Debug + Send + 'static {

@@ -120,7 +120,7 @@ fn a_stale_translation_lives_until_it_is_flushed() {
     vcpu.poke(DATA + 0x1000, &[2]);
     let linear = map(&mut vcpu, 0, DATA, 7);
     assert_eq!(vcpu.read::<u8>(Seg::Flat, linear), Ok(1));
-    vcpu.poke(0x4000, &(DATA + 0x1000 | 7).to_le_bytes());
+    vcpu.poke(0x4000, &((DATA + 0x1000) | 7).to_le_bytes());
     assert_eq!(vcpu.read::<u8>(Seg::Flat, linear), Ok(1));
     let before = vcpu.code_key(linear);
     vcpu.mmu.switch(0, vcpu.cr3, false);

@@ -19,7 +19,7 @@ use crate::registers::{Seg, cr0, efer, gpr};
 use crate::vcpu::Vcpu;
 
 /// MSR numbers.
-mod msr {
+mod number {
     use std::ops::RangeInclusive;
 
     pub const TSC: u32 = 0x10;
@@ -165,7 +165,7 @@ pub struct UnknownMsrs(Mutex<HashSet<u32>>);
 
 impl UnknownMsrs {
     fn tell(&self, number: u32, operation: &str) {
-        if msr::ABSENT.contains(&number) {
+        if number::ABSENT.contains(&number) {
             tracing::debug!("{operation} of MSR {number:#x}, which is not offered, raises #GP");
             return;
         }
@@ -186,50 +186,50 @@ impl Vcpu {
     fn read_own_msr(&mut self, number: u32) -> Result<u64, Refused> {
         let msrs = &mut self.msrs;
         Ok(match number {
-            msr::TSC => self.tsc(),
-            msr::TSC_ADJUST => msrs.tsc_adjust,
-            msr::PLATFORM_ID if !msrs.amd => 0,
-            msr::APIC_BASE => self.apic.base(),
-            msr::SPEC_CTRL => msrs.spec_ctrl,
-            msr::BIOS_SIGN_ID => MICROCODE,
-            msr::ARCH_CAPABILITIES if !msrs.amd => ARCH_CAPABILITIES,
-            msr::MISC_ENABLE if !msrs.amd => msrs.misc_enable,
-            msr::SYSENTER_CS => msrs.sysenter_cs,
-            msr::SYSENTER_ESP => msrs.sysenter_esp,
-            msr::SYSENTER_EIP => msrs.sysenter_eip,
-            msr::MCG_CAP => BANKS as u64,
-            msr::MCG_STATUS => msrs.mcg_status,
-            msr::PAT => msrs.pat,
-            msr::MTRR_CAP => Mtrr::CAPABILITIES,
-            number if msr::MTRRS.contains(&number) => msrs.mtrr.read(number).ok_or(Refused)?,
-            number if msr::MACHINE_CHECK.contains(&number) => {
-                let index = number - msr::MACHINE_CHECK.start();
+            number::TSC => self.tsc(),
+            number::TSC_ADJUST => msrs.tsc_adjust,
+            number::PLATFORM_ID if !msrs.amd => 0,
+            number::APIC_BASE => self.apic.base(),
+            number::SPEC_CTRL => msrs.spec_ctrl,
+            number::BIOS_SIGN_ID => MICROCODE,
+            number::ARCH_CAPABILITIES if !msrs.amd => ARCH_CAPABILITIES,
+            number::MISC_ENABLE if !msrs.amd => msrs.misc_enable,
+            number::SYSENTER_CS => msrs.sysenter_cs,
+            number::SYSENTER_ESP => msrs.sysenter_esp,
+            number::SYSENTER_EIP => msrs.sysenter_eip,
+            number::MCG_CAP => BANKS as u64,
+            number::MCG_STATUS => msrs.mcg_status,
+            number::PAT => msrs.pat,
+            number::MTRR_CAP => Mtrr::CAPABILITIES,
+            number if number::MTRRS.contains(&number) => msrs.mtrr.read(number).ok_or(Refused)?,
+            number if number::MACHINE_CHECK.contains(&number) => {
+                let index = number - number::MACHINE_CHECK.start();
                 // There are no machine checks: status, address and miscellaneous information are 0.
-                if index % 4 == 0 { msrs.bank_control[(index / 4) as usize % BANKS] } else { 0 }
+                if index.is_multiple_of(4) { msrs.bank_control[(index / 4) as usize % BANKS] } else { 0 }
             }
             // The APIC's timer goes by the machine's TSC.
-            msr::TSC_DEADLINE => match self.apic.tsc_deadline() {
+            number::TSC_DEADLINE => match self.apic.tsc_deadline() {
                 0 => 0,
                 deadline => deadline.wrapping_add(msrs.tsc_offset).max(1),
             },
-            number if msr::X2APIC.contains(&number) => self.apic.read_msr(number).map_err(|_| Refused)?,
-            msr::XSS => 0,
-            msr::EFER => self.efer,
-            msr::STAR => msrs.star,
-            msr::LSTAR => msrs.lstar,
-            msr::CSTAR => msrs.cstar,
-            msr::FMASK => msrs.fmask,
-            msr::FS_BASE => self.segments[Seg::Fs as usize].base,
-            msr::GS_BASE => self.segments[Seg::Gs as usize].base,
-            msr::KERNEL_GS_BASE => msrs.kernel_gs_base,
-            msr::TSC_AUX => u64::from(msrs.tsc_aux),
-            msr::AMD_HWCR if msrs.amd => AMD_HWCR_FIXED,
-            msr::AMD_DE_CFG if msrs.amd => msrs.de_cfg,
-            msr::AMD_SYSCFG
-            | msr::AMD_TOP_MEM
-            | msr::AMD_TOP_MEM2
-            | msr::AMD_NB_CFG
-            | msr::AMD_INTERRUPT_PENDING
+            number if number::X2APIC.contains(&number) => self.apic.read_msr(number).map_err(|_| Refused)?,
+            number::XSS => 0,
+            number::EFER => self.efer,
+            number::STAR => msrs.star,
+            number::LSTAR => msrs.lstar,
+            number::CSTAR => msrs.cstar,
+            number::FMASK => msrs.fmask,
+            number::FS_BASE => self.segments[Seg::Fs as usize].base,
+            number::GS_BASE => self.segments[Seg::Gs as usize].base,
+            number::KERNEL_GS_BASE => msrs.kernel_gs_base,
+            number::TSC_AUX => u64::from(msrs.tsc_aux),
+            number::AMD_HWCR if msrs.amd => AMD_HWCR_FIXED,
+            number::AMD_DE_CFG if msrs.amd => msrs.de_cfg,
+            number::AMD_SYSCFG
+            | number::AMD_TOP_MEM
+            | number::AMD_TOP_MEM2
+            | number::AMD_NB_CFG
+            | number::AMD_INTERRUPT_PENDING
                 if msrs.amd =>
             {
                 0
@@ -249,77 +249,77 @@ impl Vcpu {
         let physical_bits = self.mmu.physical_bits;
         let require = |good: bool| if good { Ok(()) } else { Err(Refused) };
         match number {
-            msr::TSC => {
+            number::TSC => {
                 let change = value.wrapping_sub(self.tsc());
                 self.shift_tsc(change);
             }
-            msr::TSC_ADJUST => self.shift_tsc(value.wrapping_sub(self.msrs.tsc_adjust)),
-            msr::APIC_BASE => {
+            number::TSC_ADJUST => self.shift_tsc(value.wrapping_sub(self.msrs.tsc_adjust)),
+            number::APIC_BASE => {
                 self.apic.set_base(value).map_err(|_| Refused)?;
                 self.apic_changed();
             }
-            msr::SPEC_CTRL => {
+            number::SPEC_CTRL => {
                 require(value & !SPEC_CTRL == 0)?;
                 self.msrs.spec_ctrl = value;
             }
-            msr::PRED_CMD => require(value & !1 == 0)?,
+            number::PRED_CMD => require(value & !1 == 0)?,
             // Written with 0 before CPUID fills in the revision.
-            msr::BIOS_SIGN_ID => require(value == 0)?,
-            msr::MISC_ENABLE if !self.msrs.amd => {
+            number::BIOS_SIGN_ID => require(value == 0)?,
+            number::MISC_ENABLE if !self.msrs.amd => {
                 require(value & !MISC_ENABLE == 0)?;
                 self.msrs.misc_enable = value;
             }
-            msr::SYSENTER_CS => self.msrs.sysenter_cs = value & 0xffff_ffff,
-            msr::SYSENTER_ESP => self.msrs.sysenter_esp = self.canonical_or_refused(value)?,
-            msr::SYSENTER_EIP => self.msrs.sysenter_eip = self.canonical_or_refused(value)?,
-            msr::MCG_STATUS => {
+            number::SYSENTER_CS => self.msrs.sysenter_cs = value & 0xffff_ffff,
+            number::SYSENTER_ESP => self.msrs.sysenter_esp = self.canonical_or_refused(value)?,
+            number::SYSENTER_EIP => self.msrs.sysenter_eip = self.canonical_or_refused(value)?,
+            number::MCG_STATUS => {
                 require(value & !0b111 == 0)?;
                 self.msrs.mcg_status = value;
             }
-            msr::PAT => {
+            number::PAT => {
                 require(value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7)))?;
                 self.msrs.pat = value;
             }
-            number if msr::MTRRS.contains(&number) => {
+            number if number::MTRRS.contains(&number) => {
                 require(self.msrs.mtrr.write(number, value, physical_bits))?;
             }
-            number if msr::MACHINE_CHECK.contains(&number) => {
-                let index = number - msr::MACHINE_CHECK.start();
-                if index % 4 == 0 {
+            number if number::MACHINE_CHECK.contains(&number) => {
+                let index = number - number::MACHINE_CHECK.start();
+                if index.is_multiple_of(4) {
                     self.msrs.bank_control[(index / 4) as usize % BANKS] = value;
                 } else {
                     require(value == 0)?;
                 }
             }
-            msr::TSC_DEADLINE => {
+            number::TSC_DEADLINE => {
                 let deadline = match value {
                     0 => 0,
                     value => value.wrapping_sub(self.msrs.tsc_offset).max(1),
                 };
                 self.apic.set_tsc_deadline(deadline);
             }
-            number if msr::X2APIC.contains(&number) => {
+            number if number::X2APIC.contains(&number) => {
                 self.apic.write_msr(number, value).map_err(|_| Refused)?;
             }
-            msr::XSS => require(value == 0)?,
-            msr::EFER => self.write_efer(value)?,
-            msr::STAR => self.msrs.star = value,
-            msr::LSTAR => self.msrs.lstar = self.canonical_or_refused(value)?,
-            msr::CSTAR => self.msrs.cstar = self.canonical_or_refused(value)?,
-            msr::FMASK => {
+            number::XSS => require(value == 0)?,
+            number::EFER => self.write_efer(value)?,
+            number::STAR => self.msrs.star = value,
+            number::LSTAR => self.msrs.lstar = self.canonical_or_refused(value)?,
+            number::CSTAR => self.msrs.cstar = self.canonical_or_refused(value)?,
+            number::FMASK => {
                 require(value >> 32 == 0)?;
                 self.msrs.fmask = value;
             }
-            msr::FS_BASE => self.segments[Seg::Fs as usize].base = self.canonical_or_refused(value)?,
-            msr::GS_BASE => self.segments[Seg::Gs as usize].base = self.canonical_or_refused(value)?,
-            msr::KERNEL_GS_BASE => self.msrs.kernel_gs_base = self.canonical_or_refused(value)?,
-            msr::TSC_AUX => {
+            number::FS_BASE => self.segments[Seg::Fs as usize].base = self.canonical_or_refused(value)?,
+            number::GS_BASE => self.segments[Seg::Gs as usize].base = self.canonical_or_refused(value)?,
+            number::KERNEL_GS_BASE => self.msrs.kernel_gs_base = self.canonical_or_refused(value)?,
+            number::TSC_AUX => {
                 require(value >> 32 == 0)?;
                 self.msrs.tsc_aux = value as u32;
             }
-            msr::AMD_HWCR if self.msrs.amd => require(value & !AMD_HWCR_FIXED == 0)?,
-            msr::AMD_DE_CFG if self.msrs.amd => self.msrs.de_cfg = value,
-            msr::AMD_SYSCFG | msr::AMD_NB_CFG | msr::AMD_INTERRUPT_PENDING if self.msrs.amd => {
+            number::AMD_HWCR if self.msrs.amd => require(value & !AMD_HWCR_FIXED == 0)?,
+            number::AMD_DE_CFG if self.msrs.amd => self.msrs.de_cfg = value,
+            number::AMD_SYSCFG | number::AMD_NB_CFG | number::AMD_INTERRUPT_PENDING if self.msrs.amd => {
                 require(value == 0)?;
             }
             _ => {
@@ -355,7 +355,7 @@ pub fn rdmsr(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
     vcpu.require_supervisor()?;
     let number = vcpu.regs[gpr::RCX] as u32;
     let mut flow = Flow::Next;
-    let value = if msr::HYPERVISOR.contains(&number) {
+    let value = if number::HYPERVISOR.contains(&number) {
         match vcpu.hypervisor.as_ref().map(|hypervisor| hypervisor.read_msr(vcpu.index, number)) {
             Some(MsrOutcome::Done(value)) => Ok(value),
             Some(MsrOutcome::Halt(value)) => {
@@ -387,7 +387,7 @@ pub fn wrmsr(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
     let number = vcpu.regs[gpr::RCX] as u32;
     let value = vcpu.regs[gpr::RAX] & 0xffff_ffff | vcpu.regs[gpr::RDX] << 32;
     let mut flow = Flow::Next;
-    let done = if msr::HYPERVISOR.contains(&number) {
+    let done = if number::HYPERVISOR.contains(&number) {
         let hypervisor = vcpu.hypervisor.clone();
         match hypervisor.map(|hypervisor| hypervisor.write_msr(vcpu.index, number, value)) {
             Some(MsrOutcome::Done(())) => Ok(()),
@@ -402,7 +402,7 @@ pub fn wrmsr(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
             }
         }
     } else {
-        if number == msr::EFER {
+        if number == number::EFER {
             vcpu.rip = next(vcpu, op);
             flow = Flow::Leave;
         }

@@ -60,7 +60,7 @@ impl Mtrr {
                 good
             }
             FIRST_VARIABLE..=LAST_VARIABLE => {
-                let base = number % 2 == 0;
+                let base = number.is_multiple_of(2);
                 let good = if base {
                     value & (beyond | 0xf00) == 0 && known_type(value & 0xff)
                 } else {

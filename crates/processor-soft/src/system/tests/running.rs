@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use iced_x86::code_asm::*;
-use processor::{Partition, Processor, StartRegisters, TlbFlush, TlbRange};
+use processor::{Partition, StartRegisters, TlbFlush, TlbRange};
 
 use super::*;
 use crate::partition::attention;
