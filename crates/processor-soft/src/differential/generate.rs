@@ -32,6 +32,8 @@ fn excluded(code: Code) -> bool {
         || op_code.is_privileged()
         || op_code.is_reserved_nop()
         || op_code.is_input_output()
+        || instruction.is_call_far_indirect()
+        || instruction.is_jmp_far_indirect()
         || matches!(flow, FlowControl::Interrupt | FlowControl::XbeginXabortXend | FlowControl::Exception)
         || instruction.cpuid_features().iter().any(|&f| {
             !Host::get().offers(f)

@@ -315,6 +315,9 @@ fn compare(
     guest.vcpu.poke(DATA_GPA, &data);
     guest.load(&state, &case.bytes);
 
+    if std::env::var_os("BODHI_DIFFERENTIAL_TRACE").is_some() {
+        eprintln!("seed {seed}: {} rsp {:#x}", describe(&case), state.general[4]);
+    }
     let (mut host, host_outcome) = native.run(&state);
     let guest_outcome = guest.run();
     let mut ours = guest.save();

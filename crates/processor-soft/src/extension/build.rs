@@ -13,8 +13,8 @@
 //! processor has zeroed it.
 
 use iced_x86::{
-    Code, CpuidFeature, Encoder, EncodingKind, IcedError, Instruction, InstructionInfoFactory, MemoryOperand,
-    OpAccess, OpKind, Register,
+    Code, CpuidFeature, Encoder, EncodingKind, FlowControl, IcedError, Instruction, InstructionInfoFactory,
+    MemoryOperand, OpAccess, OpKind, Register,
 };
 
 use super::host::{Host, VectorWidth};
@@ -134,6 +134,11 @@ pub fn build(guest: &Instruction) -> Option<Built> {
     if implicit || guest.is_vsib() {
         return None;
     }
+    let plain =
+        guest.flow_control() == FlowControl::Next && !guest.is_privileged() && !guest.is_stack_instruction();
+    if !plain || !guest.cpuid_features().iter().any(|&feature| is_extension(feature)) {
+        return None;
+    }
     let mut factory = InstructionInfoFactory::new();
     let access = memory_operand.map(|n| factory.info(guest).op_access(n));
     instruction.set_memory_base(Register::None);
@@ -150,6 +155,32 @@ pub fn build(guest: &Instruction) -> Option<Built> {
     }
     let code = emit(&instruction, &uses, &pinned, substitute, &traits).ok()?;
     Some(Built { code, traits })
+}
+
+/// Whether `feature` is an extension of the integer instruction set. What came with the basic processors is
+/// not for thunks: control transfers and segment loads, for instance.
+fn is_extension(feature: CpuidFeature) -> bool {
+    use CpuidFeature as F;
+    !matches!(
+        feature,
+        F::INTEL8086
+            | F::INTEL8086_ONLY
+            | F::INTEL186
+            | F::INTEL286
+            | F::INTEL286_ONLY
+            | F::INTEL386
+            | F::INTEL386_ONLY
+            | F::INTEL386_A0_ONLY
+            | F::INTEL486
+            | F::INTEL486_A_ONLY
+            | F::X64
+            | F::CMOV
+            | F::CX8
+            | F::MSR
+            | F::TSC
+            | F::FSGSBASE
+            | F::CMPXCHG16B
+    )
 }
 
 /// RSP cannot be loaded with a guest's value: another register takes its place as an operand.
