@@ -359,7 +359,13 @@ pub fn case(random: &mut Random, code: Code, state: &mut State) -> Option<Case> 
     }
     if op_code.can_use_op_mask_register() && (op_code.require_op_mask_register() || random.chance(2)) {
         instruction.set_op_mask(Register::K1 + random.below(7) as u32);
-        if op_code.can_use_zeroing_masking() && !(has_memory && instruction.op0_kind() == OpKind::Memory) {
+        let broadcast = format!("{code:?}").contains("broadcast");
+        if broadcast {
+            // Which elements of a repeated operand count is told by several bits each.
+            instruction.set_op_mask(Register::None);
+        } else if op_code.can_use_zeroing_masking()
+            && !(has_memory && instruction.op0_kind() == OpKind::Memory)
+        {
             instruction.set_zeroing_masking(random.chance(2));
         }
     }

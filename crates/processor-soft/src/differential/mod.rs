@@ -84,7 +84,8 @@ fn random_state(random: &mut Random) -> State {
         mxcsr |= random.next() as u32 & 0x6040;
     }
     if random.chance(16) {
-        mxcsr &= !(random.next() as u32 & 0x1f80);
+        // Not underflow: whether an exact tiny result raises it cannot be told from its masked response.
+        mxcsr &= !(random.next() as u32 & 0x1780);
     }
     area[24..28].copy_from_slice(&mxcsr.to_le_bytes());
     let xcr0 = Host::get().xcr0;
@@ -136,8 +137,9 @@ impl Interpreted {
         let mut vcpu = Box::new(Vcpu::for_test_64(8 << 20));
         let present_writable_user = 7_u64;
         let entry = |table: u64, index: u64, value: u64| (table + 8 * (index & 511), value);
-        // The second GiB gets a page directory at 0x5000 and one page table at 0x6000.
+        // The first GiB goes; the second one gets a page directory at 0x5000 and one page table at 0x6000.
         let mut entries = vec![
+            entry(0x2000, 0, 0),
             entry(0x2000, DATA >> 30, 0x5000 | present_writable_user),
             entry(0x5000, DATA >> 21, 0x6000 | present_writable_user),
             entry(0x5000, CODE >> 21, 0x6000 | present_writable_user),
@@ -255,11 +257,16 @@ fn normalise(case: &Case, outcome: Outcome, state: &mut State) {
             state.rflags &= !flag;
         }
     }
-    // A fault of a shift or division leaves flags undefined on some processors.
+    let area = &mut state.area;
+    // A fault may come after flags, MXCSR or the switch to MMX state have changed; processors differ.
     if outcome != Outcome::Done {
         state.rflags &= flag::DF;
+        area[..160].fill(0);
+        // How far a gather has come, too.
+        if case.instruction.is_vsib() {
+            area.fill(0);
+        }
     }
-    let area = &mut state.area;
     // FOP, FIP, FDP; ES and B; MXCSR_MASK and reserved bytes; the XSAVE header.
     area[6..24].fill(0);
     area[3] &= 0x7f;
@@ -306,6 +313,11 @@ fn compare(
     let mut random = Random(seed);
     let mut state = random_state(&mut random);
     let code = codes[random.below(codes.len() as u64) as usize];
+    let name = format!("{code:?}");
+    if name.contains("cph_") || name.contains("csh_") {
+        // Of the complex products, it cannot be told from the flags which of them an element has raised.
+        state.area[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
+    }
     let case = generate::case(&mut random, code, &mut state)?;
     state.rip = case.rip;
     let mut data = vec![0_u8; 2 * PAGE];
@@ -319,12 +331,25 @@ fn compare(
         eprintln!("seed {seed}: {} rsp {:#x}", describe(&case), state.general[4]);
     }
     let (mut host, host_outcome) = native.run(&state);
-    let guest_outcome = guest.run();
+    let mut guest_outcome = guest.run();
+    if guest.vcpu.extension.is_full() {
+        // There was no room for a thunk: the instruction waits for the caches to be cleared.
+        guest_outcome = guest.run();
+    }
+    let vector = case.instruction.encoding() != iced_x86::EncodingKind::Legacy;
+    let (host_outcome, guest_outcome) = (host_outcome.comparable(vector), guest_outcome.comparable(vector));
     let mut ours = guest.save();
     normalise(&case, host_outcome, &mut host);
     normalise(&case, host_outcome, &mut ours);
-    let memory_agrees = guest.vcpu.peek::<{ 2 * PAGE }>(DATA_GPA) == *native.data();
-    if host_outcome == guest_outcome && host == ours && memory_agrees {
+    // A store of ten bytes that faults on its second page has written the first on some processors.
+    let torn = host_outcome != Outcome::Done && case.instruction.memory_size().size() == 10;
+    let memory_agrees = torn || guest.vcpu.peek::<{ 2 * PAGE }>(DATA_GPA) == *native.data();
+    // Of a call whose target and stack are both bad, processors report the one or the other.
+    let both = case.instruction.flow_control() == iced_x86::FlowControl::IndirectCall
+        && matches!((host_outcome, guest_outcome), (Outcome::Fault(..), Outcome::Fault(..)));
+    // A jump to nowhere faults when its target is fetched, which is the next instruction here.
+    let away = guest_outcome == Outcome::Done && !(CODE..CODE + 2 * PAGE as u64).contains(&ours.rip);
+    if away || both || host_outcome == guest_outcome && host == ours && memory_agrees {
         return None;
     }
     Some(format!(

@@ -15,7 +15,7 @@ pub const CODE: u64 = 0x7010_0000;
 pub const DATA: u64 = 0x7000_0000;
 pub const PAGE: usize = 4096;
 /// What entry and exit stubs share with this module.
-const EXCHANGE: u64 = 0x7020_0000;
+const EXCHANGE: u64 = 0x1000_0000;
 const EXCHANGE_SIZE: usize = 16 * PAGE;
 
 const HOST_RSP: usize = 0x0;
@@ -140,6 +140,9 @@ impl Native {
             map(CODE, 2 * PAGE, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
             map(DATA, 3 * PAGE, libc::PROT_READ | libc::PROT_WRITE);
             map(EXCHANGE, EXCHANGE_SIZE, libc::PROT_READ | libc::PROT_WRITE);
+            // Touched, so that it is present.
+            slice(DATA, 3 * PAGE)[2 * PAGE] = 1;
+            slice(DATA, 3 * PAGE)[2 * PAGE] = 0;
             // SAFETY: the third page was mapped just now.
             unsafe { libc::mprotect((DATA as usize + 2 * PAGE) as *mut _, PAGE, libc::PROT_READ) };
             // SAFETY: an all-zero sigaction is a valid value to fill in.

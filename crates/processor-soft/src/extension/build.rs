@@ -37,8 +37,11 @@ pub enum Class {
 pub enum Shape {
     /// All of it, always.
     Plain,
-    /// Element by element, as an opmask register says; K0 means all.
-    Opmask { register: u8, element: u8 },
+    /// Element by element, as an opmask register says. Some instructions mask their result only: an operand
+    /// that they read must be accessible as a whole.
+    Opmask { register: u8, element: u8, lanes: bool },
+    /// One element for all, unless an opmask register has none of its first `count` bits.
+    Repeated { register: u8, count: u8, element: u8 },
     /// As many elements as the opmask register has bits, close together.
     Compressed { register: u8, element: u8 },
     /// Element by element, as the sign bits of a vector register say.
@@ -314,15 +317,59 @@ fn shape(guest: &Instruction, name: &str, element: usize, broadcast: bool) -> Sh
         // Load: destination, mask, memory. Store: memory, mask, source. The mask is operand 1 in both.
         return Shape::SignMask { register: guest.op_register(1).number() as u8, element };
     }
-    if register == Register::None || broadcast {
+    if register == Register::None {
         return Shape::Plain;
     }
     let register = register.number() as u8;
+    if broadcast {
+        let vector = (0..guest.op_count())
+            .filter(|&n| guest.op_kind(n) == OpKind::Register && guest.op_register(n).is_vector_register())
+            .map(|n| guest.op_register(n).size())
+            .max();
+        let count = (vector.unwrap_or(0) / usize::from(element.max(1))) as u8;
+        return Shape::Repeated { register, count, element };
+    }
     if name.contains("compress") || name.contains("expand") {
         Shape::Compressed { register, element }
     } else {
-        Shape::Opmask { register, element }
+        Shape::Opmask { register, element, lanes: !masks_result_only(name) }
     }
+}
+
+/// Instructions that mix elements, so that a result's mask does not tell which parts of the operand count
+/// (SDM volume 2, exception classes with the letters NF).
+fn masks_result_only(name: &str) -> bool {
+    const MIXING: [&str; 24] = [
+        "Vpunpck",
+        "Vunpck",
+        "Vextract",
+        "Vpbroadcast",
+        "Vpconflict",
+        "Vpack",
+        "Vpshuf",
+        "Vshuf",
+        "Vpmadd",
+        "Vdbpsad",
+        "Vpalignr",
+        "Valign",
+        "Vperm",
+        "Vbroadcast",
+        "Vmovddup",
+        "Vmovshdup",
+        "Vmovsldup",
+        "Vpsll",
+        "Vpsrl",
+        "Vpsra",
+        "Vgf2p8affine",
+        "Vpmultishift",
+        "Vinsert",
+        "Vpdp",
+    ];
+    // Shifts by a vector of counts work element by element.
+    let elementwise = ["Vpsllv", "Vpsrlv", "Vpsrav", "Vpdpwssd", "Vpdpbusd", "Vpshufbit"]
+        .iter()
+        .any(|free| name.starts_with(free));
+    MIXING.iter().any(|prefix| name.starts_with(prefix)) && !elementwise
 }
 
 /// Vector instructions that neither read nor write MXCSR: moves, logic, integer arithmetic, shuffles.

@@ -112,6 +112,9 @@ fn run(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
     vcpu.extension_enabled(if plan.vex { Class::Avx } else { Class::Avx512 })?;
     let base = op.offset(vcpu);
     let width = if plan.wide_data { 8 } else { 4 };
+    if plan.vex {
+        widen_mask(vcpu, &plan, width);
+    }
     let address_mask = match op.scale >> 2 {
         0 => u64::MAX,
         1 => 0xffff_ffff,
@@ -146,6 +149,17 @@ fn enabled(vcpu: &Vcpu, plan: &Plan, n: usize, width: usize) -> bool {
         image.vectors[usize::from(plan.mask & 31)][n * width + width - 1] & 0x80 != 0
     } else {
         image.masks[usize::from(plan.mask & 7)] >> n & 1 != 0
+    }
+}
+
+/// Every element of a VEX mask becomes all ones or all zeroes, and what is beyond the elements zero.
+fn widen_mask(vcpu: &mut Vcpu, plan: &Plan, width: usize) {
+    let count = usize::from(plan.count);
+    let wide: u64 = (0..count).filter(|&n| enabled(vcpu, plan, n, width)).fold(0, |mask, n| mask | 1 << n);
+    let vector = &mut vcpu.extension.image.vectors[usize::from(plan.mask & 31)];
+    *vector = [0; 64];
+    for n in (0..count).filter(|n| wide >> n & 1 != 0) {
+        vector[n * width..(n + 1) * width].fill(0xff);
     }
 }
 
@@ -210,6 +224,9 @@ fn masked_bytes(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
         _ => Class::Sse,
     })?;
     let (source, mask) = ((op.imm & 31) as usize, (op.imm >> 8 & 31) as usize);
+    if mmx {
+        vcpu.extension.image.enter_mmx();
+    }
     let image = &vcpu.extension.image;
     let register = |n: usize| -> [u8; 16] {
         if mmx {

@@ -87,6 +87,24 @@ impl Image {
         self.x87[2..4].copy_from_slice(&value.to_le_bytes());
     }
 
+    /// Moves the top of the x87 stack. The image keeps the registers in stack order, so that they turn.
+    pub fn set_x87_top(&mut self, top: u16) {
+        let old = usize::from(self.fsw() >> 11 & 7);
+        let registers: [u8; 128] = std::array::from_fn(|n| self.x87[32 + n]);
+        for slot in 0..8 {
+            // The physical register of the new slot, and where it was.
+            let from = (slot + usize::from(top & 7) + 8 - old) % 8 * 16;
+            self.x87[32 + slot * 16..48 + slot * 16].copy_from_slice(&registers[from..from + 16]);
+        }
+        self.set_fsw(self.fsw() & !(7 << 11) | (top & 7) << 11);
+    }
+
+    /// What every MMX instruction but EMMS does to the x87 state: the top is 0, all registers are valid.
+    pub fn enter_mmx(&mut self) {
+        self.set_x87_top(0);
+        self.x87[4] = 0xff;
+    }
+
     /// Whether an unmasked x87 exception is pending: ES is what FSW and FCW make it.
     pub fn x87_pending(&self) -> bool {
         self.fsw() & !self.fcw() & 0x3f != 0

@@ -167,26 +167,30 @@ fn operand(vcpu: &mut Vcpu, op: &Op, traits: &Traits) -> Result<(u64, Operand), 
         return Ok((0, Operand::None));
     }
     let offset = op.offset(vcpu);
-    if traits.alignment > 1 {
+    let masked = lanes(vcpu, traits);
+    if traits.alignment > 1 && masked.is_none_or(|(enabled, _)| enabled != 0) {
         vcpu.extension_aligned(op, offset, traits.alignment)?;
     }
     let access = if traits.writes_memory { Access::Write } else { Access::Read };
     let size = usize::from(traits.size);
+    let mut bytes = [0; 64];
     match vcpu.host_pointer(op.seg, offset, size, access) {
         Ok(Some(pointer)) => return Ok((offset, Operand::Direct(pointer))),
+        Ok(None) if masked.is_none() || !traits.writes_memory => {
+            if traits.reads_memory {
+                vcpu.read_bytes(op.seg, offset, &mut bytes[..size])?;
+            }
+            return Ok((offset, Operand::Bounced(bytes)));
+        }
         Ok(None) => {}
-        Err(fault) if traits.shape == Shape::Plain => return Err(fault),
+        Err(fault) if masked.is_none() || matches!(traits.shape, Shape::Opmask { lanes: false, .. }) => {
+            return Err(fault);
+        }
         // Elements that are not enabled do not fault.
         Err(_) => vcpu.exception = None,
     }
-    if let Some((enabled, element)) = lanes(vcpu, traits) {
-        return Ok((offset, Operand::Lanes(read_lanes(vcpu, op, offset, traits, enabled, element)?)));
-    }
-    let mut bytes = [0; 64];
-    if traits.reads_memory {
-        vcpu.read_bytes(op.seg, offset, &mut bytes[..size])?;
-    }
-    Ok((offset, Operand::Bounced(bytes)))
+    let (enabled, element) = masked.unwrap_or((0, 1));
+    Ok((offset, Operand::Lanes(read_lanes(vcpu, op, offset, traits, enabled, element)?)))
 }
 
 /// The elements of a masked operand that are accessed, and their size; `None` for a plain operand.
@@ -196,8 +200,13 @@ fn lanes(vcpu: &Vcpu, traits: &Traits) -> Option<(u64, u8)> {
     let all = |element: u8| u64::MAX >> (64 - count(element).clamp(1, 64));
     match traits.shape {
         Shape::Plain => None,
-        Shape::Opmask { register, element } => {
+        Shape::Opmask { lanes: false, .. } if !traits.writes_memory => None,
+        Shape::Opmask { register, element, .. } => {
             Some((image.masks[usize::from(register & 7)] & all(element), element))
+        }
+        Shape::Repeated { register, count, element } => {
+            let all = u64::MAX >> (64 - u32::from(count).clamp(1, 64));
+            Some((u64::from(image.masks[usize::from(register & 7)] & all != 0), element))
         }
         Shape::Compressed { register, element } => {
             let number = (image.masks[usize::from(register & 7)] & all(element)).count_ones();

@@ -81,6 +81,7 @@ fn fninit(vcpu: &mut Vcpu, _op: &Op) -> Result<Flow, Fault> {
     vcpu.x87_available()?;
     let image = &mut vcpu.extension.image;
     // The registers keep their contents; they are only tagged empty.
+    image.set_x87_top(0);
     image.x87[..24].fill(0);
     image.set_fcw(super::image::FCW_INIT);
     Ok(Flow::Next)
@@ -190,6 +191,7 @@ fn set_environment(image: &mut Image, bytes: &[u8], short: bool) {
     };
     let (rip, data) = (pointer(3), pointer(5));
     image.set_fcw(word(0) & 0x1f3f | 0x40);
+    image.set_x87_top(word(1) >> 11 & 7);
     image.set_fsw(word(1));
     image.x87[4] = abridged_tags(word(2));
     image.x87[5] = 0;
