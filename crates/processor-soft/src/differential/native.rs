@@ -15,7 +15,7 @@ pub const CODE: u64 = 0x7010_0000;
 pub const DATA: u64 = 0x7000_0000;
 pub const PAGE: usize = 4096;
 /// What entry and exit stubs share with this module.
-const EXCHANGE: u64 = 0x1000_0000;
+const EXCHANGE: u64 = 0x1357_0000;
 const EXCHANGE_SIZE: usize = 16 * PAGE;
 
 const HOST_RSP: usize = 0x0;

@@ -143,7 +143,7 @@ impl Cache {
         })
     }
 
-    fn clear(&mut self, cpu: &mut Vcpu) {
+    pub fn clear(&mut self, cpu: &mut Vcpu) {
         self.ops.clear();
         self.blocks.clear();
         self.index.fill(0);

@@ -60,6 +60,7 @@ impl Vcpu {
                 Err(fault) => break Err(fault),
             }
         };
+        self.relieve(&mut cache);
         self.blocks.put_cache(cache);
         result
     }
@@ -68,8 +69,18 @@ impl Vcpu {
     pub fn execute_one(&mut self) -> Result<(), Fault> {
         let mut cache = self.blocks.take_cache();
         let result = self.block(&mut cache, true, None);
+        self.relieve(&mut cache);
         self.blocks.put_cache(cache);
         result.map(|_| ())
+    }
+
+    /// Forgets all thunks, and with them all blocks, when there is no room for another thunk.
+    #[inline]
+    fn relieve(&mut self, cache: &mut Cache) {
+        if self.extension.is_full() {
+            self.extension.clear_thunks();
+            cache.clear(self);
+        }
     }
 
     /// Runs the block at RIP and those that follow it by themselves, or its first instruction only.

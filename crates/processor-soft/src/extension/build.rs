@@ -294,7 +294,7 @@ fn traits(guest: &Instruction, uses: &Uses, access: Option<OpAccess>) -> Option<
     if access.is_some() && (bytes == 0 || bytes > 64) {
         return None;
     }
-    let shape = shape(guest, &name, element, size.is_broadcast());
+    let shape = shape(guest, &name, masked_element(&name, element), size.is_broadcast());
     let access = access.unwrap_or(OpAccess::None);
     Some(Traits {
         class,
@@ -321,18 +321,36 @@ fn shape(guest: &Instruction, name: &str, element: usize, broadcast: bool) -> Sh
         return Shape::Plain;
     }
     let register = register.number() as u8;
+    // A shift by an immediate count works element by element, other than one by a count in a vector.
+    let last = guest.op_kind(guest.op_count().saturating_sub(1));
+    let shift = ["Vpsll", "Vpsrl", "Vpsra"].iter().any(|prefix| name.starts_with(prefix));
+    let mixing = masks_result_only(name) && !(shift && last == OpKind::Immediate8);
+    if broadcast && mixing {
+        return Shape::Plain;
+    }
     if broadcast {
         let vector = (0..guest.op_count())
             .filter(|&n| guest.op_kind(n) == OpKind::Register && guest.op_register(n).is_vector_register())
             .map(|n| guest.op_register(n).size())
             .max();
-        let count = (vector.unwrap_or(0) / usize::from(element.max(1))) as u8;
+        let count = vector.map_or(64, |bytes| bytes / usize::from(element.max(1))) as u8;
         return Shape::Repeated { register, count, element };
     }
     if name.contains("compress") || name.contains("expand") {
         Shape::Compressed { register, element }
     } else {
-        Shape::Opmask { register, element, lanes: !masks_result_only(name) }
+        Shape::Opmask { register, element, lanes: !mixing }
+    }
+}
+
+/// Size of what one mask bit stands for, where the operand's elements are smaller.
+fn masked_element(name: &str, element: usize) -> usize {
+    if name.starts_with("Vpmuldq") || name.starts_with("Vpmuludq") {
+        8
+    } else if name.starts_with("Vpdp") || name.ends_with("cph") || name.ends_with("csh") {
+        4
+    } else {
+        element
     }
 }
 
@@ -363,12 +381,11 @@ fn masks_result_only(name: &str) -> bool {
         "Vgf2p8affine",
         "Vpmultishift",
         "Vinsert",
-        "Vpdp",
+        "Vcvtne2",
     ];
     // Shifts by a vector of counts work element by element.
-    let elementwise = ["Vpsllv", "Vpsrlv", "Vpsrav", "Vpdpwssd", "Vpdpbusd", "Vpshufbit"]
-        .iter()
-        .any(|free| name.starts_with(free));
+    let elementwise =
+        ["Vpsllv", "Vpsrlv", "Vpsrav", "Vpshufbit", "Vpmadd52"].iter().any(|free| name.starts_with(free));
     MIXING.iter().any(|prefix| name.starts_with(prefix)) && !elementwise
 }
 
