@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub control: Arc<Control>,
     pub registry: Arc<Registry>,
     pub panel: Mutex<Option<Arc<Panel>>>,
+    /// The device table as it was at the end.
+    pub last_table: Mutex<Option<Vec<DeviceRow>>>,
     pub resets: AtomicU64,
     pub started: Instant,
 }
@@ -77,9 +79,10 @@ impl MachineHandle {
         self.shared.control.ended()
     }
 
-    /// The device table.
+    /// The device table; of a machine that has ended, as it was then.
     pub fn devices(&self) -> Vec<DeviceRow> {
-        self.shared.registry.table()
+        let last = self.shared.last_table.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        last.unwrap_or_else(|| self.shared.registry.table())
     }
 
     /// The counts that belong to no device.

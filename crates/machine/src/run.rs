@@ -4,7 +4,7 @@ use std::any::Any;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -48,6 +48,7 @@ impl Machine {
             control: Arc::default(),
             registry: Arc::new(Registry::new()),
             panel: Mutex::default(),
+            last_table: Mutex::default(),
             resets: AtomicU64::new(0),
             started: Instant::now(),
         });
@@ -65,19 +66,19 @@ impl Machine {
     pub fn run(self) -> End {
         let Self { shared, disks, mut files, serial, mut board } = self;
         let end = loop {
-            match power_cycle(board, &shared.control) {
+            match power_cycle(board, &shared) {
                 Wish::End(end) => break end,
                 Wish::Reset => {}
             }
             // Nothing keeps the old board's memory while the new one gets its own.
-            *shared.panel.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *lock(&shared.panel) = None;
             shared.resets.fetch_add(1, Ordering::Relaxed);
             board = match power_on(&shared, &disks, &mut files, &serial) {
                 Ok(board) => board,
                 Err(error) => break End::Failed(Failure::Restart(Box::new(error))),
             };
         };
-        *shared.panel.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&shared.panel) = None;
         shared.control.set_ended();
         match disks::flush(&disks) {
             Err(failure) if !matches!(end, End::Failed(_)) => End::Failed(failure),
@@ -111,12 +112,13 @@ fn power_on(
         files,
         serial: Arc::clone(serial),
     })?;
-    *shared.panel.lock().unwrap_or_else(PoisonError::into_inner) = Some(board.panel());
+    *lock(&shared.panel) = Some(board.panel());
     Ok(board)
 }
 
 /// Lets the processors run until something is wished, and stops them.
-fn power_cycle(mut board: Board, control: &Arc<Control>) -> Wish {
+fn power_cycle(mut board: Board, shared: &Shared) -> Wish {
+    let control = &shared.control;
     let threads: Vec<_> = board
         .take_processors()
         .into_iter()
@@ -129,8 +131,13 @@ fn power_cycle(mut board: Board, control: &Arc<Control>) -> Wish {
         // Its panic has been caught and reported as a failure.
         let _ = thread.join();
     }
+    let wish = control.take().unwrap_or(Wish::End(End::Stopped));
+    if matches!(wish, Wish::End(_)) {
+        // What devices say of themselves is to be had as long as they live.
+        *lock(&shared.last_table) = Some(shared.registry.table());
+    }
     board.shut_down();
-    control.take().unwrap_or(Wish::End(End::Stopped))
+    wish
 }
 
 fn start(vp: u32, mut processor: Box<dyn Processor>, control: Arc<Control>) -> Option<JoinHandle<()>> {
@@ -153,4 +160,8 @@ fn start(vp: u32, mut processor: Box<dyn Processor>, control: Arc<Control>) -> O
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text").to_owned()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
