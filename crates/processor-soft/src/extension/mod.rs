@@ -29,7 +29,7 @@ pub use image::Image;
 
 use std::collections::HashMap;
 
-use iced_x86::{Code, Instruction, Mnemonic};
+use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic};
 
 use crate::fault::Fault;
 use crate::op::{Flow, Op};
@@ -126,7 +126,9 @@ pub fn prepare(vcpu: &mut Vcpu, instruction: &Instruction, op: &mut Op) -> bool 
                 Mnemonic::Fxsave | Mnemonic::Fxsave64 | Mnemonic::Fxrstor | Mnemonic::Fxrstor64
             );
     }
-    if !instruction.cpuid_features().iter().all(|&feature| host.offers(feature)) {
+    if !instruction.cpuid_features().iter().all(|&feature| host.offers(feature))
+        || !may_run_natively(instruction)
+    {
         return false;
     }
     if let Some(handler) = moves::specialised(instruction, op) {
@@ -155,6 +157,32 @@ pub fn prepare(vcpu: &mut Vcpu, instruction: &Instruction, op: &mut Op) -> bool 
         }
         None => false,
     }
+}
+
+/// Whether an instruction may become part of a thunk: one of an extension, which only computes. What others
+/// leave over of the base instruction set (UD2 is an example) is never carried out on the host.
+fn may_run_natively(instruction: &Instruction) -> bool {
+    use CpuidFeature as F;
+    let base = |feature: &F| {
+        matches!(
+            feature,
+            F::INTEL8086
+                | F::INTEL186
+                | F::INTEL286
+                | F::INTEL386
+                | F::INTEL486
+                | F::X64
+                | F::CMOV
+                | F::CX8
+                | F::MSR
+                | F::TSC
+                | F::MULTIBYTENOP
+                | F::PAUSE
+        )
+    };
+    !instruction.cpuid_features().iter().all(base)
+        && instruction.flow_control() == FlowControl::Next
+        && !instruction.is_privileged()
 }
 
 /// Stands where a thunk found no room: leaves the block so that thunks and blocks are forgotten, and comes
