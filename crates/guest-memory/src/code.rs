@@ -80,6 +80,12 @@ impl CodePages {
         true
     }
 
+    /// Whether the page of `word` holds decoded code.
+    #[inline(always)]
+    pub fn word_has_code(word: &AtomicU32) -> bool {
+        word.load(Ordering::Relaxed) & HAS_CODE != 0
+    }
+
     /// Says that `len` bytes from guest physical address `gpa` have been written by a device.
     pub fn range_written(&self, gpa: u64, len: u64) {
         if len == 0 {

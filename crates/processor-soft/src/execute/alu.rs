@@ -4,8 +4,8 @@ use iced_x86::Mnemonic;
 
 use super::arithmetic::{Int, merge, status};
 use super::decode::{Form, Shape};
-use super::dispatch::{Outcome, attempt, next, stored};
-use super::operand::{Address, addressed, sized};
+use super::dispatch::{Outcome, Path, Slow, attempt, change, fetch, next, stored};
+use super::operand::{Address, Any, addressed, sized};
 use crate::op::{Handler, Op};
 use crate::vcpu::Vcpu;
 
@@ -87,8 +87,8 @@ fn reg_imm<T: Int, B: Binary>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     next(cpu, op)
 }
 
-fn reg_mem<T: Int, B: Binary, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let b = attempt!(cpu, op, cpu.read::<T>(A::seg(op), A::offset(cpu, op)));
+fn reg_mem<T: Int, B: Binary, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let b = fetch!(cpu, op, P, T, A::seg(op), A::offset(cpu, op), reg_mem::<T, B, Any, Slow>);
     let (result, flags) = B::apply(T::get(cpu, op.reg), b, cpu.status);
     cpu.status = flags;
     if B::STORES {
@@ -98,24 +98,29 @@ fn reg_mem<T: Int, B: Binary, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
 }
 
 #[inline(always)]
-fn to_memory<T: Int, B: Binary, A: Address>(cpu: &mut Vcpu, op: &Op, b: T) -> Outcome {
+fn to_memory<T: Int, B: Binary, A: Address, P: Path>(
+    cpu: &mut Vcpu,
+    op: &Op,
+    b: T,
+    slow: Handler,
+) -> Outcome {
     let (seg, offset, before) = (A::seg(op), A::offset(cpu, op), cpu.status);
     if B::STORES {
-        cpu.status = attempt!(cpu, op, cpu.modify(seg, offset, |_, a: T| B::apply(a, b, before)));
-        stored(cpu, op)
+        change!(cpu, op, P, seg, offset, |a: T| B::apply(a, b, before), slow)
     } else {
-        let a = attempt!(cpu, op, cpu.read::<T>(seg, offset));
+        let a = fetch!(cpu, op, P, T, seg, offset, slow);
         cpu.status = B::apply(a, b, before).1;
         next(cpu, op)
     }
 }
 
-fn mem_reg<T: Int, B: Binary, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    to_memory::<T, B, A>(cpu, op, T::get(cpu, op.reg))
+fn mem_reg<T: Int, B: Binary, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let b = T::get(cpu, op.reg);
+    to_memory::<T, B, A, P>(cpu, op, b, mem_reg::<T, B, Any, Slow>)
 }
 
-fn mem_imm<T: Int, B: Binary, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    to_memory::<T, B, A>(cpu, op, T::from_u64(op.imm))
+fn mem_imm<T: Int, B: Binary, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    to_memory::<T, B, A, P>(cpu, op, T::from_u64(op.imm), mem_imm::<T, B, Any, Slow>)
 }
 
 fn locked_reg<T: Int, B: Binary>(cpu: &mut Vcpu, op: &Op) -> Outcome {
@@ -137,10 +142,9 @@ fn unary_reg<T: Int, U: Unary>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     next(cpu, op)
 }
 
-fn unary_mem<T: Int, U: Unary, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+fn unary_mem<T: Int, U: Unary, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     let (seg, offset, before) = (A::seg(op), A::offset(cpu, op), cpu.status);
-    cpu.status = attempt!(cpu, op, cpu.modify(seg, offset, |_, a: T| U::apply(a, before)));
-    stored(cpu, op)
+    change!(cpu, op, P, seg, offset, |a: T| U::apply(a, before), unary_mem::<T, U, Any, Slow>)
 }
 
 fn unary_locked<T: Int, U: Unary>(cpu: &mut Vcpu, op: &Op) -> Outcome {

@@ -7,8 +7,8 @@ use iced_x86::Mnemonic;
 
 use super::arithmetic::{Int, WideInt, merge, status};
 use super::decode::{Form, Shape};
-use super::dispatch::{Outcome, attempt, next, stored};
-use super::operand::{Address, addressed, wide_sized};
+use super::dispatch::{Outcome, Path, Slow, attempt, fetch, next, stored};
+use super::operand::{Address, Any, addressed, wide_sized};
 use crate::op::{Handler, Op};
 use crate::vcpu::Vcpu;
 
@@ -398,8 +398,8 @@ fn checksum_reg<T: Int>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     next(cpu, op)
 }
 
-fn checksum_mem<T: Int, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let value = attempt!(cpu, op, cpu.read::<T>(A::seg(op), A::offset(cpu, op)));
+fn checksum_mem<T: Int, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let value = fetch!(cpu, op, P, T, A::seg(op), A::offset(cpu, op), checksum_mem::<T, Any, Slow>);
     cpu.regs[usize::from(op.reg)] = checksum(cpu.regs[usize::from(op.reg)], value);
     next(cpu, op)
 }

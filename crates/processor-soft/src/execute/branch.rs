@@ -5,11 +5,11 @@
 
 use iced_x86::{Code, Mnemonic, OpKind};
 
-use super::chain::{self, Side, follow, go};
+use super::chain::{self, Side, follow};
 use super::conditional::{condition_code, holds};
 use super::decode::{Form, Mode, Place, Shape, blank};
-use super::dispatch::{self, Outcome, attempt};
-use super::operand::{Address, addressed, wide_sized};
+use super::dispatch::{self, Fast, Outcome, Path, Slow, attempt, fetch, slowly};
+use super::operand::{Address, Any, addressed, wide_sized};
 use super::stack::{Flat, Segmented, Stack};
 use crate::fault::Fault;
 use crate::memory::Word;
@@ -33,12 +33,6 @@ impl Width for u64 {}
 #[inline(always)]
 fn target(cpu: &Vcpu, op: &Op) -> u64 {
     cpu.regs[gpr::BLOCK_RIP].wrapping_add(op.imm)
-}
-
-/// Goes on at RIP.
-#[inline(always)]
-fn arrive<W: Width>(cpu: &mut Vcpu) -> Outcome {
-    if W::SIZE == 8 { go(cpu) } else { Ok(Flow::Jump) }
 }
 
 /// Checks an absolute target before anything is changed.
@@ -161,52 +155,89 @@ fn jump<W: Width>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     Ok(Flow::Jump)
 }
 
+/// Goes to an address that has come from a register or from memory. In 64-bit code a known block is at a
+/// canonical address; anything else is checked before `$then` changes what else changes.
+macro_rules! arrive {
+    ($cpu:ident, $op:ident, $width:ident, $rip:ident, $then:block) => {{
+        if $width::SIZE == 8
+            && let Some(head) = chain::known($cpu, $rip)
+        {
+            $then
+            $cpu.rip = $rip;
+            return chain::enter($cpu, head);
+        }
+        attempt!($cpu, $op, check::<$width>($cpu, $rip));
+        $then
+        $cpu.rip = $rip;
+        Ok(Flow::Jump)
+    }};
+}
+
 fn jump_reg<W: Width>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     let rip = W::cut(cpu.regs[usize::from(op.reg)]);
-    attempt!(cpu, op, check::<W>(cpu, rip));
-    cpu.rip = rip;
-    arrive::<W>(cpu)
+    arrive!(cpu, op, W, rip, {})
 }
 
-fn jump_mem<W: Width, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let rip = attempt!(cpu, op, cpu.read::<W>(A::seg(op), A::offset(cpu, op))).to_u64();
-    attempt!(cpu, op, check::<W>(cpu, rip));
-    cpu.rip = rip;
-    arrive::<W>(cpu)
+fn jump_mem<W: Width, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let rip = fetch!(cpu, op, P, W, A::seg(op), A::offset(cpu, op), jump_mem::<W, Any, Slow>).to_u64();
+    arrive!(cpu, op, W, rip, {})
 }
 
+/// Pushes the address of the next instruction and goes to `rip`. A store that hits decoded code needs no
+/// care: the target finds out by itself whether it is still valid.
 #[inline(always)]
-fn call_to<W: Width, S: Stack>(cpu: &mut Vcpu, op: &Op, rip: u64) -> Outcome {
-    attempt!(cpu, op, check::<W>(cpu, rip));
-    let back = op.next_rip(cpu);
-    attempt!(cpu, op, S::push(cpu, W::from_u64(back)));
+fn call_to<W: Width, S: Stack, P: Path>(cpu: &mut Vcpu, op: &Op, rip: u64, slow: Handler) -> Outcome {
+    let back = W::from_u64(op.next_rip(cpu));
+    if P::SLOW {
+        attempt!(cpu, op, check::<W>(cpu, rip));
+        attempt!(cpu, op, S::push(cpu, back));
+        cpu.rip = rip;
+        return Ok(Flow::Jump);
+    }
+    // The check of an unknown target must come before the store.
+    let Some(head) = (if W::SIZE == 8 { chain::known(cpu, rip) } else { None }) else {
+        return slowly(cpu, op, slow);
+    };
+    let pointer = S::below(cpu, W::SIZE);
+    let Some(code) = cpu.try_write(S::SEG, pointer, back) else { return slowly(cpu, op, slow) };
+    S::set(cpu, pointer);
     cpu.rip = rip;
-    // If the push has hit decoded code, the target sees so itself.
-    arrive::<W>(cpu)
+    if code {
+        return pushed_onto_code(cpu);
+    }
+    chain::enter(cpu, head)
 }
 
-fn call<W: Width, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+#[cold]
+#[inline(never)]
+fn pushed_onto_code(cpu: &mut Vcpu) -> Outcome {
+    cpu.host_written();
+    Ok(Flow::Jump)
+}
+
+fn call<W: Width, S: Stack, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     let rip = W::cut(target(cpu, op));
-    call_to::<W, S>(cpu, op, rip)
+    call_to::<W, S, P>(cpu, op, rip, call::<W, S, Slow>)
 }
 
-fn call_reg<W: Width, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+fn call_reg<W: Width, S: Stack, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     let rip = W::cut(cpu.regs[usize::from(op.reg)]);
-    call_to::<W, S>(cpu, op, rip)
+    call_to::<W, S, P>(cpu, op, rip, call_reg::<W, S, Slow>)
 }
 
-fn call_mem<W: Width, S: Stack, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let rip = attempt!(cpu, op, cpu.read::<W>(A::seg(op), A::offset(cpu, op))).to_u64();
-    call_to::<W, S>(cpu, op, rip)
+fn call_mem<W: Width, S: Stack, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let slow = call_mem::<W, S, Any, Slow>;
+    let rip = fetch!(cpu, op, P, W, A::seg(op), A::offset(cpu, op), slow).to_u64();
+    call_to::<W, S, P>(cpu, op, rip, slow)
 }
 
 /// RET; `imm` is what is released behind the return address.
-fn ret<W: Width, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let rip = attempt!(cpu, op, S::peek::<W>(cpu, 0)).to_u64();
-    attempt!(cpu, op, check::<W>(cpu, rip));
-    S::release(cpu, W::SIZE as u64 + (op.imm & 0xffff));
-    cpu.rip = rip;
-    arrive::<W>(cpu)
+fn ret<W: Width, S: Stack, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let top = cpu.regs[gpr::RSP] & S::mask(cpu);
+    let rip = fetch!(cpu, op, P, W, S::SEG, top, ret::<W, S, Slow>).to_u64();
+    arrive!(cpu, op, W, rip, {
+        S::release(cpu, W::SIZE as u64 + (op.imm & 0xffff));
+    })
 }
 
 macro_rules! jcc_table {
@@ -293,16 +324,18 @@ pub fn select(form: &Form, op: &mut Op) -> Option<Handler> {
             wide_sized!(branch_width(form), jump)
         }
         Mnemonic::Call if form.instruction.is_call_near() && long => {
-            wide_sized!(branch_width(form), call, Flat)
+            wide_sized!(branch_width(form), call, Flat, Fast)
         }
-        Mnemonic::Call if form.instruction.is_call_near() => wide_sized!(branch_width(form), call, Segmented),
+        Mnemonic::Call if form.instruction.is_call_near() => {
+            wide_sized!(branch_width(form), call, Segmented, Fast)
+        }
         Mnemonic::Jmp if is_near_indirect(code) => match form.shape {
             Shape::Reg => wide_sized!(size, jump_reg),
             _ => addressed!(op, wide_sized, size, jump_mem),
         },
         Mnemonic::Call if is_near_indirect(code) => match (form.shape, long) {
-            (Shape::Reg, true) => wide_sized!(size, call_reg, Flat),
-            (Shape::Reg, false) => wide_sized!(size, call_reg, Segmented),
+            (Shape::Reg, true) => wide_sized!(size, call_reg, Flat, Fast),
+            (Shape::Reg, false) => wide_sized!(size, call_reg, Segmented, Fast),
             (_, true) => addressed!(op, wide_sized, size, call_mem, Flat),
             (_, false) => addressed!(op, wide_sized, size, call_mem, Segmented),
         },
@@ -312,7 +345,7 @@ pub fn select(form: &Form, op: &mut Op) -> Option<Handler> {
                 Code::Retnd | Code::Retnd_imm16 => 4,
                 _ => 8,
             };
-            if long { wide_sized!(width, ret, Flat) } else { wide_sized!(width, ret, Segmented) }
+            if long { wide_sized!(width, ret, Flat, Fast) } else { wide_sized!(width, ret, Segmented, Fast) }
         }
         Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz => {
             op.rm = counter_size(code);

@@ -18,7 +18,7 @@ use crate::vcpu::Vcpu;
 use guest_memory::PageState;
 
 /// Slots of the table by linear address.
-const SLOTS: usize = 1 << 13;
+const SLOTS: usize = 1 << 15;
 /// Blocks that are run before a return to the loop. Bounds the stack where the compiler does not turn the
 /// last call of a handler into a jump.
 const FUEL: u32 = if cfg!(debug_assertions) { 8 } else { 64 };
@@ -61,7 +61,7 @@ unsafe impl Send for Jumps {}
 
 #[inline(always)]
 fn slot(linear: u64) -> usize {
-    (linear ^ linear >> 13) as usize & (SLOTS - 1)
+    (linear ^ linear >> 15) as usize & (SLOTS - 1)
 }
 
 impl Jumps {
@@ -117,15 +117,20 @@ pub fn fill_head(head: &mut Op, word: Option<&AtomicU32>, state: PageState, coun
     head.reg = count;
 }
 
+/// Whether the page of a block has not been written since it was decoded.
+#[inline(always)]
+fn is_valid(head: &Op) -> bool {
+    // SAFETY: `fill_head` has been called for every block that a link or the table leads to; the words
+    // live as long as the processor.
+    let word = unsafe { &*std::ptr::with_exposed_provenance::<AtomicU32>(head.imm as usize) };
+    word.load(Ordering::Relaxed) == head.disp as u32
+}
+
 /// Pseudo op: the beginning of a block.
 #[inline(always)]
 pub fn enter(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    // SAFETY: `fill_head` has been called for every block that a link or the table leads to; the words
-    // live as long as the processor.
-    let word = unsafe { &*std::ptr::with_exposed_provenance::<AtomicU32>(op.imm as usize) };
-    let changed = word.load(Ordering::Relaxed) ^ op.disp as u32;
     let fuel = cpu.blocks.jumps.fuel;
-    if changed | cpu.vp.attention.load(Ordering::Relaxed) != 0 || fuel == 0 {
+    if !is_valid(op) || cpu.vp.attention.load(Ordering::Relaxed) != 0 || fuel == 0 {
         return Ok(Flow::Jump);
     }
     cpu.blocks.jumps.fuel = fuel - 1;
@@ -134,11 +139,23 @@ pub fn enter(cpu: &mut Vcpu, op: &Op) -> Outcome {
     next(cpu, op)
 }
 
+/// Runs from RIP on by the table; `None` if it does not know, and nothing has happened.
+#[inline]
+pub fn resume(cpu: &mut Vcpu) -> Option<Outcome> {
+    let head = known(cpu, cpu.rip).filter(|head| is_valid(head))?;
+    Some(enter(cpu, head))
+}
+
+/// The head of the block at `rip`, if it is known. Its address is canonical and may be fetched from.
+#[inline(always)]
+pub fn known(cpu: &Vcpu, rip: u64) -> Option<&'static Op> {
+    cpu.blocks.jumps.find(rip, cpu.code_key(rip))
+}
+
 /// Goes on at RIP by the table.
 #[inline(always)]
-pub fn go(cpu: &mut Vcpu) -> Outcome {
-    let key = cpu.code_key(cpu.rip);
-    match cpu.blocks.jumps.find(cpu.rip, key) {
+fn go(cpu: &mut Vcpu) -> Outcome {
+    match known(cpu, cpu.rip) {
         Some(head) => enter(cpu, head),
         None => Ok(Flow::Jump),
     }

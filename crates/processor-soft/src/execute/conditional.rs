@@ -4,7 +4,7 @@ use iced_x86::ConditionCode;
 
 use super::arithmetic::{Int, WideInt, status};
 use super::decode::{Form, Shape};
-use super::dispatch::{Outcome, attempt, next, stored};
+use super::dispatch::{Fast, Outcome, Path, Slow, attempt, fetch, next, stored};
 use crate::op::{Handler, Op};
 use crate::vcpu::Vcpu;
 
@@ -69,8 +69,8 @@ fn move_reg<T: WideInt, const CC: u8>(cpu: &mut Vcpu, op: &Op) -> Outcome {
 }
 
 /// The operand is read in any case.
-fn move_mem<T: WideInt, const CC: u8>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let new = attempt!(cpu, op, cpu.read::<T>(op.seg, op.offset(cpu)));
+fn move_mem<T: WideInt, P: Path, const CC: u8>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let new = fetch!(cpu, op, P, T, op.seg, op.offset(cpu), move_mem::<T, Slow, CC>);
     let old = T::get(cpu, op.reg);
     T::set(cpu, op.reg, if holds::<CC>(cpu.status) { new } else { old });
     next(cpu, op)
@@ -85,9 +85,9 @@ macro_rules! by_condition {
                 move_reg::<u16, $n>,
                 move_reg::<u32, $n>,
                 move_reg::<u64, $n>,
-                move_mem::<u16, $n>,
-                move_mem::<u32, $n>,
-                move_mem::<u64, $n>,
+                move_mem::<u16, Fast, $n>,
+                move_mem::<u32, Fast, $n>,
+                move_mem::<u64, Fast, $n>,
             ],)*
             _ => return None,
         }

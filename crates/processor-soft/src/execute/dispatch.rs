@@ -6,7 +6,7 @@
 //! The last op of a block always ends the chain.
 
 use crate::fault::Fault;
-use crate::op::{Flow, Op};
+use crate::op::{Flow, Handler, Op};
 use crate::vcpu::Vcpu;
 
 /// What a handler returns.
@@ -22,6 +22,84 @@ macro_rules! attempt {
     };
 }
 pub(super) use attempt;
+
+/// Which half of a handler: the one that is chosen by the decoder asks the TLB only and needs no stack; it
+/// hands over to the other if the TLB does not know.
+pub trait Path {
+    const SLOW: bool;
+}
+
+/// The half that is tried first.
+pub struct Fast;
+/// The half that does everything.
+pub struct Slow;
+
+impl Path for Fast {
+    const SLOW: bool = false;
+}
+
+impl Path for Slow {
+    const SLOW: bool = true;
+}
+
+/// Reads an operand of type `$t`; `$slow` is the slow half of the handler.
+macro_rules! fetch {
+    ($cpu:ident, $op:ident, $path:ident, $t:ty, $seg:expr, $offset:expr, $slow:expr) => {
+        if $path::SLOW {
+            attempt!($cpu, $op, $cpu.read::<$t>($seg, $offset))
+        } else {
+            match $cpu.try_read::<$t>($seg, $offset) {
+                Some(value) => value,
+                None => return $crate::execute::dispatch::slowly($cpu, $op, $slow),
+            }
+        }
+    };
+}
+
+/// Writes an operand and then runs `$then`, unless the block ends with the store.
+macro_rules! put {
+    ($cpu:ident, $op:ident, $path:ident, $seg:expr, $offset:expr, $value:expr, $slow:expr, $then:block) => {
+        if $path::SLOW {
+            attempt!($cpu, $op, $cpu.write($seg, $offset, $value));
+            $then
+            $crate::execute::dispatch::stored($cpu, $op)
+        } else {
+            match $cpu.try_write($seg, $offset, $value) {
+                Some(code) => {
+                    $then
+                    if code {
+                        return $crate::execute::dispatch::code_hit($cpu, $op);
+                    }
+                    $crate::execute::dispatch::next($cpu, $op)
+                }
+                None => $crate::execute::dispatch::slowly($cpu, $op, $slow),
+            }
+        }
+    };
+}
+
+/// Changes an operand by `$f`, which answers its new value and the flags, and goes on.
+macro_rules! change {
+    ($cpu:ident, $op:ident, $path:ident, $seg:expr, $offset:expr, $f:expr, $slow:expr) => {{
+        let change = $f;
+        if $path::SLOW {
+            $cpu.status = attempt!($cpu, $op, $cpu.modify($seg, $offset, |_, value| change(value)));
+            $crate::execute::dispatch::stored($cpu, $op)
+        } else {
+            match $cpu.try_modify($seg, $offset, change) {
+                Some((flags, code)) => {
+                    $cpu.status = flags;
+                    if code {
+                        return $crate::execute::dispatch::code_hit($cpu, $op);
+                    }
+                    $crate::execute::dispatch::next($cpu, $op)
+                }
+                None => $crate::execute::dispatch::slowly($cpu, $op, $slow),
+            }
+        }
+    }};
+}
+pub(super) use {change, fetch, put};
 
 #[inline(always)]
 fn following(op: &Op) -> &Op {
@@ -44,6 +122,21 @@ pub fn stored(cpu: &mut Vcpu, op: &Op) -> Outcome {
         return leave(cpu, op);
     }
     next(cpu, op)
+}
+
+/// Ends the block after a store that may have hit decoded code.
+#[cold]
+#[inline(never)]
+pub fn code_hit(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    cpu.host_written();
+    if cpu.mmu.code_written { leave(cpu, op) } else { next(cpu, op) }
+}
+
+/// Carries out `op` by the handler that knows what to do without the TLB's help.
+#[cold]
+#[inline(never)]
+pub fn slowly(cpu: &mut Vcpu, op: &Op, handler: Handler) -> Outcome {
+    handler(cpu, op)
 }
 
 /// Ends the block with a fault of `op`.

@@ -37,6 +37,7 @@ pub use blocks::Blocks;
 use blocks::{Block, Cache, Kind, legacy_linear};
 use chain::{HEAD, Side};
 use decode::Mode;
+use dispatch::Outcome;
 
 use crate::fault::Fault;
 use crate::op::Flow;
@@ -98,6 +99,12 @@ impl Vcpu {
         if mode != Mode::Bits64 {
             return self.legacy_block(cache, kind, mode);
         }
+        if !single
+            && unlinked.is_none()
+            && let Some(outcome) = chain::resume(self)
+        {
+            return self.finish(cache, outcome);
+        }
         let cleared = cache.cleared;
         let block = cache.find(self, self.rip, kind)?;
         if let Some((address, side)) = unlinked
@@ -128,7 +135,14 @@ impl Vcpu {
         self.instructions += u64::from(block.count);
         // What the head would do has been done, whether or not there is other work.
         let op = &cache.ops[block.first as usize + 1];
-        match (op.handler)(self, op) {
+        let outcome = (op.handler)(self, op);
+        self.finish(cache, outcome)
+    }
+
+    /// Puts RIP and the count of instructions right after a block that has not ended by a jump.
+    #[inline(always)]
+    fn finish(&mut self, cache: &Cache, outcome: Outcome) -> Result<Flow, Fault> {
+        match outcome {
             Ok(Flow::Jump) => Ok(Flow::Jump),
             Ok(_) => {
                 self.settle(cache, true);

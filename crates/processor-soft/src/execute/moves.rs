@@ -4,8 +4,8 @@ use iced_x86::{Mnemonic, Register};
 
 use super::arithmetic::{Int, WideInt};
 use super::decode::{Form, Shape};
-use super::dispatch::{Outcome, attempt, next, stored};
-use super::operand::{Address, addressed, sized, wide_sized};
+use super::dispatch::{Outcome, Path, Slow, attempt, fetch, next, put, stored};
+use super::operand::{Address, Any, addressed, sized, wide_sized};
 use crate::op::{Handler, Op};
 use crate::registers::gpr;
 use crate::vcpu::Vcpu;
@@ -21,21 +21,20 @@ fn reg_imm<T: Int>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     next(cpu, op)
 }
 
-fn load<T: Int, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let value = attempt!(cpu, op, cpu.read::<T>(A::seg(op), A::offset(cpu, op)));
+fn load<T: Int, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let value = fetch!(cpu, op, P, T, A::seg(op), A::offset(cpu, op), load::<T, Any, Slow>);
     T::set(cpu, op.reg, value);
     next(cpu, op)
 }
 
-fn store<T: Int, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+fn store<T: Int, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     let value = T::get(cpu, op.reg);
-    attempt!(cpu, op, cpu.write::<T>(A::seg(op), A::offset(cpu, op), value));
-    stored(cpu, op)
+    put!(cpu, op, P, A::seg(op), A::offset(cpu, op), value, store::<T, Any, Slow>, {})
 }
 
-fn store_imm<T: Int, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    attempt!(cpu, op, cpu.write::<T>(A::seg(op), A::offset(cpu, op), T::from_u64(op.imm)));
-    stored(cpu, op)
+fn store_imm<T: Int, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let value = T::from_u64(op.imm);
+    put!(cpu, op, P, A::seg(op), A::offset(cpu, op), value, store_imm::<T, Any, Slow>, {})
 }
 
 /// From an address of 64 bits in the instruction.
@@ -57,8 +56,9 @@ fn zero_extend_reg<T: WideInt, S: Int>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     next(cpu, op)
 }
 
-fn zero_extend_mem<T: WideInt, S: Int, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let value = attempt!(cpu, op, cpu.read::<S>(A::seg(op), A::offset(cpu, op)));
+fn zero_extend_mem<T: WideInt, S: Int, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let slow = zero_extend_mem::<T, S, Any, Slow>;
+    let value = fetch!(cpu, op, P, S, A::seg(op), A::offset(cpu, op), slow);
     T::set(cpu, op.reg, T::from_u64(value.to_u64()));
     next(cpu, op)
 }
@@ -69,13 +69,14 @@ fn sign_extend_reg<T: WideInt, S: Int>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     next(cpu, op)
 }
 
-fn sign_extend_mem<T: WideInt, S: Int, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let value = attempt!(cpu, op, cpu.read::<S>(A::seg(op), A::offset(cpu, op)));
+fn sign_extend_mem<T: WideInt, S: Int, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let slow = sign_extend_mem::<T, S, Any, Slow>;
+    let value = fetch!(cpu, op, P, S, A::seg(op), A::offset(cpu, op), slow);
     T::set(cpu, op.reg, T::from_u64(value.sign_extend()));
     next(cpu, op)
 }
 
-fn lea<T: WideInt, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+fn lea<T: WideInt, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     let offset = A::offset(cpu, op);
     T::set(cpu, op.reg, T::from_u64(offset));
     next(cpu, op)

@@ -4,8 +4,8 @@ use iced_x86::Mnemonic;
 
 use super::arithmetic::{Int, WideInt};
 use super::decode::{Form, Shape};
-use super::dispatch::{Outcome, attempt, next};
-use super::operand::{Address, addressed, sized, wide_sized};
+use super::dispatch::{Outcome, Path, Slow, attempt, fetch, next};
+use super::operand::{Address, Any, addressed, sized, wide_sized};
 use crate::fault::{Fault, vector};
 use crate::op::{Handler, Op};
 use crate::registers::gpr;
@@ -107,8 +107,8 @@ fn cut_reg<T: WideInt>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     cut(cpu, op, a, b)
 }
 
-fn cut_mem<T: WideInt, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let b = attempt!(cpu, op, cpu.read::<T>(A::seg(op), A::offset(cpu, op)));
+fn cut_mem<T: WideInt, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let b = fetch!(cpu, op, P, T, A::seg(op), A::offset(cpu, op), cut_mem::<T, Any, Slow>);
     cut(cpu, op, T::get(cpu, op.reg), b)
 }
 
@@ -117,8 +117,8 @@ fn cut_reg_imm<T: WideInt>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     cut(cpu, op, a, T::from_u64(op.imm))
 }
 
-fn cut_mem_imm<T: WideInt, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let a = attempt!(cpu, op, cpu.read::<T>(A::seg(op), A::offset(cpu, op)));
+fn cut_mem_imm<T: WideInt, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let a = fetch!(cpu, op, P, T, A::seg(op), A::offset(cpu, op), cut_mem_imm::<T, Any, Slow>);
     cut(cpu, op, a, T::from_u64(op.imm))
 }
 

@@ -116,21 +116,29 @@ macro_rules! wide_sized {
     };
 }
 
-/// As `sized!`, with an [`Address`] as the last parameter.
+/// As `sized!`, with an [`Address`] and [`Fast`](super::dispatch::Fast) as the last parameters.
 macro_rules! addressed {
     ($op:expr, $sized:ident, $size:expr, $handler:ident $(, $more:ty)*) => {
         match $crate::execute::operand::Addressing::of($op) {
             $crate::execute::operand::Addressing::Base => {
-                $sized!($size, $handler $(, $more)*, $crate::execute::operand::Base)
+                $sized!(
+                    $size, $handler $(, $more)*, $crate::execute::operand::Base, $crate::execute::dispatch::Fast
+                )
             }
             $crate::execute::operand::Addressing::Indexed => {
-                $sized!($size, $handler $(, $more)*, $crate::execute::operand::Indexed)
+                $sized!(
+                    $size, $handler $(, $more)*, $crate::execute::operand::Indexed, $crate::execute::dispatch::Fast
+                )
             }
             $crate::execute::operand::Addressing::StackBase => {
-                $sized!($size, $handler $(, $more)*, $crate::execute::operand::StackBase)
+                $sized!(
+                    $size, $handler $(, $more)*, $crate::execute::operand::StackBase, $crate::execute::dispatch::Fast
+                )
             }
             $crate::execute::operand::Addressing::Any => {
-                $sized!($size, $handler $(, $more)*, $crate::execute::operand::Any)
+                $sized!(
+                    $size, $handler $(, $more)*, $crate::execute::operand::Any, $crate::execute::dispatch::Fast
+                )
             }
         }
     };

@@ -4,8 +4,8 @@ use iced_x86::Mnemonic;
 
 use super::arithmetic::{Int, WideInt};
 use super::decode::{Form, Shape};
-use super::dispatch::{Outcome, attempt, next, stored};
-use super::operand::{Address, addressed, sized, wide_sized};
+use super::dispatch::{Outcome, Path, Slow, attempt, fetch, next, stored};
+use super::operand::{Address, Any, addressed, sized, wide_sized};
 use crate::op::{Handler, Op};
 use crate::registers::gpr;
 use crate::vcpu::Vcpu;
@@ -181,9 +181,9 @@ fn plain_imm<T: WideInt, P: Plain>(cpu: &mut Vcpu, op: &Op) -> Outcome {
     next(cpu, op)
 }
 
-fn plain_mem_imm<T: WideInt, P: Plain, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let a = attempt!(cpu, op, cpu.read::<T>(A::seg(op), A::offset(cpu, op)));
-    T::set(cpu, op.reg, P::apply(a, masked::<T>(op.imm)));
+fn plain_mem_imm<T: WideInt, S: Plain, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let a = fetch!(cpu, op, P, T, A::seg(op), A::offset(cpu, op), plain_mem_imm::<T, S, Any, Slow>);
+    T::set(cpu, op.reg, S::apply(a, masked::<T>(op.imm)));
     next(cpu, op)
 }
 

@@ -4,8 +4,8 @@ use iced_x86::{Code, Mnemonic};
 
 use super::arithmetic::Int;
 use super::decode::{Form, Mode, Shape};
-use super::dispatch::{Outcome, attempt, leave, next, stored};
-use super::operand::{Address, addressed, wide_sized};
+use super::dispatch::{Fast, Outcome, Path, Slow, attempt, fetch, leave, next, put, stored};
+use super::operand::{Address, Any, addressed, wide_sized};
 use crate::fault::Fault;
 use crate::memory::{Access, Word};
 use crate::op::{Handler, Op};
@@ -26,6 +26,12 @@ pub trait Stack {
         cpu.write(Self::SEG, pointer, value)?;
         Self::set(cpu, pointer);
         Ok(())
+    }
+
+    /// Where the next value of `size` bytes is pushed.
+    #[inline(always)]
+    fn below(cpu: &Vcpu, size: usize) -> u64 {
+        cpu.regs[gpr::RSP].wrapping_sub(size as u64) & Self::mask(cpu)
     }
 
     /// Reads the stack, `above` bytes above its top.
@@ -74,25 +80,31 @@ impl Stack for Segmented {
     }
 }
 
-fn push_reg<T: Int, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let value = T::get(cpu, op.reg);
-    attempt!(cpu, op, S::push(cpu, value));
-    stored(cpu, op)
+fn push_reg<T: Int, S: Stack, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let (value, pointer) = (T::get(cpu, op.reg), S::below(cpu, T::SIZE));
+    put!(cpu, op, P, S::SEG, pointer, value, push_reg::<T, S, Slow>, {
+        S::set(cpu, pointer);
+    })
 }
 
-fn push_imm<T: Int, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    attempt!(cpu, op, S::push(cpu, T::from_u64(op.imm)));
-    stored(cpu, op)
+fn push_imm<T: Int, S: Stack, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let (value, pointer) = (T::from_u64(op.imm), S::below(cpu, T::SIZE));
+    put!(cpu, op, P, S::SEG, pointer, value, push_imm::<T, S, Slow>, {
+        S::set(cpu, pointer);
+    })
 }
 
-fn push_mem<T: Int, S: Stack, A: Address>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let value = attempt!(cpu, op, cpu.read::<T>(A::seg(op), A::offset(cpu, op)));
-    attempt!(cpu, op, S::push(cpu, value));
-    stored(cpu, op)
+fn push_mem<T: Int, S: Stack, A: Address, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let value = fetch!(cpu, op, P, T, A::seg(op), A::offset(cpu, op), push_mem::<T, S, Any, Slow>);
+    let pointer = S::below(cpu, T::SIZE);
+    put!(cpu, op, P, S::SEG, pointer, value, push_mem::<T, S, Any, Slow>, {
+        S::set(cpu, pointer);
+    })
 }
 
-fn pop_reg<T: Int, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    let value = attempt!(cpu, op, S::peek::<T>(cpu, 0));
+fn pop_reg<T: Int, S: Stack, P: Path>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let top = cpu.regs[gpr::RSP] & S::mask(cpu);
+    let value = fetch!(cpu, op, P, T, S::SEG, top, pop_reg::<T, S, Slow>);
     S::release(cpu, T::SIZE as u64);
     T::set(cpu, op.reg, value);
     next(cpu, op)
@@ -259,8 +271,12 @@ fn immediate_size(code: Code) -> usize {
 }
 
 macro_rules! on_stack {
-    ($long:expr, $size:expr, $handler:ident) => {
-        if $long { wide_sized!($size, $handler, Flat) } else { wide_sized!($size, $handler, Segmented) }
+    ($long:expr, $size:expr, $handler:ident $(, $path:ty)?) => {
+        if $long {
+            wide_sized!($size, $handler, Flat $(, $path)?)
+        } else {
+            wide_sized!($size, $handler, Segmented $(, $path)?)
+        }
     };
 }
 
@@ -270,11 +286,11 @@ pub fn select(form: &Form, op: &mut Op) -> Option<Handler> {
     let code = form.instruction.code();
     let size = form.size;
     Some(match (form.mnemonic, form.shape) {
-        (Mnemonic::Push, Shape::Reg) => on_stack!(long, size, push_reg),
-        (Mnemonic::Push, Shape::Imm) => on_stack!(long, immediate_size(code), push_imm),
+        (Mnemonic::Push, Shape::Reg) => on_stack!(long, size, push_reg, Fast),
+        (Mnemonic::Push, Shape::Imm) => on_stack!(long, immediate_size(code), push_imm, Fast),
         (Mnemonic::Push, Shape::Mem) if long => addressed!(op, wide_sized, size, push_mem, Flat),
         (Mnemonic::Push, Shape::Mem) => addressed!(op, wide_sized, size, push_mem, Segmented),
-        (Mnemonic::Pop, Shape::Reg) => on_stack!(long, size, pop_reg),
+        (Mnemonic::Pop, Shape::Reg) => on_stack!(long, size, pop_reg, Fast),
         (Mnemonic::Pop, Shape::Mem) => on_stack!(long, size, pop_mem),
         (Mnemonic::Pusha | Mnemonic::Pushad, _) => match implied_size(code) {
             2 => push_all::<u16>,

@@ -89,6 +89,16 @@ pub unsafe fn word_written(word: *const AtomicU32) -> bool {
     CodePages::word_written(unsafe { &*word })
 }
 
+/// Whether the page of `word` holds decoded code.
+///
+/// # Safety
+/// As for [`word_written`].
+#[inline(always)]
+pub unsafe fn has_code(word: *const AtomicU32) -> bool {
+    // SAFETY: as the caller promises, the word exists.
+    CodePages::word_has_code(unsafe { &*word })
+}
+
 /// Loads an integer.
 ///
 /// # Safety

@@ -77,6 +77,78 @@ impl Vcpu {
         Ok(self.segments[seg as usize].base.wrapping_add(offset))
     }
 
+    /// The linear address of an operand, unless its segment needs checks.
+    #[inline(always)]
+    fn unchecked_address(&self, seg: Seg, offset: u64) -> Option<u64> {
+        if matches!(seg, Seg::Flat | Seg::FlatStack) {
+            return Some(offset);
+        }
+        (self.checked_segments >> (seg as u8) & 1 == 0)
+            .then(|| self.segments[seg as usize].base.wrapping_add(offset))
+    }
+
+    /// As [`Self::read`] where the TLB has the page; otherwise `None`, and nothing has happened. It calls
+    /// nothing, so that handlers built around it need no stack.
+    #[inline(always)]
+    pub fn try_read<T: Word>(&self, seg: Seg, offset: u64) -> Option<T> {
+        let linear = self.unchecked_address(seg, offset)?;
+        let (entry, tag) = self.mmu.look_up(linear, T::SIZE);
+        if entry.read != tag {
+            return None;
+        }
+        // SAFETY: a matching entry leads to a page of RAM that holds all bytes of the operand.
+        Some(unsafe { host::load((linear as usize).wrapping_add(entry.addend) as *const u8) })
+    }
+
+    /// As [`Self::write`] where the TLB has the page; otherwise `None`, and nothing has happened. True if
+    /// the page may hold decoded code: [`Self::host_written`] must follow.
+    #[inline(always)]
+    pub fn try_write<T: Word>(&mut self, seg: Seg, offset: u64, value: T) -> Option<bool> {
+        let linear = self.unchecked_address(seg, offset)?;
+        let (entry, tag) = self.mmu.look_up(linear, T::SIZE);
+        if entry.write != tag {
+            return None;
+        }
+        let word = entry.word;
+        // SAFETY: as for `try_read`; the word belongs to the page.
+        let code = unsafe {
+            host::store((linear as usize).wrapping_add(entry.addend) as *mut u8, value);
+            host::has_code(word)
+        };
+        if code {
+            self.mmu.last_write = word;
+        }
+        Some(code)
+    }
+
+    /// As [`Self::modify`] where the TLB has the page; otherwise `None`, and nothing has happened. With the
+    /// result of `f` whether the page may hold decoded code: [`Self::host_written`] must follow.
+    #[inline(always)]
+    pub fn try_modify<T: Word, R>(
+        &mut self,
+        seg: Seg,
+        offset: u64,
+        f: impl FnOnce(T) -> (T, R),
+    ) -> Option<(R, bool)> {
+        let linear = self.unchecked_address(seg, offset)?;
+        let (entry, tag) = self.mmu.look_up(linear, T::SIZE);
+        if entry.write != tag {
+            return None;
+        }
+        let word = entry.word;
+        let pointer = (linear as usize).wrapping_add(entry.addend) as *mut u8;
+        // SAFETY: as for `try_write`.
+        let (result, code) = unsafe {
+            let (new, result) = f(host::load(pointer));
+            host::store(pointer, new);
+            (result, host::has_code(word))
+        };
+        if code {
+            self.mmu.last_write = word;
+        }
+        Some((result, code))
+    }
+
     /// Reads an operand at `offset` in `seg`.
     #[inline(always)]
     pub fn read<T: Word>(&mut self, seg: Seg, offset: u64) -> Result<T, Fault> {
