@@ -361,7 +361,7 @@ fn a_standard_inquiry_of_nothing_says_so_and_other_commands_find_no_unit() {
 }
 
 #[test]
-fn luns_are_reported_by_the_only_target() {
+fn luns_are_reported_by_the_only_target_and_none_by_others() {
     let (mut rig, _file) = Rig::ready();
     let other = image();
     rig.controller.attach(7, unit(&other, false));
@@ -371,7 +371,11 @@ fn luns_are_reported_by_the_only_target() {
     assert_good(&rig.execute(3, &report, Some(&data)), 24);
     let luns = rig.read(&data);
     assert_eq!((luns[3], luns[9], luns[17]), (16, 0, 7));
-    assert_eq!(rig.execute_at([0, 1, 0], &report, Some(&data)).srb_status, srb_status::INVALID_LUN);
+    for address in [[0, 1, 0], [1, 0, 0], [7, 1, 0]] {
+        rig.write(&data, &[0xee; 512]);
+        assert_good(&rig.execute_at(address, &report, Some(&data)), 8);
+        assert_eq!(rig.read(&data)[..8], [0; 8], "{address:?}");
+    }
 }
 
 #[test]

@@ -30,6 +30,8 @@ const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 const INQUIRY: u8 = 0x12;
 const REPORT_LUNS: u8 = 0xa0;
+/// A list of units without any: only its header (SPC-4, section 6.33).
+const EMPTY_LIST_LENGTH: usize = 8;
 /// Standard INQUIRY data of a unit that is not there: qualifier 3, type 31, SPC-4, 31 more bytes. The rest
 /// is zero.
 const NO_UNIT: [u8; 5] = [0x7f, 0, 6, 2, 31];
@@ -330,7 +332,7 @@ impl Worker {
                 self.shared.target.execute(srb.lun, cdb, parameters, &mut self.reply)
             }
             Some(unit) => Some(unit.execute(cdb, parameters, &mut self.reply)),
-            None => inquire_nothing(cdb, &mut self.reply),
+            None => answer_for_nothing(cdb, &mut self.reply),
         };
         match outcome {
             None => slot.refuse(srb_status::INVALID_LUN),
@@ -531,12 +533,24 @@ impl Drop for Worker {
     }
 }
 
-/// The answer to a standard INQUIRY for a unit that is not there.
-fn inquire_nothing(cdb: &[u8], reply: &mut Vec<u8>) -> Option<Outcome> {
-    let &[INQUIRY, 0, _, high, low, ..] = cdb else { return None };
-    reply.clear();
-    reply.extend_from_slice(&NO_UNIT);
-    reply.resize(INQUIRY_LENGTH, 0);
-    reply.truncate(u16::from_be_bytes([high, low]).into());
+/// The answers for a unit that is not there: to a standard INQUIRY that there is none, to REPORT LUNS (which comes
+/// here for other targets only) that there are none. Linux takes "no such unit" for a reason to forget the unit
+/// with the same target and number on the first path, so a scan of the other paths must not meet it.
+fn answer_for_nothing(cdb: &[u8], reply: &mut Vec<u8>) -> Option<Outcome> {
+    let length = match *cdb {
+        [INQUIRY, 0, _, high, low, ..] => {
+            reply.clear();
+            reply.extend_from_slice(&NO_UNIT);
+            reply.resize(INQUIRY_LENGTH, 0);
+            u32::from(u16::from_be_bytes([high, low]))
+        }
+        [REPORT_LUNS, _, _, _, _, _, a, b, c, d, ..] => {
+            reply.clear();
+            reply.resize(EMPTY_LIST_LENGTH, 0);
+            u32::from_be_bytes([a, b, c, d])
+        }
+        _ => return None,
+    };
+    reply.truncate(length as usize);
     Some(Outcome::Good)
 }
