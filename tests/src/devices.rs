@@ -27,7 +27,7 @@ pub fn devices(api: &Path) -> Devices {
 /// # Panics
 /// If there is none.
 pub fn row<'a>(devices: &'a Devices, name: &str) -> &'a Value {
-    let rows = devices["rows"].as_array().expect("rows");
+    let rows = devices["devices"].as_array().unwrap_or_else(|| panic!("no rows in {devices:#}"));
     let found = rows.iter().find(|row| row["name"] == name);
     found.unwrap_or_else(|| panic!("no device {name} in {devices:#}"))
 }
