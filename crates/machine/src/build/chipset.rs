@@ -1,13 +1,15 @@
 //! The emulated devices of the board.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use chipset::acpi_pm::{self, PowerManagement};
 use chipset::debug_ports::{self, DebugPorts};
 use chipset::fw_cfg::{self, FwCfg};
 use chipset::i8042::{self, I8042};
-use chipset::pci::{self, FunctionAddress, HostBridge, IsaBridge, PciBus, PciFunction};
+use chipset::pci::{
+    self, BarListener, BarMapping, FunctionAddress, HostBridge, IsaBridge, PciBus, PciFunction,
+};
 use chipset::port92::{self, Port92};
 use chipset::power::PowerControl;
 use chipset::reset_control::{self, ResetControl};
@@ -157,7 +159,7 @@ fn pci(around: &Surroundings<'_>) -> (Arc<Mutex<PciBus>>, Arc<Mutex<PowerManagem
     let ports = Arc::clone(&power_management);
     around.buses.add_port_region(pci::POWER_MANAGEMENT, acpi_pm::PM_REGION, ports, &counters);
 
-    let mut bus = PciBus::new(Arc::clone(around.buses) as Arc<_>);
+    let mut bus = PciBus::new(Arc::new(WeakListener(Arc::downgrade(around.buses))));
     bus.add(pci::HOST_BRIDGE, Arc::new(Mutex::new(HostBridge::new())));
     bus.add(pci::ISA_BRIDGE, Arc::new(Mutex::new(IsaBridge::new(around.interrupts.router()))));
     bus.add(pci::POWER_MANAGEMENT, Arc::clone(&power_management) as Arc<_>);
@@ -166,4 +168,15 @@ fn pci(around: &Surroundings<'_>) -> (Arc<Mutex<PciBus>>, Arc<Mutex<PowerManagem
     // Port 0xcf9 within is the reset control register's, which has claimed it before.
     around.buses.add_ports(Arc::clone(&bus) as Arc<_>, &counters, &[(pci::CONFIG_ADDRESS, 8)]);
     (bus, power_management)
+}
+
+/// The buses have the PCI bus, which tells them of changes in turn.
+struct WeakListener(Weak<Buses>);
+
+impl BarListener for WeakListener {
+    fn bars_changed(&self, address: FunctionAddress, mappings: &[BarMapping]) {
+        if let Some(buses) = self.0.upgrade() {
+            buses.bars_changed(address, mappings);
+        }
+    }
 }
