@@ -201,7 +201,7 @@ impl Vcpu {
     }
 
     /// Carries out one instruction, with single-step and breakpoint traps.
-    fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let stepping = self.flags & flag::TF != 0;
         if self.has_breakpoints() && self.flags & flag::RF == 0 {
             let linear = if self.code_64() {

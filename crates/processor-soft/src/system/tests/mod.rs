@@ -1,5 +1,6 @@
 //! Small guests, run to their HLT.
 
+mod chaos;
 mod long;
 mod memory_and_io;
 mod protected;
