@@ -1,5 +1,6 @@
 //! The arguments, and how they change the configuration.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -10,7 +11,7 @@ use machine::config::{
     DiskConfig, Display, Enlightenments, InputError, MemorySize, Net, ProcessorChoice, Serial, Switch,
 };
 
-use crate::BAD_INPUT;
+use crate::{BAD_INPUT, say};
 
 #[derive(Debug, Parser)]
 #[command(name = "bodhi", version, about = "A Hyper-V-compatible virtual machine", propagate_version = true)]
@@ -114,15 +115,16 @@ pub(crate) fn parse_from(arguments: impl IntoIterator<Item = String>) -> Result<
 pub(crate) fn from_command_line() -> Result<Command, ExitCode> {
     let arguments: Result<Vec<String>, _> = std::env::args_os().map(|text| text.into_string()).collect();
     let Ok(arguments) = arguments else {
-        eprintln!("bodhi: an argument is not valid UTF-8");
+        say(format_args!("bodhi: an argument is not valid UTF-8\n"));
         return Err(ExitCode::from(BAD_INPUT));
     };
     parse_from(arguments).map_err(|(text, help)| {
         if help {
-            print!("{text}");
+            // Nobody may be reading any more, as behind a pager that has been left.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
-        eprintln!("bodhi: {text}");
+        say(format_args!("bodhi: {text}\n"));
         ExitCode::from(BAD_INPUT)
     })
 }

@@ -1,5 +1,6 @@
 //! `bodhi devices`.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use machine::config::InputError;
@@ -20,21 +21,24 @@ pub(crate) fn devices(arguments: &DevicesArguments) -> ExitCode {
             return ExitCode::from(BAD_INPUT);
         }
     };
-    match ask(&mut client) {
-        Ok(devices) if arguments.json => match serde_json::to_string_pretty(&devices) {
-            Ok(text) => println!("{text}"),
-            Err(error) => {
-                complain(&error);
-                return ExitCode::from(FAILED);
-            }
-        },
-        Ok(devices) => print!("{}", worker::device_table(&devices.devices)),
+    match ask(&mut client).and_then(|devices| text(&devices, arguments.json)) {
+        Ok(text) => {
+            // Nobody may be reading any more, as behind a pager that has been left.
+            let _ = io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             complain(&error);
-            return ExitCode::from(FAILED);
+            ExitCode::from(FAILED)
         }
     }
-    ExitCode::SUCCESS
+}
+
+fn text(devices: &Devices, json: bool) -> Result<String, ClientError> {
+    if json {
+        return Ok(serde_json::to_string_pretty(devices)? + "\n");
+    }
+    Ok(worker::device_table(&devices.devices))
 }
 
 fn ask(client: &mut Client) -> Result<Devices, ClientError> {

@@ -16,29 +16,24 @@ pub(crate) fn start() {
         .init();
 }
 
-/// Standard error, with a carriage return before each line end while the terminal is raw.
+/// Standard error, with a carriage return before each line end while the terminal is raw. A terminal that has
+/// gone away takes the log with it.
 struct Lines;
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut stderr = io::stderr().lock();
-        if Terminal::is_raw() {
-            for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-                match line.strip_suffix(b"\n") {
-                    Some(text) => {
-                        stderr.write_all(text)?;
-                        stderr.write_all(b"\r\n")?;
-                    }
-                    None => stderr.write_all(line)?,
-                }
-            }
-        } else {
-            stderr.write_all(bytes)?;
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let text = line.strip_suffix(b"\n").filter(|_| Terminal::is_raw());
+            let _ = match text {
+                Some(text) => stderr.write_all(text).and_then(|()| stderr.write_all(b"\r\n")),
+                None => stderr.write_all(line),
+            };
         }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod logs;
 mod run;
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use arguments::Command;
@@ -42,5 +43,10 @@ fn complain(error: &dyn Error) {
         }
         cause = error.source();
     }
-    eprintln!("bodhi: {text}");
+    say(format_args!("bodhi: {text}\n"));
+}
+
+/// Writes to standard error. The terminal may have gone away, which is no reason to fail.
+fn say(text: std::fmt::Arguments<'_>) {
+    let _ = io::stderr().write_fmt(text);
 }

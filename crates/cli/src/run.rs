@@ -6,7 +6,7 @@ use machine::End;
 use worker::Report;
 
 use crate::arguments::RunArguments;
-use crate::{BAD_INPUT, FAILED, complain};
+use crate::{BAD_INPUT, FAILED, complain, say};
 
 pub(crate) fn run(arguments: &RunArguments) -> ExitCode {
     let result = arguments.configuration().map_err(worker::Error::from).and_then(worker::run);
@@ -21,15 +21,17 @@ pub(crate) fn run(arguments: &RunArguments) -> ExitCode {
 }
 
 fn tell(report: &Report) -> ExitCode {
-    eprint!("{}", worker::device_table(&report.devices));
+    say(format_args!("{}", worker::device_table(&report.devices)));
     match &report.end {
         End::PoweredOff => ExitCode::SUCCESS,
         End::Stopped if report.forced => {
-            eprintln!("bodhi: the guest did not power off when it was asked to, and has been stopped");
+            say(format_args!(
+                "bodhi: the guest did not power off when it was asked to, and has been stopped\n"
+            ));
             ExitCode::from(FAILED)
         }
         End::Stopped => {
-            eprintln!("bodhi: the machine has been stopped");
+            say(format_args!("bodhi: the machine has been stopped\n"));
             ExitCode::SUCCESS
         }
         End::Failed(failure) => {

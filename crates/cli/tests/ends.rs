@@ -167,7 +167,7 @@ fn a_terminal_that_goes_away_ends_the_machine_like_sigterm() {
     let mut byte = [0];
     child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
     // Output has nowhere to go any more, and input has ended.
-    drop((child.stdout.take(), child.stdin.take()));
+    drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
     signal(&child, "-HUP");
     assert_eq!(finish(child).status.code(), Some(0));
 }

@@ -36,7 +36,7 @@ pub(crate) fn restore_terminal_on_defects() -> io::Result<()> {
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = on_defect as *const () as libc::sighandler_t;
         // The second time it takes its usual way.
-        action.sa_flags = libc::SA_RESETHAND;
+        action.sa_flags = libc::SA_RESETHAND | libc::SA_SIGINFO;
         // SAFETY: the action is initialised and its handler calls async-signal-safe functions only.
         if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
             return Err(io::Error::last_os_error());
@@ -47,7 +47,14 @@ pub(crate) fn restore_terminal_on_defects() -> io::Result<()> {
 
 /// Restores the terminal. On return the instruction is carried out again, or abort(3) goes on, and the
 /// process ends as it would have without.
-extern "C" fn on_defect(_signal: libc::c_int) {
+extern "C" fn on_defect(signal: libc::c_int, information: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: the kernel gives the handler of an SA_SIGINFO action a valid structure.
+    let sent_by_a_process = unsafe { (*information).si_code } <= 0;
+    if sent_by_a_process {
+        // No instruction to carry out again: the signal comes again when this returns.
+        // SAFETY: raise is async-signal-safe.
+        unsafe { libc::raise(signal) };
+    }
     if let Some(terminal) = TERMINAL.get() {
         // SAFETY: tcsetattr is async-signal-safe, and the structure has been filled by tcgetattr.
         unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, terminal) };

@@ -121,27 +121,27 @@ fn serve(client: &UnixStream, machine: &MachineHandle, console: &Console) -> io:
                 reply(client, &Reply::Done)?;
                 return console.attach_stream(client.try_clone()?, machine);
             }
-            Ok(request) => reply(client, &answer(&request, machine))?,
+            Ok(Request::Status {}) => reply(client, &Reply::Status(machine.status()))?,
+            Ok(Request::Devices {}) => {
+                let counts = machine.counts().into_iter().collect();
+                reply(client, &Reply::Devices(Devices { devices: machine.devices(), counts }))?;
+            }
+            // The reply comes first: the machine, and this process, may end at once.
+            Ok(Request::PowerOff {}) => {
+                reply(client, &Reply::Done)?;
+                machine.power_button();
+            }
+            Ok(Request::Reset {}) => {
+                reply(client, &Reply::Done)?;
+                machine.reset();
+            }
+            Ok(Request::Quit {}) => {
+                reply(client, &Reply::Done)?;
+                machine.stop();
+            }
             Err(error) => reply(client, &Reply::Error(format!("no such request: {error}")))?,
         }
     }
-}
-
-fn answer(request: &Request, machine: &MachineHandle) -> Reply {
-    match request {
-        Request::Status {} => return Reply::Status(machine.status()),
-        Request::Devices {} => {
-            return Reply::Devices(Devices {
-                devices: machine.devices(),
-                counts: machine.counts().into_iter().collect(),
-            });
-        }
-        Request::PowerOff {} => machine.power_button(),
-        Request::Reset {} => machine.reset(),
-        Request::Quit {} => machine.stop(),
-        Request::Serial {} => return Reply::Error("the connection has been handed over".to_owned()),
-    }
-    Reply::Done
 }
 
 fn reply(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {
