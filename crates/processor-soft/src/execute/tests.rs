@@ -367,7 +367,7 @@ fn decimal_adjustments_follow_the_manual() {
         cpu.rip = 0;
         cpu.poke(0x1000, &[0x27]);
         cpu.regs[gpr::RAX] = al;
-        cpu.status = carry * status::CF | adjust * status::AF;
+        cpu.status = (carry * status::CF) | (adjust * status::AF);
         cpu.execute_one().unwrap();
         assert_eq!((cpu.regs[gpr::RAX] & 0xff, u64::from(cpu.carry())), (result, carry_after), "{al:#x}");
     }

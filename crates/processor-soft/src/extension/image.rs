@@ -1,7 +1,5 @@
 //! The guest's extension registers, laid out for the thunks.
 
-use super::host::Host;
-
 /// Offset of the components in [`Image`], as thunks address them.
 pub mod offset {
     use super::Image;
@@ -133,10 +131,5 @@ impl Image {
     /// Sets XMM register `index`, leaving the upper bits alone.
     pub fn set_xmm(&mut self, index: usize, value: u128) {
         self.vectors[index & 31][..16].copy_from_slice(&value.to_le_bytes());
-    }
-
-    /// Number of vector registers in 64-bit mode.
-    pub fn vector_count() -> usize {
-        if Host::get().width == super::host::VectorWidth::Zmm { 32 } else { 16 }
     }
 }

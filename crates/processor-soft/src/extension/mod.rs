@@ -19,12 +19,16 @@ mod gather;
 mod host;
 mod image;
 mod moves;
+#[cfg(test)]
+mod tests;
 mod thunk;
 mod x87;
 mod xsave;
 
 pub use cpuid::{View, cpuid, physical_bits};
-pub use host::{Host, VectorWidth, component};
+pub use host::Host;
+#[cfg(test)]
+pub use host::{VectorWidth, component};
 pub use image::Image;
 
 use std::collections::HashMap;
