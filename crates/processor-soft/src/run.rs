@@ -98,29 +98,30 @@ impl Vcpu {
         if self.shared.stopped.load(std::sync::atomic::Ordering::SeqCst) {
             return Exit::Stopped;
         }
-        let mut since = Instant::now();
+        self.running_since = Instant::now();
         self.vp.set_in_guest(true);
         let exit = loop {
-            if let Err(exit) = self.turn(&mut since) {
+            if let Err(exit) = self.turn() {
                 break exit;
             }
         };
         self.vp.set_in_guest(false);
-        self.account(since);
+        self.account();
         exit
     }
 
     /// Tells the hypervisor interface how long guest code has run.
-    fn account(&mut self, since: Instant) {
+    pub fn account(&mut self) {
         self.vp.instructions.store(self.instructions, std::sync::atomic::Ordering::Relaxed);
         if let Some(hypervisor) = &self.hypervisor {
-            let nanoseconds = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let nanoseconds = u64::try_from(self.running_since.elapsed().as_nanos()).unwrap_or(u64::MAX);
             hypervisor.ran(self.index, nanoseconds);
+            self.running_since = Instant::now();
         }
     }
 
     /// One turn of the run loop.
-    pub(crate) fn turn(&mut self, since: &mut Instant) -> Result<(), Exit> {
+    pub(crate) fn turn(&mut self) -> Result<(), Exit> {
         let calls = self.vp.take_attention();
         if calls != 0 {
             self.attend(calls)?;
@@ -141,7 +142,7 @@ impl Vcpu {
         }
         if self.halted || self.wait_for_sipi {
             self.interrupt_shadow = false;
-            self.sleep(since);
+            self.sleep();
             return Ok(());
         }
         if self.flags & flag::TF != 0 || self.has_breakpoints() {
@@ -153,12 +154,12 @@ impl Vcpu {
         Ok(())
     }
 
-    fn sleep(&mut self, since: &mut Instant) {
-        self.account(*since);
+    fn sleep(&mut self) {
+        self.account();
         self.vp.set_in_guest(false);
         self.vp.sleep();
         self.vp.set_in_guest(true);
-        *since = Instant::now();
+        self.running_since = Instant::now();
     }
 
     /// Delivers an NMI or interrupt that waits, if it can be taken now.

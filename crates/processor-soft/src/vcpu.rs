@@ -1,6 +1,7 @@
 //! The state of one virtual processor.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use interrupt::LocalApic;
 use processor::{Bus, DescriptorTable, HypervisorInterface, Segment, SegmentAttributes};
@@ -72,6 +73,8 @@ pub struct Vcpu {
     pub deferred: Option<Exception>,
     /// An NMI waits.
     pub nmi_waiting: bool,
+    /// Since when time in guest code has not been told to the hypervisor interface.
+    pub running_since: Instant,
     /// PAUSE instructions so far.
     pub pauses: u32,
     /// DR6 bits of debug traps that the present instruction has earned.
@@ -126,6 +129,7 @@ impl Vcpu {
             halted_ignoring_if: false,
             deferred: None,
             nmi_waiting: false,
+            running_since: Instant::now(),
             pauses: 0,
             pending_debug: 0,
             apic_page: u64::MAX,

@@ -37,7 +37,11 @@ const GENERATION: u64 = 1 << 44;
 /// Pages up to which a flush of ranges goes page by page.
 const RANGE_LIMIT: u64 = 64;
 /// Bits of the filter that remembers from which pages code has been fetched.
-const FILTER_BITS: u64 = 8192;
+const FILTER_BITS: u64 = 1 << 16;
+/// Large pages are remembered by regions of this many address bits: the largest but the gigabyte.
+const REGION_SHIFT: u32 = 22;
+/// The regions of pages of 1 GiB.
+const HUGE_SHIFT: u32 = 30;
 
 /// Which rights an access has. Each has a table of its own, so that a hit needs no further check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +120,12 @@ pub struct Mmu {
     victim: usize,
     /// Multiples of [`GENERATION`]: grows when code mappings may have gone.
     code_generation: u64,
-    fetched: [u64; (FILTER_BITS / 64) as usize],
+    /// Pages from which code has been fetched.
+    fetched: Filter,
+    /// Regions of which parts of large pages have been entered, by the sizes above: an INVLPG anywhere in
+    /// a large page drops all of it.
+    large: Filter,
+    huge: Filter,
     entries: Box<[[Entry; ENTRIES]; 4]>,
     code_entries: Box<[[CodeEntry; CODE_ENTRIES]; 2]>,
 }
@@ -150,7 +159,9 @@ impl Mmu {
             current: 0,
             victim: 0,
             code_generation: 0,
-            fetched: [0; (FILTER_BITS / 64) as usize],
+            fetched: Filter::new(),
+            large: Filter::new(),
+            huge: Filter::new(),
             entries,
             code_entries: boxed(EMPTY_CODE),
         };
@@ -198,6 +209,7 @@ impl Mmu {
         }
         let half = (linear >> 63) as usize;
         self.upper_has_local |= half == 1 && !page.global;
+        self.remember_size(linear, page);
         let tag = linear & !TAG_MASK | self.tags[half];
         self.entries[class as usize][slot(linear)] = Entry {
             read: tag,
@@ -227,8 +239,8 @@ impl Mmu {
     pub fn code_fill(&mut self, linear: u64, user: bool, page: &Page) {
         let half = (linear >> 63) as usize;
         self.upper_has_local |= half == 1 && !page.global;
-        let bit = filter_bit(linear);
-        self.fetched[(bit / 64) as usize] |= 1 << (bit % 64);
+        self.fetched.insert(linear >> 12);
+        self.remember_size(linear, page);
         self.code_entries[usize::from(user)][(linear >> 12) as usize & (CODE_ENTRIES - 1)] = CodeEntry {
             tag: linear & !TAG_MASK | self.tags[half],
             gpa: page.gpa & !TAG_MASK,
@@ -264,6 +276,8 @@ impl Mmu {
         for table in self.code_entries.iter_mut() {
             table.fill(EMPTY_CODE);
         }
+        self.large.clear();
+        self.huge.clear();
         self.set_class(self.class);
     }
 
@@ -331,24 +345,46 @@ impl Mmu {
         self.set_spaces([space, self.spaces[1]]);
     }
 
-    /// Drops the page of `linear` in all address spaces (INVLPG and more).
+    fn remember_size(&mut self, linear: u64, page: &Page) {
+        if page.shift > REGION_SHIFT {
+            self.huge.insert(linear >> HUGE_SHIFT);
+        } else if page.shift > 12 {
+            self.large.insert(linear >> REGION_SHIFT);
+        }
+    }
+
+    /// Drops the page of `linear`, whatever its size, in all address spaces (INVLPG and more).
     pub fn flush_page(&mut self, linear: u64) {
-        let page = linear >> 12;
+        let shift = if self.huge.contains(linear >> HUGE_SHIFT) {
+            HUGE_SHIFT
+        } else if self.large.contains(linear >> REGION_SHIFT) {
+            REGION_SHIFT
+        } else {
+            12
+        };
+        let region = linear >> shift;
+        let first = region << (shift - 12);
+        let pages = 1_u64 << (shift - 12);
         for table in self.entries.iter_mut() {
-            let entry = &mut table[slot(linear)];
-            // The write tag is the read tag or nothing.
-            if entry.read >> 12 == page {
-                *entry = EMPTY;
+            // The pages of a region that fit into the table at once are all that can be there.
+            for offset in 0..pages.min(ENTRIES as u64) {
+                let entry = &mut table[(first + offset) as usize & (ENTRIES - 1)];
+                // The write tag is the read tag or nothing.
+                if entry.read >> shift == region {
+                    *entry = EMPTY;
+                }
             }
         }
         for table in self.code_entries.iter_mut() {
-            let entry = &mut table[page as usize & (CODE_ENTRIES - 1)];
-            if entry.tag >> 12 == page {
-                *entry = EMPTY_CODE;
+            for offset in 0..pages.min(CODE_ENTRIES as u64) {
+                let entry = &mut table[(first + offset) as usize & (CODE_ENTRIES - 1)];
+                if entry.tag >> shift == region {
+                    *entry = EMPTY_CODE;
+                }
             }
         }
-        let bit = filter_bit(linear);
-        if self.fetched[(bit / 64) as usize] >> (bit % 64) & 1 != 0 {
+        let code = shift == HUGE_SHIFT || (0..pages).any(|offset| self.fetched.contains(first + offset));
+        if code {
             self.forget_code();
         }
         self.table = self.entries[self.class as usize].as_ptr();
@@ -356,7 +392,7 @@ impl Mmu {
 
     /// Makes all [`Self::code_key`]s new.
     fn forget_code(&mut self) {
-        self.fetched.fill(0);
+        self.fetched.clear();
         for table in self.code_entries.iter_mut() {
             table.fill(EMPTY_CODE);
         }
@@ -398,8 +434,32 @@ impl Mmu {
     }
 }
 
-fn filter_bit(linear: u64) -> u64 {
-    (linear >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - FILTER_BITS.trailing_zeros())
+/// A set of page numbers that may answer yes wrongly, never no.
+struct Filter(Box<[u64]>);
+
+impl Filter {
+    fn new() -> Self {
+        Self(vec![0; (FILTER_BITS / 64) as usize].into_boxed_slice())
+    }
+
+    fn place(number: u64) -> (usize, u32) {
+        let bit = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - FILTER_BITS.trailing_zeros());
+        ((bit / 64) as usize, (bit % 64) as u32)
+    }
+
+    fn insert(&mut self, number: u64) {
+        let (word, bit) = Self::place(number);
+        self.0[word] |= 1 << bit;
+    }
+
+    fn contains(&self, number: u64) -> bool {
+        let (word, bit) = Self::place(number);
+        self.0[word] >> bit & 1 != 0
+    }
+
+    fn clear(&mut self) {
+        self.0.fill(0);
+    }
 }
 
 fn boxed<T: Copy, const N: usize, const M: usize>(value: T) -> Box<[[T; N]; M]> {
@@ -416,6 +476,8 @@ pub struct Page {
     pub host: *mut u8,
     /// Word of the page in [`CodePages`].
     pub word: *const AtomicU32,
+    /// log2 of the size of the page in the guest's tables.
+    pub shift: u32,
     /// Stores of the same class may go there without another walk.
     pub writable: bool,
     /// The page is global.

@@ -129,6 +129,32 @@ fn a_stale_translation_lives_until_it_is_flushed() {
 }
 
 #[test]
+fn a_flush_of_one_address_drops_all_of_its_large_page() {
+    let mut vcpu = Vcpu::for_test_64(8 << 20);
+    vcpu.poke(DATA, &[1]);
+    vcpu.poke(DATA + 0x10_0000, &[3]);
+    // 2 MiB at 1 GiB from the second 2 MiB, then from the third.
+    vcpu.poke(0x2008, &0x5007_u64.to_le_bytes());
+    vcpu.poke(0x5000, &(0x20_0000_u64 | 0x87).to_le_bytes());
+    let linear = 0x4000_0000 + 0x10_0000;
+    assert_eq!(vcpu.read::<u8>(Seg::Flat, linear), Ok(1));
+    let key = vcpu.code_key(linear);
+    assert_eq!(vcpu.code_page(linear).unwrap().gpa, DATA);
+    vcpu.poke(0x5000, &(0x40_0000_u64 | 0x87).to_le_bytes());
+    vcpu.poke(0x50_0000, &[2]);
+    vcpu.mmu.flush_page(0x4000_0000);
+    assert_eq!(vcpu.read::<u8>(Seg::Flat, linear), Ok(2));
+    assert_ne!(vcpu.code_key(linear), key);
+    // So for a page of 1 GiB: the one at 1 GiB of the test's tables.
+    vcpu.poke(0x2008, &0x87_u64.to_le_bytes());
+    vcpu.mmu.flush_all();
+    assert_eq!(vcpu.read::<u8>(Seg::Flat, 0x4000_0000 + DATA), Ok(1));
+    vcpu.poke(0x2008, &0_u64.to_le_bytes());
+    vcpu.mmu.flush_page(0x7fff_f000);
+    assert!(vcpu.read::<u8>(Seg::Flat, 0x4000_0000 + DATA).is_err());
+}
+
+#[test]
 fn contexts_keep_their_translations_while_others_run() {
     let mut vcpu = Vcpu::for_test_64(4 << 20);
     vcpu.mmu.switch(1, 0x1000, false);

@@ -60,6 +60,8 @@ struct Walk {
     no_execute: bool,
     /// Address of the 4 KiB page within the frame of the last level.
     frame: u64,
+    /// log2 of the size of that frame.
+    shift: u32,
 }
 
 enum Stop {
@@ -75,7 +77,7 @@ impl Vcpu {
     pub fn translate(&mut self, linear: u64, purpose: Purpose, class: Class) -> Result<Page, Fault> {
         if self.cr0 & cr0::PG == 0 {
             let gpa = linear & 0xffff_ffff;
-            return Ok(self.page(gpa, true, false));
+            return Ok(self.page(gpa, 12, true, false));
         }
         let user = matches!(class, Class::User | Class::UserAligned);
         // An entry that changes between the walk and the setting of its flags makes the walk start again;
@@ -106,13 +108,13 @@ impl Vcpu {
             let leaf = walk.used[walk.count - 1].value;
             let writable = may_write && (purpose == Purpose::Write || leaf & entry::DIRTY != 0);
             let global = leaf & entry::GLOBAL != 0 && self.cr4_has(cr4::PGE);
-            return Ok(self.page(walk.frame | linear & 0xfff, writable, global));
+            return Ok(self.page(walk.frame | linear & 0xfff, walk.shift, writable, global));
         }
     }
 
-    fn page(&self, gpa: u64, writable: bool, global: bool) -> Page {
+    fn page(&self, gpa: u64, shift: u32, writable: bool, global: bool) -> Page {
         let host = self.mmu.host.pointer(gpa & !0xfff);
-        Page { gpa, host, word: self.mmu.host.code_word(gpa), writable, global }
+        Page { gpa, host, word: self.mmu.host.code_word(gpa), shift, writable, global }
     }
 
     #[cold]
@@ -149,6 +151,7 @@ impl Vcpu {
             rights: entry::WRITABLE | entry::USER,
             no_execute: false,
             frame: 0,
+            shift: 12,
         };
         let mut reserved = ADDRESS & !((1 << self.mmu.physical_bits) - 1);
         if self.efer & efer::NXE == 0 {
@@ -189,7 +192,8 @@ impl Vcpu {
             }
             walk.count += 1;
             if level == 0 || large {
-                let within = (1u64 << (12 + 9 * level)) - 1;
+                walk.shift = 12 + 9 * level;
+                let within = (1u64 << walk.shift) - 1;
                 walk.frame = (value & ADDRESS & !within) | (linear & within & !0xfff);
                 return Ok(walk);
             }
@@ -215,7 +219,15 @@ impl Vcpu {
                 return Err(Stop::Reserved);
             }
             let frame = high << 32 | directory & 0xffc0_0000 | linear & 0x003f_f000;
-            return Ok(Walk { used, count: 1, wide: false, rights: directory, no_execute: false, frame });
+            return Ok(Walk {
+                used,
+                count: 1,
+                wide: false,
+                rights: directory,
+                no_execute: false,
+                frame,
+                shift: 22,
+            });
         }
         let gpa = (directory & 0xffff_f000) | (linear >> 12 & 0x3ff) << 2;
         let value = self.read_entry(gpa, false);
@@ -224,7 +236,15 @@ impl Vcpu {
         }
         used[1] = Used { gpa, value };
         let rights = directory & value;
-        Ok(Walk { used, count: 2, wide: false, rights, no_execute: false, frame: value & 0xffff_f000 })
+        Ok(Walk {
+            used,
+            count: 2,
+            wide: false,
+            rights,
+            no_execute: false,
+            frame: value & 0xffff_f000,
+            shift: 12,
+        })
     }
 
     fn read_entry(&mut self, gpa: u64, wide: bool) -> u64 {

@@ -356,6 +356,8 @@ pub fn rdmsr(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
     let number = vcpu.regs[gpr::RCX] as u32;
     let mut flow = Flow::Next;
     let value = if number::HYPERVISOR.contains(&number) {
+        // One of them tells the time that the processor has run.
+        vcpu.account();
         match vcpu.hypervisor.as_ref().map(|hypervisor| hypervisor.read_msr(vcpu.index, number)) {
             Some(MsrOutcome::Done(value)) => Ok(value),
             Some(MsrOutcome::Halt(value)) => {

@@ -8,8 +8,6 @@ mod real;
 mod running;
 mod traps;
 
-use std::time::Instant;
-
 use iced_x86::code_asm::CodeAssembler;
 use processor::{DescriptorTable, Exit, Segment, SegmentAttributes};
 
@@ -65,12 +63,11 @@ pub fn descriptor(base: u64, limit: u64, attributes: u64) -> u64 {
 
 /// Runs until the processor halts.
 pub fn run(vcpu: &mut Vcpu) -> Result<(), Exit> {
-    let mut since = Instant::now();
     for _ in 0..100_000 {
         if vcpu.halted {
             return Ok(());
         }
-        vcpu.turn(&mut since)?;
+        vcpu.turn()?;
     }
     panic!("the guest does not halt: {}", vcpu.describe());
 }

@@ -44,9 +44,8 @@ fn hlt_ends_with_an_interrupt_and_returns_behind_itself() {
         a.hlt().unwrap();
     });
     vcpu.poke(HANDLERS + 0x400, &[0x48, 0xcf]); // IRETQ
-    let mut since = Instant::now();
     while vcpu.regs[gpr::RBX] != 7 {
-        vcpu.turn(&mut since).unwrap();
+        vcpu.turn().unwrap();
     }
     run(&mut vcpu).unwrap();
     assert_eq!(vcpu.rip, CODE + 9);
@@ -69,12 +68,11 @@ fn an_nmi_is_not_interrupted_by_another_until_iret() {
         }),
     );
     vcpu.vp.call(attention::NMI);
-    let mut since = Instant::now();
-    vcpu.turn(&mut since).unwrap();
+    vcpu.turn().unwrap();
     assert!(vcpu.nmi_blocked);
     vcpu.vp.call(attention::NMI);
     vcpu.execute_one().unwrap();
-    vcpu.turn(&mut since).unwrap();
+    vcpu.turn().unwrap();
     assert_eq!(vcpu.regs[gpr::RAX], 1);
     run(&mut vcpu).unwrap();
     assert_eq!((vcpu.regs[gpr::RAX], vcpu.regs[gpr::RBX]), (2, 2));
