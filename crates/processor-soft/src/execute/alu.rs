@@ -3,8 +3,9 @@
 use iced_x86::Mnemonic;
 
 use super::arithmetic::{Int, merge, status};
+use super::branch;
 use super::decode::{Form, Shape};
-use super::dispatch::{Outcome, Path, Slow, attempt, change, fetch, next, stored};
+use super::dispatch::{Outcome, Path, Slow, attempt, change, fetch, following, next, stored};
 use super::operand::{Address, Any, addressed, sized};
 use crate::op::{Handler, Op};
 use crate::vcpu::Vcpu;
@@ -15,6 +16,23 @@ pub trait Binary {
     const STORES: bool = true;
     /// The result and the flags after, from the flags before.
     fn apply<T: Int>(a: T, b: T, flags: u32) -> (T, u32);
+    /// The result alone.
+    fn plain<T: Int>(a: T, b: T) -> T;
+}
+
+/// The same operation without its flags.
+struct Quiet<B>(std::marker::PhantomData<B>);
+
+impl<B: Binary> Binary for Quiet<B> {
+    #[inline(always)]
+    fn apply<T: Int>(a: T, b: T, flags: u32) -> (T, u32) {
+        (B::plain(a, b), flags)
+    }
+
+    #[inline(always)]
+    fn plain<T: Int>(a: T, b: T) -> T {
+        B::plain(a, b)
+    }
 }
 
 /// An operation of one operand.
@@ -24,13 +42,37 @@ pub trait Unary {
 }
 
 macro_rules! binary {
-    ($name:ident, $stores:literal, |$a:ident, $b:ident, $flags:ident| $body:expr) => {
+    ($name:ident, $stores:literal, |$a:ident, $b:ident, $flags:ident| $body:expr, $plain:expr) => {
         struct $name;
         impl Binary for $name {
             const STORES: bool = $stores;
             #[inline(always)]
             fn apply<T: Int>($a: T, $b: T, $flags: u32) -> (T, u32) {
                 $body
+            }
+
+            #[inline(always)]
+            fn plain<T: Int>(a: T, b: T) -> T {
+                let plain: fn(u64, u64) -> u64 = $plain;
+                T::from_u64(plain(a.to_u64(), b.to_u64()))
+            }
+        }
+    };
+}
+
+/// An operation that needs the flags before, and so is never without them.
+macro_rules! carrying {
+    ($name:ident, |$a:ident, $b:ident, $flags:ident| $body:expr) => {
+        struct $name;
+        impl Binary for $name {
+            #[inline(always)]
+            fn apply<T: Int>($a: T, $b: T, $flags: u32) -> (T, u32) {
+                $body
+            }
+
+            #[inline(always)]
+            fn plain<T: Int>(a: T, b: T) -> T {
+                Self::apply(a, b, 0).0
             }
         }
     };
@@ -48,15 +90,15 @@ macro_rules! unary {
     };
 }
 
-binary!(Add, true, |a, b, _flags| T::add(a, b));
-binary!(Adc, true, |a, b, flags| T::adc(a, b, flags));
-binary!(Sub, true, |a, b, _flags| T::sub(a, b));
-binary!(Sbb, true, |a, b, flags| T::sbb(a, b, flags));
-binary!(And, true, |a, b, _flags| T::and(a, b));
-binary!(Or, true, |a, b, _flags| T::or(a, b));
-binary!(Xor, true, |a, b, _flags| T::xor(a, b));
-binary!(Cmp, false, |a, b, _flags| T::sub(a, b));
-binary!(Test, false, |a, b, _flags| T::and(a, b));
+binary!(Add, true, |a, b, _flags| T::add(a, b), u64::wrapping_add);
+carrying!(Adc, |a, b, flags| T::adc(a, b, flags));
+binary!(Sub, true, |a, b, _flags| T::sub(a, b), u64::wrapping_sub);
+carrying!(Sbb, |a, b, flags| T::sbb(a, b, flags));
+binary!(And, true, |a, b, _flags| T::and(a, b), |a, b| a & b);
+binary!(Or, true, |a, b, _flags| T::or(a, b), |a, b| a | b);
+binary!(Xor, true, |a, b, _flags| T::xor(a, b), |a, b| a ^ b);
+binary!(Cmp, false, |a, b, _flags| T::sub(a, b), |a, _| a);
+binary!(Test, false, |a, b, _flags| T::and(a, b), |a, _| a);
 
 unary!(Inc, |a, flags| {
     let (result, new) = T::inc(a);
@@ -205,4 +247,60 @@ pub fn select(form: &Form, op: &mut Op) -> Option<Handler> {
         Mnemonic::Not => unary::<Not>(form, op),
         _ => None,
     }
+}
+
+fn without_flags<B: Binary>(form: &Form, op: &Op) -> Option<Handler> {
+    matches!(form.shape, Shape::RegReg | Shape::RegImm | Shape::RegMem)
+        .then(|| binary::<Quiet<B>>(form, op))
+        .flatten()
+}
+
+/// The handler that does the same but for the flags.
+pub fn select_quiet(form: &Form, op: &Op) -> Option<Handler> {
+    match form.mnemonic {
+        Mnemonic::Add => without_flags::<Add>(form, op),
+        Mnemonic::Or => without_flags::<Or>(form, op),
+        Mnemonic::And => without_flags::<And>(form, op),
+        Mnemonic::Sub => without_flags::<Sub>(form, op),
+        Mnemonic::Xor => without_flags::<Xor>(form, op),
+        _ => None,
+    }
+}
+
+/// The handler of CMP or TEST of registers together with the conditional jump behind it, which stands in
+/// the op that follows.
+pub fn select_fused(form: &Form, condition: u8) -> Option<Handler> {
+    let size = form.size;
+    macro_rules! table {
+        ($handler:ident, $binary:ty, $($n:literal)*) => {
+            match (condition, size) {
+                $(
+                    ($n, 1) => $handler::<u8, $binary, $n> as Handler,
+                    ($n, 2) => $handler::<u16, $binary, $n>,
+                    ($n, 4) => $handler::<u32, $binary, $n>,
+                    ($n, _) => $handler::<u64, $binary, $n>,
+                )*
+                _ => return None,
+            }
+        };
+    }
+    Some(match (form.mnemonic, form.shape) {
+        (Mnemonic::Cmp, Shape::RegReg) => table!(fused_reg, Cmp, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+        (Mnemonic::Cmp, Shape::RegImm) => table!(fused_imm, Cmp, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+        (Mnemonic::Test, Shape::RegReg) => table!(fused_reg, Test, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+        (Mnemonic::Test, Shape::RegImm) => table!(fused_imm, Test, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+        _ => return None,
+    })
+}
+
+fn fused_reg<T: Int, B: Binary, const CC: u8>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let flags = B::apply(T::get(cpu, op.reg), T::get(cpu, op.rm), 0).1;
+    cpu.status = flags;
+    branch::jump_if::<CC>(cpu, following(op), flags)
+}
+
+fn fused_imm<T: Int, B: Binary, const CC: u8>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let flags = B::apply(T::get(cpu, op.reg), T::from_u64(op.imm), 0).1;
+    cpu.status = flags;
+    branch::jump_if::<CC>(cpu, following(op), flags)
 }

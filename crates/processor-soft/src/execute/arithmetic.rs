@@ -166,20 +166,17 @@ macro_rules! one {
     };
 }
 
-/// A shift by CL. All of the flags before are loaded first, because a count of 0 modulo the width, or a
-/// flag that the instruction does not touch, leaves them.
+/// A shift by CL, of a count that is not 0: computes all flags.
 macro_rules! shift {
     ($name:ident, $text:literal, $class:ident, $m:literal) => {
         #[inline(always)]
-        fn $name(a: Self, count: u8, before: u32) -> (Self, u32) {
+        fn $name(a: Self, count: u8, _: u32) -> (Self, u32) {
             let (result, flags): (Self, u32);
-            // SAFETY: register arithmetic only. ADD of 0x7f to AL sets OF again if it was set.
+            // SAFETY: register arithmetic only.
             unsafe {
                 asm!(
-                    "add al, 0x7f", "sahf",
                     concat!($text, " {a", $m, "}, cl"), "lahf", "seto al",
-                    a = inout($class) a => result, in("cl") count,
-                    inout("eax") (before & 0xff01) => flags,
+                    a = inout($class) a => result, in("cl") count, out("eax") flags,
                     options(pure, nomem, nostack)
                 );
             }
@@ -188,6 +185,27 @@ macro_rules! shift {
     };
 }
 
+/// A rotation by CL, of a count that is not 0: computes CF and OF, and keeps the others.
+macro_rules! rotate {
+    ($name:ident, $text:literal, $class:ident, $m:literal) => {
+        #[inline(always)]
+        fn $name(a: Self, count: u8, before: u32) -> (Self, u32) {
+            let (result, flags): (Self, u32);
+            // SAFETY: register arithmetic only. BT loads CF, which the rotations through the carry use.
+            unsafe {
+                asm!(
+                    "bt {before:e}, 8", concat!($text, " {a", $m, "}, cl"), "lahf", "seto al",
+                    before = in(reg) before,
+                    a = inout($class) a => result, in("cl") count, out("eax") flags,
+                    options(pure, nomem, nostack)
+                );
+            }
+            (result, merge(before, flags, status::CF | status::OF))
+        }
+    };
+}
+
+/// A double shift by CL. All of the flags before are loaded first, because of counts beyond the width.
 macro_rules! double_shift {
     ($name:ident, $text:literal, $m:literal) => {
         #[inline(always)]
@@ -223,10 +241,10 @@ macro_rules! common {
         shift!(shl, "shl", $class, $m);
         shift!(shr, "shr", $class, $m);
         shift!(sar, "sar", $class, $m);
-        shift!(rol, "rol", $class, $m);
-        shift!(ror, "ror", $class, $m);
-        shift!(rcl, "rcl", $class, $m);
-        shift!(rcr, "rcr", $class, $m);
+        rotate!(rol, "rol", $class, $m);
+        rotate!(ror, "ror", $class, $m);
+        rotate!(rcl, "rcl", $class, $m);
+        rotate!(rcr, "rcr", $class, $m);
 
         #[inline(always)]
         fn not(a: Self) -> Self {

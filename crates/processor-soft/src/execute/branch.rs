@@ -69,7 +69,14 @@ fn near_target(cpu: &Vcpu, op: &Op) -> u64 {
 }
 
 fn linked_jcc<const CC: u8>(cpu: &mut Vcpu, op: &Op) -> Outcome {
-    if holds::<CC>(cpu.status) {
+    let flags = cpu.status;
+    jump_if::<CC>(cpu, op, flags)
+}
+
+/// The linked jump `op` by `flags`.
+#[inline(always)]
+pub fn jump_if<const CC: u8>(cpu: &mut Vcpu, op: &Op, flags: u32) -> Outcome {
+    if holds::<CC>(flags) {
         cpu.rip = near_target(cpu, op);
         follow(cpu, op, Side::Taken)
     } else {
@@ -86,6 +93,14 @@ fn linked_jump(cpu: &mut Vcpu, op: &Op) -> Outcome {
 fn linked_end(cpu: &mut Vcpu, op: &Op) -> Outcome {
     cpu.rip = op.next_rip(cpu);
     follow(cpu, op, Side::Next)
+}
+
+/// The condition of a jump that [`jump_if`] knows.
+pub fn linked_condition(form: &Form) -> Option<u8> {
+    let Place { mode: Mode::Bits64, linked: true, .. } = form.place else { return None };
+    let jump = form.instruction.is_jcc_short_or_near()
+        && i32::try_from(form.instruction.near_branch_target() as i64).is_ok();
+    jump.then(|| condition_code(form.instruction.condition_code())).flatten()
 }
 
 /// The op that ends a block which does not end in a jump, `length` bytes from its start.

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::dispatch::{end, far_operand, gate, too_long, undefined};
+use super::liveness::Effects;
 use super::{
     alu, bcd, bits, branch, conditional, convert, exchange, flags, hint, moves, multiply, shift, stack,
     string,
@@ -136,15 +137,30 @@ pub enum Decoded {
 /// Decodes up to `limit` instructions from `bytes` and appends their ops to `ops`. Ends before an
 /// instruction of which only a part is there.
 pub fn decode(cpu: &mut Vcpu, place: Place, bytes: &[u8], limit: u16, ops: &mut Vec<Op>) -> Decoded {
+    let first = ops.len();
+    let mut effects = Effects::new();
+    let decoded = decode_loud(cpu, place, bytes, limit, ops, &mut effects);
+    effects.silence(&mut ops[first..]);
+    decoded
+}
+
+/// As [`decode`], with every instruction computing its flags.
+fn decode_loud(
+    cpu: &mut Vcpu,
+    place: Place,
+    bytes: &[u8],
+    limit: u16,
+    ops: &mut Vec<Op>,
+    effects: &mut Effects,
+) -> Decoded {
     let bitness = match place.mode {
         Mode::Bits16 => 16,
         Mode::Bits32 => 32,
         Mode::Bits64 => 64,
     };
     let mut decoder = Decoder::with_ip(bitness, bytes, 0, DecoderOptions::NONE);
-    let mut instruction = Instruction::default();
-    let mut count = 0;
-    let mut start = 0;
+    let (mut instruction, mut previous) = (Instruction::default(), Instruction::default());
+    let (first, mut count, mut start) = (ops.len(), 0, 0);
     while count < limit && start < bytes.len() {
         decoder.decode_out(&mut instruction);
         if instruction.is_invalid() {
@@ -159,16 +175,38 @@ pub fn decode(cpu: &mut Vcpu, place: Place, bytes: &[u8], limit: u16, ops: &mut 
             ops.push(Op { handler, next, ..blank() });
             return Decoded::Block { length: next, count: count + 1 };
         }
-        let next = decoder.position();
-        let last = translate(cpu, place, &instruction, start as u16, next as u16, ops);
-        start = next;
+        let mut op = Op { next: decoder.position() as u16, ..blank() };
+        if let Some(far) = memory_operand(&instruction, place.mode, &mut op) {
+            ops.push(Op { handler: far_operand, imm: far, next: start as u16, ..blank() });
+        }
+        let form = form(&instruction, place, &mut op);
+        let last = translate(cpu, &form, start as u16, op, ops);
+        effects.note(&form, &ops[ops.len() - 1], ops.len() - 1 - first);
+        if let Some(condition) = branch::linked_condition(&form) {
+            fuse(&previous, place, condition, ops);
+        }
+        previous = instruction;
+        start = decoder.position();
         count += 1;
         if last {
+            // The chain must end even if a handler of another folder says that it goes on (INTO, XABORT).
+            ops.push(Op { handler: end, next: start as u16, ..blank() });
             return Decoded::Block { length: start as u16, count };
         }
     }
     ops.push(branch::end(place, start as u16));
     Decoded::Block { length: start as u16, count }
+}
+
+/// Joins the linked jump that is the last op with the instruction before it, if that is a comparison.
+fn fuse(previous: &Instruction, place: Place, condition: u8, ops: &mut [Op]) {
+    if !matches!(previous.mnemonic(), Mnemonic::Cmp | Mnemonic::Test) {
+        return;
+    }
+    let form = form(previous, place, &mut blank());
+    if let ([.., comparison, _], Some(handler)) = (ops, alu::select_fused(&form, condition)) {
+        comparison.handler = handler;
+    }
 }
 
 /// Whether an instruction that the decoder refuses is so because it would need more bytes than there may
@@ -195,25 +233,14 @@ pub fn blank() -> Op {
     }
 }
 
-/// Appends the ops of one instruction. True if the block ends with it.
-fn translate(
-    cpu: &mut Vcpu,
-    place: Place,
-    instruction: &Instruction,
-    start: u16,
-    next: u16,
-    ops: &mut Vec<Op>,
-) -> bool {
-    let mut op = Op { next, ..blank() };
-    if let Some(far) = memory_operand(instruction, place.mode, &mut op) {
-        ops.push(Op { handler: far_operand, imm: far, next: start, ..blank() });
-    }
-    let form = form(instruction, place, &mut op);
-    if let Some(handler) = select(&form, &mut op) {
+/// Appends the ops of one instruction that begins at `start`. True if the block ends with it.
+fn translate(cpu: &mut Vcpu, form: &Form, start: u16, mut op: Op, ops: &mut Vec<Op>) -> bool {
+    let instruction = form.instruction;
+    if let Some(handler) = select(form, &mut op) {
         op.handler = handler;
     } else if system::prepare(cpu, instruction, &mut op) || extension::prepare(cpu, instruction, &mut op) {
         ops.push(Op { handler: gate, next: start, ..blank() });
-    } else if let Some(handler) = hint::fallback(&form) {
+    } else if let Some(handler) = hint::fallback(form) {
         op.handler = handler;
     } else {
         op.handler = undefined;
@@ -221,12 +248,7 @@ fn translate(
         return true;
     }
     ops.push(op);
-    if matches!(instruction.flow_control(), FlowControl::Next) {
-        return false;
-    }
-    // The chain must end even if a handler of another folder says that it goes on (INTO, XABORT).
-    ops.push(Op { handler: end, next, ..blank() });
-    true
+    !matches!(instruction.flow_control(), FlowControl::Next)
 }
 
 fn select(form: &Form, op: &mut Op) -> Option<Handler> {

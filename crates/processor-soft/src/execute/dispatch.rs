@@ -101,8 +101,9 @@ macro_rules! change {
 }
 pub(super) use {change, fetch, put};
 
+/// The op after `op`.
 #[inline(always)]
-fn following(op: &Op) -> &Op {
+pub fn following(op: &Op) -> &Op {
     // SAFETY: ops lie in the slice of their block, whose last op never asks for its successor, because
     // blocks end with an op that returns `Jump` or `Leave`.
     unsafe { &*std::ptr::from_ref(op).add(1) }

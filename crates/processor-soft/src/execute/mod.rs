@@ -21,6 +21,7 @@ mod dispatch;
 mod exchange;
 mod flags;
 mod hint;
+mod liveness;
 mod moves;
 mod multiply;
 mod operand;

@@ -161,3 +161,24 @@ pub fn select(form: &Form, op: &mut Op) -> Option<Handler> {
         _ => return None,
     })
 }
+
+fn quiet_reg<T: WideInt>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let product = T::get(cpu, op.reg).to_u64().wrapping_mul(T::get(cpu, op.rm).to_u64());
+    T::set(cpu, op.reg, T::from_u64(product));
+    next(cpu, op)
+}
+
+fn quiet_reg_imm<T: WideInt>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let product = T::get(cpu, op.rm).to_u64().wrapping_mul(op.imm);
+    T::set(cpu, op.reg, T::from_u64(product));
+    next(cpu, op)
+}
+
+/// The handler that does the same but for the flags.
+pub fn select_quiet(form: &Form) -> Option<Handler> {
+    Some(match (form.mnemonic, form.shape) {
+        (Mnemonic::Imul, Shape::RegReg) => wide_sized!(form.size, quiet_reg),
+        (Mnemonic::Imul, Shape::RegRegImm) => wide_sized!(form.size, quiet_reg_imm),
+        _ => return None,
+    })
+}

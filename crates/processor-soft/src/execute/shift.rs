@@ -14,6 +14,11 @@ use crate::vcpu::Vcpu;
 trait Shift {
     /// The count is masked by the caller and not 0.
     fn apply<T: Int>(a: T, count: u8, flags: u32) -> (T, u32);
+    /// The result alone.
+    #[inline(always)]
+    fn plain<T: Int>(a: T, count: u8) -> T {
+        Self::apply(a, count, 0).0
+    }
 }
 
 macro_rules! shifts {
@@ -28,6 +33,26 @@ macro_rules! shifts {
     )*};
 }
 shifts!(Shl shl, Shr shr, Sar sar, Rol rol, Ror ror, Rcl rcl, Rcr rcr);
+
+/// A shift by an immediate count without its flags.
+fn quiet<T: Int, S: Shift>(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    let result = S::plain(T::get(cpu, op.reg), masked::<T>(op.imm));
+    T::set(cpu, op.reg, result);
+    next(cpu, op)
+}
+
+/// The handler that does the same but for the flags. Rotations keep most flags and have none.
+pub fn select_quiet(form: &Form) -> Option<Handler> {
+    if form.shape != Shape::RegImm {
+        return None;
+    }
+    Some(match form.mnemonic {
+        Mnemonic::Shl | Mnemonic::Sal => sized!(form.size, quiet, Shl),
+        Mnemonic::Shr => sized!(form.size, quiet, Shr),
+        Mnemonic::Sar => sized!(form.size, quiet, Sar),
+        _ => return None,
+    })
+}
 
 /// Where the count comes from.
 trait Count {
