@@ -127,6 +127,8 @@ impl Vcpu {
             self.attend(calls)?;
         }
         if let Some(exception) = self.exception.take().or_else(|| self.deferred.take()) {
+            // A trap ends a halt.
+            self.wake();
             return self.deliver_exception(exception).map_err(|lost| self.triple_fault(lost));
         }
         if self.interrupt_waiting || self.nmi_waiting {
@@ -217,14 +219,12 @@ impl Vcpu {
             }
         }
         self.flags &= !flag::RF;
-        let user = self.cpl == 3;
+        self.step_spared = false;
         if self.execute_one().is_err() {
             return;
         }
         let mut traps = std::mem::take(&mut self.pending_debug);
-        // A system call whose mask clears TF is not trapped in the kernel.
-        let into_kernel = user && self.cpl != 3 && self.flags & flag::TF == 0;
-        if stepping && !into_kernel {
+        if stepping && !self.step_spared {
             traps |= dr6::SINGLE_STEP;
         }
         if traps == 0 {

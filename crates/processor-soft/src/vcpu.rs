@@ -73,6 +73,9 @@ pub struct Vcpu {
     pub deferred: Option<Exception>,
     /// An NMI waits.
     pub nmi_waiting: bool,
+    /// The present instruction has cleared TF in a way that spares it its single-step trap: an interrupt
+    /// or system call.
+    pub step_spared: bool,
     /// Since when time in guest code has not been told to the hypervisor interface.
     pub running_since: Instant,
     /// PAUSE instructions so far.
@@ -129,6 +132,7 @@ impl Vcpu {
             halted_ignoring_if: false,
             deferred: None,
             nmi_waiting: false,
+            step_spared: false,
             running_since: Instant::now(),
             pauses: 0,
             pending_debug: 0,

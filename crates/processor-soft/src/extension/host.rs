@@ -2,12 +2,30 @@
 //! they run natively.
 
 use std::arch::x86_64::{__cpuid_count, CpuidResult};
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use iced_x86::CpuidFeature;
 
-/// CPUID of the host; zero beyond its highest leaf.
+/// Answers of CPUID that are kept.
+const ANSWERS: usize = 256;
+
+/// CPUID of the host; zero beyond its highest leaf. The answers are kept: where the host is a virtual machine
+/// itself the instruction takes tens of microseconds, and every program of a guest begins with a dozen.
 pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
+    static KNOWN: Mutex<BTreeMap<(u32, u32), CpuidResult>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(answer) = known.get(&(leaf, subleaf)) {
+        return *answer;
+    }
+    let answer = ask(leaf, subleaf);
+    if known.len() < ANSWERS {
+        known.insert((leaf, subleaf), answer);
+    }
+    answer
+}
+
+fn ask(leaf: u32, subleaf: u32) -> CpuidResult {
     let highest = __cpuid_count(leaf & 0x8000_0000, 0).eax;
     if leaf > highest {
         return CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use guest_memory::{CodePages, GuestMemory};
-use processor::TlbFlush;
+use processor::{TlbFlush, TlbRange};
 
 use super::host::HostMemory;
 use crate::registers::cr4;
@@ -307,6 +307,14 @@ impl Mmu {
         self.enter(pcid, base, space);
     }
 
+    /// Drops everything of the lower half of the address space.
+    fn flush_lower(&mut self) {
+        let Context { pcid, base, .. } = self.contexts[self.current];
+        self.contexts = [Context::default(); CONTEXTS];
+        let space = self.new_space();
+        self.enter(pcid, base, space);
+    }
+
     /// Drops the entries of one process-context but those of global pages.
     pub fn flush_context(&mut self, pcid: u16) {
         if self.contexts[self.current].pcid == pcid {
@@ -414,6 +422,13 @@ impl Mmu {
                 }
             }
             return;
+        }
+        let upper = 1_u64 << 63;
+        let lower_only = |range: &TlbRange| {
+            range.pages <= upper >> 12 && range.start < upper && range.start + (range.pages << 12) <= upper
+        };
+        if !flush.ranges.is_empty() && flush.ranges.iter().all(lower_only) {
+            return self.flush_lower();
         }
         match flush.address_space {
             Some(base) if flush.keep_global || cr4 & cr4::PGE == 0 => {

@@ -49,6 +49,7 @@ pub fn syscall(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
         vcpu.regs[gpr::R11] = vcpu.rflags() & !flag::RF;
         let flags = vcpu.rflags() & !(vcpu.msrs.fmask | flag::RF);
         vcpu.set_rflags(flags);
+        vcpu.step_spared = flags & flag::TF == 0;
         if from_64 { vcpu.msrs.lstar } else { vcpu.msrs.cstar }
     } else {
         vcpu.flags &= !(flag::IF | flag::RF);

@@ -56,9 +56,7 @@ pub fn popf(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
         return Err(vcpu.general_protection());
     }
     let size = op.packed().size();
-    let mut stack = super::stack::Stack::present(vcpu);
-    let value = stack.pop(vcpu, size)?;
-    stack.commit(vcpu);
+    let value = vcpu.pop(size)?;
     let mut mask = flag::ARITHMETIC | flag::TF | flag::DF | flag::NT;
     if size > 2 {
         mask |= flag::AC | flag::ID;

@@ -122,6 +122,7 @@ impl Vcpu {
 
     /// Delivers one event. On `Err` nothing has changed but memory below the new stack pointer.
     pub fn deliver(&mut self, event: &Event) -> Result<(), Fault> {
+        self.step_spared = true;
         let result = if self.real_mode() {
             self.deliver_real(event)
         } else if self.long_mode_active() {

@@ -128,9 +128,29 @@ impl Vcpu {
 
     /// Pushes one value on the present stack.
     pub fn push(&mut self, size: u8, value: u64) -> Result<(), Fault> {
+        if size == 8 && self.code_64() {
+            let pointer = self.regs[gpr::RSP].wrapping_sub(8);
+            self.write(Seg::FlatStack, pointer, value)?;
+            self.regs[gpr::RSP] = pointer;
+            return Ok(());
+        }
         let mut stack = Stack::present(self);
         stack.push(self, size, value)?;
         stack.commit(self);
         Ok(())
+    }
+
+    /// Pops one value off the present stack.
+    pub fn pop(&mut self, size: u8) -> Result<u64, Fault> {
+        if size == 8 && self.code_64() {
+            let pointer = self.regs[gpr::RSP];
+            let value = self.read(Seg::FlatStack, pointer)?;
+            self.regs[gpr::RSP] = pointer.wrapping_add(8);
+            return Ok(value);
+        }
+        let mut stack = Stack::present(self);
+        let value = stack.pop(self, size)?;
+        stack.commit(self);
+        Ok(value)
     }
 }

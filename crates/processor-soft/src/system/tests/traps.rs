@@ -114,12 +114,26 @@ fn a_load_of_ss_holds_off_the_single_step_trap() {
         a.mov(ebx, i32::from(selector::DATA)).unwrap();
         a.mov(ss, ebx).unwrap();
         a.nop().unwrap();
-        a.hlt().unwrap();
+        a.int3().unwrap();
     });
     count_debug_traps(&vcpu);
     vcpu.flags |= flag::TF;
     run(&mut vcpu).unwrap();
-    // After MOV EBX and NOP, not after MOV SS; HLT's trap comes when it has ended.
-    assert!(vcpu.regs[15] >= 2);
-    assert_eq!(vcpu.regs[15], 3 - u64::from(vcpu.exception.is_some()));
+    // After MOV EBX and NOP, not after MOV SS; INT3 clears TF.
+    assert_eq!((handler(&vcpu), vcpu.regs[15]), (Some(3), 2));
+}
+
+#[test]
+fn a_single_step_trap_ends_a_halt() {
+    let mut vcpu = long(|a| {
+        a.hlt().unwrap();
+        a.int3().unwrap();
+    });
+    count_debug_traps(&vcpu);
+    vcpu.flags |= flag::TF;
+    vcpu.turn().unwrap();
+    assert!(vcpu.halted);
+    vcpu.turn().unwrap();
+    run(&mut vcpu).unwrap();
+    assert_eq!((handler(&vcpu), vcpu.regs[15]), (Some(3), 1));
 }
