@@ -30,7 +30,10 @@ impl Processor for SoftProcessor {
     fn start_at(&mut self, registers: &StartRegisters) {
         self.vcpu.reset_if_asked();
         self.vcpu.start_at(registers);
-        // A loader stands in for firmware, which would have set these up.
+    }
+
+    fn leave_as_firmware_does(&mut self) {
+        self.vcpu.reset_if_asked();
         self.vcpu.msrs.mtrr = Mtrr::as_firmware_leaves(self.vcpu.mmu.physical_bits);
     }
 

@@ -99,6 +99,9 @@ pub trait Processor: Send {
     /// Sets the registers for a start by a loader, before the first [`Self::run`]. A processor that is not
     /// given any starts at the reset vector if its index is 0 and waits for a start-up interrupt if not.
     fn start_at(&mut self, registers: &StartRegisters);
+    /// Sets what firmware sets on every processor before it hands over to a loader: memory types. Before the
+    /// first [`Self::run`], on a machine without firmware.
+    fn leave_as_firmware_does(&mut self);
     /// Runs guest code, sleeping while the guest halts, until there is an [`Exit`].
     fn run(&mut self) -> Exit;
     /// The registers as text, for logs.
