@@ -84,6 +84,28 @@ fn a_disk_for_reading_is_write_protected_in_the_guest() {
 }
 
 #[test]
+fn the_optical_drive_reads_its_medium() {
+    let (root, medium) = (Image::root(), Image::empty(0));
+    let sectors: Vec<u8> = (0..2048 * 200).map(|at| (at / 2048 * 7 + at % 251) as u8).collect();
+    std::fs::write(medium.path(), &sectors).unwrap();
+    let copy = Image::empty(1 << 20);
+    let machine = Machine::bodhi(Kernel::Cloud).disk(root.path(), Bus::Auto).disk(copy.path(), Bus::Scsi);
+    let running = machine
+        .options(&["--cdrom", medium.path().to_str().unwrap()])
+        .script(
+            "data=$(lsblk -dpno NAME,TYPE,MOUNTPOINTS | awk '$2 == \"disk\" && NF == 2 { print $1 }')
+            echo bytes=$(blockdev --getsize64 /dev/sr0)
+            dd if=/dev/sr0 of=$data bs=64k iflag=direct conv=fsync 2>/dev/null",
+        )
+        .start();
+    running.expect("bodhi: script begins", BOOT);
+    let end = running.wait(JOB);
+    end.assert_powered_off();
+    assert_eq!(end.value("bytes"), sectors.len().to_string());
+    assert!(std::fs::read(copy.path()).unwrap().starts_with(&sectors), "the copy differs");
+}
+
+#[test]
 fn a_disk_in_use_is_refused_to_a_second_machine() {
     let image = Image::root();
     let first = Machine::bodhi(Kernel::Cloud).disk(image.path(), Bus::Auto).start();

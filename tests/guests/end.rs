@@ -30,3 +30,17 @@ fn sigterm_stops_the_machine_and_the_disk_has_what_was_synced() {
     assert_eq!(end.value("found"), "kept");
     image.assert_clean();
 }
+
+#[test]
+fn a_restart_of_the_guest_boots_it_again_from_the_same_disk() {
+    let image = Image::root();
+    let script = "if [ -e /root/restarted ]; then echo boots=2; exit 0; fi
+        touch /root/restarted; sync; mount -o remount,ro /; exec busybox reboot -f";
+    let running = Machine::bodhi(Kernel::Cloud).disk(image.path(), Bus::Auto).script(script).start();
+    running.expect("bodhi: script begins", BOOT);
+    running.expect("bodhi: script begins", BOOT);
+    let end = running.wait(JOB);
+    end.assert_powered_off();
+    assert_eq!(end.value("boots"), "2");
+    image.assert_clean();
+}
