@@ -220,6 +220,39 @@ fn locked_operations_work_at_any_alignment() {
 }
 
 #[test]
+fn five_level_paging_widens_linear_addresses() {
+    let mut vcpu = Vcpu::for_test_64(4 << 20);
+    // One more level above: entry 1 leads to the tables that are there.
+    vcpu.poke(0x6008, &0x1007_u64.to_le_bytes());
+    vcpu.poke(0x6000, &0x1007_u64.to_le_bytes());
+    vcpu.poke(DATA, &[5]);
+    vcpu.cr4 |= cr4::LA57;
+    vcpu.cr3 = 0x6000;
+    vcpu.mmu.switch(0, vcpu.cr3, false);
+    vcpu.paging_changed();
+    assert_eq!(vcpu.read::<u8>(Seg::Flat, 1 << 48 | DATA), Ok(5));
+    let missing = vcpu.read::<u8>(Seg::Flat, 1 << 49 | DATA);
+    assert_eq!(fault_of(&mut vcpu, missing), (vector::PAGE_FAULT, Some(0), 1 << 49 | DATA));
+    let wide = vcpu.read::<u8>(Seg::Flat, 1 << 56);
+    assert_eq!(fault_of(&mut vcpu, wide).0, vector::GENERAL_PROTECTION);
+}
+
+#[test]
+fn alignment_is_checked_at_level_3_when_ac_and_am_are_set() {
+    let mut vcpu = Vcpu::for_test_64(4 << 20);
+    vcpu.cpl = 3;
+    vcpu.cr0 |= cr0::AM;
+    vcpu.flags |= flag::AC;
+    vcpu.access_changed();
+    assert_eq!(vcpu.read::<u32>(Seg::Flat, DATA + 4), Ok(0));
+    let odd = vcpu.read::<u32>(Seg::Flat, DATA + 2);
+    assert_eq!(fault_of(&mut vcpu, odd), (vector::ALIGNMENT_CHECK, Some(0), 0));
+    vcpu.flags &= !flag::AC;
+    vcpu.access_changed();
+    assert_eq!(vcpu.read::<u32>(Seg::Flat, DATA + 2), Ok(0));
+}
+
+#[test]
 fn legacy_paging_knows_large_pages_and_pse_36() {
     let mut vcpu = Vcpu::for_test(4 << 20);
     vcpu.poke(0x1000, &0x0000_0087_u32.to_le_bytes());

@@ -122,6 +122,11 @@ fn machine(random: &mut Random) -> Vcpu {
         let entry = random.next() & !(0xf << 44) | (random.next() & random.next()) << 44;
         vcpu.poke(table + 8 * random.below(entries), &entry.to_le_bytes());
     }
+    // Now and then a random entry in the page tables.
+    for _ in 0..random.below(8) / 5 {
+        let entry = random.next() & !(random.next() & random.next()) | random.below(0x1000);
+        vcpu.poke(0x1000 + random.below(0x600) * 8, &entry.to_le_bytes());
+    }
     vcpu.poke(CODE, &random.code(0x4000)[..0x4000]);
     vcpu.poke(USER, &random.code(0x1000)[..0x1000]);
     for index in 0..16 {

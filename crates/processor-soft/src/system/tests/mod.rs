@@ -1,6 +1,7 @@
 //! Small guests, run to their HLT.
 
 mod chaos;
+mod hypervisor;
 mod long;
 mod memory_and_io;
 mod protected;
