@@ -1,0 +1,364 @@
+//! Writes host instructions: the few forms that generated code repeats, by hand, and everything else by
+//! iced-x86's encoder.
+
+use iced_x86::{Encoder, IcedError, Instruction};
+
+/// Host registers by number.
+pub mod host {
+    pub const RAX: u8 = 0;
+    pub const RCX: u8 = 1;
+    pub const RDX: u8 = 2;
+    pub const RSP: u8 = 4;
+    pub const RSI: u8 = 6;
+    pub const RDI: u8 = 7;
+    /// Scratch: the address of a memory operand.
+    pub const S0: u8 = 13;
+    /// Scratch.
+    pub const S1: u8 = 14;
+    /// The guest's stack pointer.
+    pub const GUEST_RSP: u8 = 15;
+}
+
+/// A memory operand of a host instruction.
+#[derive(Debug, Clone, Copy)]
+pub struct Mem {
+    gs: bool,
+    base: Option<u8>,
+    index: Option<(u8, u8)>,
+    disp: i32,
+}
+
+impl Mem {
+    /// A field of the processor's state.
+    pub fn state(offset: usize) -> Self {
+        Self { gs: true, base: None, index: None, disp: offset as i32 }
+    }
+
+    /// `[base + disp]`.
+    pub fn base(base: u8, disp: i32) -> Self {
+        Self { gs: false, base: Some(base), index: None, disp }
+    }
+
+    /// `[base + index << shift + disp]`.
+    pub fn indexed(base: Option<u8>, index: u8, shift: u8, disp: i32) -> Self {
+        Self { gs: false, base, index: Some((index, shift)), disp }
+    }
+}
+
+/// A place in the code that jumps go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Label(usize);
+
+const UNBOUND: usize = usize::MAX;
+
+/// Code on its way to the arena.
+pub struct Emitter {
+    encoder: Encoder,
+    /// Executable address of the first byte.
+    origin: u64,
+    length: usize,
+    labels: Vec<usize>,
+    /// Where a 32-bit distance to a label has to be filled in.
+    fixups: Vec<(usize, usize)>,
+}
+
+impl Emitter {
+    /// Code that will stand at `origin`.
+    pub fn new(origin: u64) -> Self {
+        Self { encoder: Encoder::new(64), origin, length: 0, labels: Vec::new(), fixups: Vec::new() }
+    }
+
+    /// Executable address of the next byte.
+    pub fn here(&self) -> u64 {
+        self.origin + self.length as u64
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Appends bytes.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.encoder.write_u8(byte);
+        }
+        self.length += bytes.len();
+    }
+
+    /// Appends an instruction in iced's encoding.
+    pub fn put(&mut self, instruction: &Instruction) -> Result<(), IcedError> {
+        self.length += self.encoder.encode(instruction, 0)?;
+        Ok(())
+    }
+
+    /// A label to be bound later.
+    pub fn label(&mut self) -> Label {
+        self.labels.push(UNBOUND);
+        Label(self.labels.len() - 1)
+    }
+
+    /// Binds `label` here.
+    pub fn bind(&mut self, label: Label) {
+        self.labels[label.0] = self.length;
+    }
+
+    /// The code, with all jumps to labels filled in.
+    pub fn finish(mut self) -> Vec<u8> {
+        let mut code = self.encoder.take_buffer();
+        for &(at, label) in &self.fixups {
+            let distance = self.labels[label] as i64 - (at as i64 + 4);
+            code[at..at + 4].copy_from_slice(&(distance as i32).to_le_bytes());
+        }
+        code
+    }
+
+    fn memory(&mut self, operand_16: bool, wide: bool, opcode: &[u8], reg: u8, mem: Mem) {
+        if mem.gs {
+            self.bytes(&[0x65]);
+        }
+        if operand_16 {
+            self.bytes(&[0x66]);
+        }
+        let extend = |n: Option<u8>| n.unwrap_or(0) >> 3 & 1;
+        let index = mem.index.map(|(register, _)| register);
+        let rex = 0x40
+            | u8::from(wide) << 3
+            | (reg >> 3 & 1) << 2
+            | extend(index) << 1
+            | extend(mem.base);
+        if rex != 0x40 {
+            self.bytes(&[rex]);
+        }
+        self.bytes(opcode);
+        let field = (reg & 7) << 3;
+        let (index_field, shift) = mem.index.map_or((4, 0), |(register, shift)| (register & 7, shift));
+        match mem.base {
+            None => {
+                self.bytes(&[field | 4, shift << 6 | index_field << 3 | 5]);
+                self.bytes(&mem.disp.to_le_bytes());
+            }
+            Some(base) => {
+                let sib = mem.index.is_some() || base & 7 == 4;
+                let mode: u8 = match mem.disp {
+                    0 if base & 7 != 5 => 0,
+                    disp if i8::try_from(disp).is_ok() => 1,
+                    _ => 2,
+                };
+                if sib {
+                    self.bytes(&[mode << 6 | field | 4, shift << 6 | index_field << 3 | base & 7]);
+                } else {
+                    self.bytes(&[mode << 6 | field | base & 7]);
+                }
+                match mode {
+                    0 => {}
+                    1 => self.bytes(&[mem.disp as u8]),
+                    _ => self.bytes(&mem.disp.to_le_bytes()),
+                }
+            }
+        }
+    }
+
+    fn registers(&mut self, wide: bool, opcode: &[u8], reg: u8, rm: u8) {
+        let rex = 0x40 | u8::from(wide) << 3 | (reg >> 3) << 2 | rm >> 3;
+        if rex != 0x40 {
+            self.bytes(&[rex]);
+        }
+        self.bytes(opcode);
+        self.bytes(&[0xc0 | (reg & 7) << 3 | rm & 7]);
+    }
+
+    /// `mov to, from` of 64 bits.
+    pub fn mov(&mut self, to: u8, from: u8) {
+        self.registers(true, &[0x89], from, to);
+    }
+
+    /// `mov to, [mem]` of 64 bits.
+    pub fn load(&mut self, to: u8, mem: Mem) {
+        self.memory(false, true, &[0x8b], to, mem);
+    }
+
+    /// `mov to, [mem]` of 32 bits.
+    pub fn load_32(&mut self, to: u8, mem: Mem) {
+        self.memory(false, false, &[0x8b], to, mem);
+    }
+
+    /// `mov [mem], from` of 64 bits.
+    pub fn store(&mut self, mem: Mem, from: u8) {
+        self.memory(false, true, &[0x89], from, mem);
+    }
+
+    /// `mov [mem], from` of 32 bits.
+    pub fn store_32(&mut self, mem: Mem, from: u8) {
+        self.memory(false, false, &[0x89], from, mem);
+    }
+
+    /// `mov [mem], from` of 16 bits.
+    pub fn store_16(&mut self, mem: Mem, from: u8) {
+        self.memory(true, false, &[0x89], from, mem);
+    }
+
+    /// `mov qword [mem], imm`, sign-extended.
+    pub fn store_imm(&mut self, mem: Mem, value: i32) {
+        self.memory(false, true, &[0xc7], 0, mem);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `lea to, [mem]`.
+    pub fn lea(&mut self, to: u8, mem: Mem) {
+        self.memory(false, true, &[0x8d], to, mem);
+    }
+
+    /// `add to, [mem]`.
+    pub fn add_mem(&mut self, to: u8, mem: Mem) {
+        self.memory(false, true, &[0x03], to, mem);
+    }
+
+    /// `sub to, [mem]`.
+    pub fn sub_mem(&mut self, to: u8, mem: Mem) {
+        self.memory(false, true, &[0x2b], to, mem);
+    }
+
+    /// `cmp to, [mem]` of 64 bits.
+    pub fn cmp_mem(&mut self, to: u8, mem: Mem) {
+        self.memory(false, true, &[0x3b], to, mem);
+    }
+
+    /// `cmp dword [mem], imm8`.
+    pub fn cmp_mem_imm_32(&mut self, mem: Mem, value: u8) {
+        self.memory(false, false, &[0x83], 7, mem);
+        self.bytes(&[value]);
+    }
+
+    /// `jmp [mem]`.
+    pub fn jump_mem(&mut self, mem: Mem) {
+        self.memory(false, false, &[0xff], 4, mem);
+    }
+
+    /// `cmp register, imm32` of 64 bits.
+    pub fn cmp_imm(&mut self, register: u8, value: i32) {
+        self.registers(true, &[0x81], 7, register);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `and register, imm32` of 32 bits; the upper half is zeroed.
+    pub fn and_imm_32(&mut self, register: u8, value: i32) {
+        self.registers(false, &[0x81], 4, register);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `and register, imm32` of 64 bits, sign-extended.
+    pub fn and_imm(&mut self, register: u8, value: i32) {
+        self.registers(true, &[0x81], 4, register);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `shr register, count` of 64 bits.
+    pub fn shr(&mut self, register: u8, count: u8) {
+        self.registers(true, &[0xc1], 5, register);
+        self.bytes(&[count]);
+    }
+
+    /// `shl register, count` of 32 bits.
+    pub fn shl_32(&mut self, register: u8, count: u8) {
+        self.registers(false, &[0xc1], 4, register);
+        self.bytes(&[count]);
+    }
+
+    /// `mov register, imm64`, as short as it goes.
+    pub fn mov_imm(&mut self, register: u8, value: u64) {
+        if let Ok(value) = u32::try_from(value) {
+            if register >= 8 {
+                self.bytes(&[0x41]);
+            }
+            self.bytes(&[0xb8 | register & 7]);
+            self.bytes(&value.to_le_bytes());
+        } else {
+            self.bytes(&[0x48 | register >> 3, 0xb8 | register & 7]);
+            self.bytes(&value.to_le_bytes());
+        }
+    }
+
+    /// `jcc label`.
+    pub fn jump_if(&mut self, condition: u8, label: Label) {
+        self.bytes(&[0x0f, 0x80 | condition]);
+        self.fixups.push((self.length, label.0));
+        self.bytes(&[0; 4]);
+    }
+
+    /// `jmp label`.
+    pub fn jump(&mut self, label: Label) {
+        self.bytes(&[0xe9]);
+        self.fixups.push((self.length, label.0));
+        self.bytes(&[0; 4]);
+    }
+
+    /// `jmp` to an executable address in reach; the place of its distance in the code.
+    pub fn jump_to(&mut self, target: u64) -> usize {
+        self.bytes(&[0xe9]);
+        self.distance(target)
+    }
+
+    /// `call` of an executable address in reach.
+    pub fn call_to(&mut self, target: u64) {
+        self.bytes(&[0xe8]);
+        self.distance(target);
+    }
+
+    fn distance(&mut self, target: u64) -> usize {
+        let at = self.length;
+        let distance = target.wrapping_sub(self.here() + 4) as u32;
+        self.bytes(&distance.to_le_bytes());
+        at
+    }
+}
+
+/// Condition codes of `jcc`.
+pub mod condition {
+    pub const NOT_EQUAL: u8 = 5;
+    pub const ABOVE: u8 = 7;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+
+    fn text(write: impl FnOnce(&mut Emitter)) -> String {
+        let mut emitter = Emitter::new(0x1000);
+        write(&mut emitter);
+        let code = emitter.finish();
+        let mut text = String::new();
+        let mut decoder = Decoder::with_ip(64, &code, 0x1000, DecoderOptions::NONE);
+        while decoder.can_decode() {
+            IntelFormatter::new().format(&decoder.decode(), &mut text);
+            text.push(';');
+        }
+        text
+    }
+
+    #[test]
+    fn hand_written_forms_decode_to_what_they_say() {
+        assert_eq!(text(|e| e.load(13, Mem::state(0x128))), "mov r13,gs:[128h];");
+        assert_eq!(text(|e| e.lea(13, Mem::base(13, 0))), "lea r13,[r13];");
+        assert_eq!(text(|e| e.lea(14, Mem::indexed(Some(12), 15, 3, -8))), "lea r14,[r12+r15*8-8];");
+        assert_eq!(text(|e| e.sub_mem(13, Mem::base(14, 0))), "sub r13,[r14];");
+        assert_eq!(text(|e| e.and_imm_32(14, 0xffe0)), "and r14d,0FFE0h;");
+        assert_eq!(text(|e| e.store_imm(Mem::base(13, 0), -1)), "mov qword ptr [r13],0FFFFFFFFFFFFFFFFh;");
+        assert_eq!(text(|e| e.mov_imm(13, 7)), "mov r13d,7;");
+        assert_eq!(text(|e| e.jump_mem(Mem::base(14, 16))), "jmp qword ptr [r14+10h];");
+        assert_eq!(text(|e| e.cmp_mem_imm_32(Mem::base(14, 0), 0)), "cmp dword ptr [r14],0;");
+    }
+
+    #[test]
+    fn jumps_to_labels_are_filled_in() {
+        let code = text(|e| {
+            let label = e.label();
+            e.jump_if(condition::ABOVE, label);
+            e.bytes(&[0x90]);
+            e.bind(label);
+            e.bytes(&[0xc3]);
+        });
+        assert_eq!(code, "ja near ptr 1007h;nop;ret;".replace("near ptr ", ""));
+    }
+}

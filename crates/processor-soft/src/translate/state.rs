@@ -1,0 +1,156 @@
+//! What generated code shares with Rust, as fields of [`Vcpu`] at `gs:[…]`, and the values that it passes.
+
+use std::mem::offset_of;
+use std::ptr::{null, null_mut};
+use std::sync::atomic::AtomicU32;
+
+use crate::registers::Seg;
+use crate::vcpu::Vcpu;
+
+use super::emit::Mem;
+use super::first_level::Entry;
+
+/// Number of entries of the jump cache.
+pub const JUMPS: usize = 4096;
+
+/// Where the code for a RIP is.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(32))]
+pub struct Jump {
+    pub rip: u64,
+    /// [`Shared::key`] when the entry was made.
+    pub key: u64,
+    pub code: u64,
+}
+
+/// An entry that matches nothing: no RIP is that far from canonical.
+pub const NO_JUMP: Jump = Jump { rip: 1 << 63, key: 0, code: 0 };
+
+/// The fields.
+#[repr(C)]
+pub struct Shared {
+    /// Linear address of the page of the running block.
+    pub page: u64,
+    /// A jump's target while its return address is pushed.
+    pub target: u64,
+    pub host_rsp: u64,
+    /// Where to begin.
+    pub entry: u64,
+    /// What the slow path of an access found.
+    pub pointer: u64,
+    pub saved_rax: u64,
+    pub read_table: *const Entry,
+    pub write_table: *const Entry,
+    pub jumps: *const Jump,
+    /// What must agree with a jump cache entry besides RIP: address space, privilege level.
+    pub key: u64,
+    pub attention: *const AtomicU32,
+    pub vcpu: *mut Vcpu,
+}
+
+impl Shared {
+    pub fn new() -> Self {
+        Self {
+            page: 0,
+            target: 0,
+            host_rsp: 0,
+            entry: 0,
+            pointer: 0,
+            saved_rax: 0,
+            read_table: null(),
+            write_table: null(),
+            jumps: null(),
+            key: 0,
+            attention: null(),
+            vcpu: null_mut(),
+        }
+    }
+}
+
+macro_rules! field {
+    ($name:ident, $field:ident) => {
+        /// The operand of the field.
+        pub fn $name() -> Mem {
+            Mem::state(offset_of!(Vcpu, generated) + offset_of!(Shared, $field))
+        }
+    };
+}
+
+field!(page, page);
+field!(target, target);
+field!(host_rsp, host_rsp);
+field!(entry, entry);
+field!(pointer, pointer);
+field!(saved_rax, saved_rax);
+field!(read_table, read_table);
+field!(write_table, write_table);
+field!(jumps, jumps);
+field!(key, key);
+field!(attention, attention);
+field!(vcpu, vcpu);
+
+/// The home of general register `n`.
+pub fn register(n: usize) -> Mem {
+    Mem::state(offset_of!(Vcpu, regs) + n * 8)
+}
+
+/// [`Vcpu::status`].
+pub fn status() -> Mem {
+    Mem::state(offset_of!(Vcpu, status))
+}
+
+/// [`Vcpu::rip`].
+pub fn rip() -> Mem {
+    Mem::state(offset_of!(Vcpu, rip))
+}
+
+/// The base of a segment register.
+pub fn segment_base(seg: Seg) -> Mem {
+    let segment = seg as usize * size_of::<processor::Segment>();
+    Mem::state(offset_of!(Vcpu, segments) + segment + offset_of!(processor::Segment, base))
+}
+
+/// Why generated code came back.
+pub mod reason {
+    /// RIP has no code at hand.
+    pub const LOOK_UP: u64 = 0;
+    /// [`crate::partition::VpShared::attention`] is not 0.
+    pub const ATTENTION: u64 = 1;
+    /// An instruction wants the run loop to look at what it has changed.
+    pub const LEAVE: u64 = 2;
+    /// An exception waits.
+    pub const FAULT: u64 = 3;
+}
+
+/// What the slow path of an access tells its caller: go on with the pointer, go on behind the instruction,
+/// or leave with a reason that is added to `EXIT`.
+pub mod slow {
+    pub const PROCEED: u64 = 0;
+    pub const DONE: u64 = 1;
+    pub const EXIT: u64 = 2;
+}
+
+/// An access or an interpreted instruction, packed for the way through a register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site {
+    /// Offsets of the instruction and its successor in the page.
+    pub start: u16,
+    pub next: u16,
+    pub size: u8,
+    pub write: bool,
+}
+
+impl Site {
+    pub fn pack(self) -> u64 {
+        u64::from(self.size) | u64::from(self.write) << 8 | u64::from(self.start) << 16 | u64::from(self.next) << 32
+    }
+
+    pub fn unpack(packed: u64) -> Self {
+        Self {
+            size: packed as u8,
+            write: packed >> 8 & 1 != 0,
+            start: (packed >> 16) as u16,
+            next: (packed >> 32) as u16,
+        }
+    }
+}
