@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 
@@ -22,6 +22,9 @@ pub type PageState = u32;
 
 const HAS_CODE: u32 = 1;
 const GENERATION: u32 = 2;
+
+/// How often code has been ended, over all machines of the process.
+static ENDED: AtomicU64 = AtomicU64::new(0);
 
 /// The words of all pages of a machine, by guest frame number.
 pub struct CodePages {
@@ -55,6 +58,19 @@ impl CodePages {
         self.word(gfn).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
+    /// Whether frame `gfn` holds decoded code.
+    #[inline]
+    pub fn holds_code(&self, gfn: u64) -> bool {
+        self.state(gfn) & HAS_CODE != 0
+    }
+
+    /// A number that grows, after the page's word, whenever a page with decoded code has been written: while
+    /// it stays the same, no code has become invalid.
+    #[inline]
+    pub fn ended() -> u64 {
+        ENDED.load(Ordering::Acquire)
+    }
+
     /// The word itself, for a processor that keeps a reference beside its translation of the page.
     #[inline]
     pub fn word(&self, gfn: u64) -> Option<&AtomicU32> {
@@ -77,6 +93,7 @@ impl CodePages {
         let _ = word.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |state| {
             Some(state.wrapping_add(GENERATION) & !HAS_CODE)
         });
+        ENDED.fetch_add(1, Ordering::Release);
         true
     }
 

@@ -65,6 +65,11 @@ impl Vcpu {
         self.raise(vector::INVALID_OPCODE)
     }
 
+    /// The fault of the exception that waits, if one does.
+    pub fn pending_fault(&self) -> Option<Fault> {
+        self.exception.map(|_| Fault(()))
+    }
+
     /// Raises `exception`.
     #[cold]
     pub fn raise_exception(&mut self, exception: Exception) -> Fault {

@@ -27,6 +27,7 @@ mod run;
 mod system;
 #[cfg(test)]
 mod testing;
+mod translate;
 mod vcpu;
 
 pub use partition::{SoftConfig, SoftPartition};

@@ -62,6 +62,8 @@ pub mod attention {
     pub const START: u32 = 1 << 4;
     pub const FLUSH: u32 = 1 << 5;
     pub const STOP: u32 = 1 << 6;
+    /// Another processor has overwritten code.
+    pub const CODE: u32 = 1 << 8;
     /// Power-on reset of the machine.
     pub const RESET: u32 = 1 << 7;
 }

@@ -13,6 +13,7 @@ use crate::memory::Mmu;
 use crate::partition::{Shared, VpShared};
 use crate::registers::{Seg, attribute, cr0, cr4, efer, flag, gpr, real_mode_segment};
 use crate::system::MsrState;
+use crate::translate::{self, Translator};
 
 /// One virtual processor. Owned by its thread; what other threads may touch is in [`VpShared`].
 pub struct Vcpu {
@@ -59,6 +60,9 @@ pub struct Vcpu {
 
     pub mmu: Mmu,
     pub blocks: Blocks,
+    /// What generated code reads and writes.
+    pub generated: translate::Shared,
+    pub translator: Option<Box<Translator>>,
     pub extension: Box<ExtensionState>,
     pub msrs: MsrState,
     /// Instructions carried out.
@@ -125,6 +129,8 @@ impl Vcpu {
             wait_for_sipi: false,
             mmu: Mmu::new(shared.memory.clone(), Arc::clone(&shared.code), extension::physical_bits()),
             blocks: Blocks::new(),
+            generated: translate::Shared::new(),
+            translator: None,
             extension: ExtensionState::new(),
             msrs: MsrState::new(),
             instructions: 0,

@@ -150,6 +150,43 @@ pub fn codes() -> Vec<Code> {
     Code::values().filter(|&code| !excluded(code)).collect()
 }
 
+/// Those of them on general registers alone.
+pub fn integer_codes() -> Vec<Code> {
+    let of_others = |instruction: &Instruction, code: Code| {
+        (0..code.op_code().op_count()).any(|n| {
+            matches!(
+                code.op_code().op_kind(n),
+                K::st0
+                    | K::sti_opcode
+                    | K::mm_reg
+                    | K::mm_rm
+                    | K::mm_or_mem
+                    | K::xmm_reg
+                    | K::xmm_rm
+                    | K::xmm_vvvv
+                    | K::xmm_or_mem
+                    | K::ymm_reg
+                    | K::ymm_vvvv
+                    | K::zmm_reg
+                    | K::zmm_vvvv
+                    | K::k_reg
+                    | K::k_rm
+                    | K::k_vvvv
+                    | K::k_or_mem
+            )
+        }) || instruction.is_vsib()
+            || instruction.cpuid_features().contains(&CpuidFeature::FPU)
+    };
+    codes()
+        .into_iter()
+        .filter(|&code| {
+            let mut instruction = Instruction::default();
+            instruction.set_code(code);
+            !of_others(&instruction, code)
+        })
+        .collect()
+}
+
 fn general(random: &mut Random, first: Register) -> Register {
     first + random.below(16) as u32
 }

@@ -63,6 +63,13 @@ impl Blocks {
         std::mem::take(&mut self.stopped)
     }
 
+    /// Forgets all blocks.
+    pub fn clear(&mut self) {
+        if let Some(cache) = &mut self.cache {
+            cache.clear();
+        }
+    }
+
     pub fn take_cache(&mut self) -> Box<Cache> {
         self.cache.take().unwrap_or_else(Cache::new)
     }
@@ -250,7 +257,7 @@ fn second_page(linear: u64, kind: Kind) -> u64 {
 /// Reads code; the word of its page, from before.
 fn fetch(cpu: &mut Vcpu, page: CodePage, bytes: &mut [u8]) -> PageState {
     if page.host.is_some() {
-        let state = cpu.shared.code.mark(page.gpa / PAGE);
+        let state = cpu.mark_code(page.gpa);
         if cpu.shared.memory.read_slice(bytes, GuestAddress(page.gpa)).is_ok() {
             return state;
         }

@@ -45,7 +45,32 @@ use crate::op::Flow;
 use crate::registers::gpr;
 use crate::vcpu::Vcpu;
 
+/// One instruction, decoded for [`Vcpu::run_ops`]: all its ops from the first to the end of the chain.
+/// `None` if the bytes do not hold all of it.
+pub fn decode_one(cpu: &mut Vcpu, bytes: &[u8]) -> Option<Box<[Op]>> {
+    let mut ops = Vec::with_capacity(4);
+    match decode::decode(cpu, Mode::Bits64, bytes, 1, &mut ops) {
+        decode::Decoded::Block { .. } => Some(ops.into_boxed_slice()),
+        decode::Decoded::Truncated => None,
+    }
+}
+
 impl Vcpu {
+    /// Carries out what [`decode_one`] has decoded, of an instruction at `rip`. RIP is up to date afterwards.
+    #[inline]
+    pub fn run_ops(&mut self, ops: &[Op], rip: u64) -> Result<Flow, Fault> {
+        let Some(op) = ops.first() else { return Err(self.invalid_opcode()) };
+        self.regs[gpr::BLOCK_RIP] = rip;
+        let result = (op.handler)(self, op);
+        if !matches!(result, Ok(Flow::Jump)) {
+            self.blocks.take_stopped();
+        }
+        if result.is_err() {
+            self.rip = rip;
+        }
+        result
+    }
+
     /// Runs blocks until something needs the attention of the run loop ([`crate::run`]): an exception
     /// (`Err`, with RIP at the faulting instruction), a [`crate::op::Flow::Leave`], or an attention flag of
     /// this processor, which is looked at between blocks.

@@ -66,6 +66,26 @@ impl Arena {
         Some(at)
     }
 
+    /// Executable address of the next piece.
+    pub fn next(&self) -> u64 {
+        self.executable.as_ptr().addr() as u64 + self.used as u64
+    }
+
+    /// Bytes that are free.
+    pub fn room(&self) -> usize {
+        self.size.saturating_sub(self.used)
+    }
+
+    /// Overwrites four bytes at an executable address. Nobody but the caller's thread may run them.
+    pub fn patch(&mut self, at: u64, bytes: [u8; 4]) {
+        let Some(offset) = (at as usize).checked_sub(self.executable.as_ptr().addr()) else { return };
+        if offset + bytes.len() > self.used {
+            return;
+        }
+        // SAFETY: the bytes lie within the code that has been added, so within the writable mapping.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.writable.as_ptr().add(offset), bytes.len()) };
+    }
+
     /// Forgets all code. Nobody may run it any more.
     pub fn clear(&mut self) {
         self.used = 0;

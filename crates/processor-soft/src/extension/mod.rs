@@ -25,6 +25,7 @@ mod thunk;
 mod x87;
 mod xsave;
 
+pub use arena::Arena;
 pub use cpuid::{View, cpuid, physical_bits};
 pub use host::Host;
 #[cfg(test)]
@@ -39,7 +40,6 @@ use crate::fault::Fault;
 use crate::op::{Flow, Op};
 use crate::vcpu::Vcpu;
 
-use arena::Arena;
 use build::Traits;
 use thunk::Entry;
 
@@ -55,6 +55,8 @@ pub struct ExtensionState {
     known: HashMap<Box<[u8]>, u32>,
     arena: Option<Arena>,
     full: bool,
+    /// How often the thunks have been forgotten.
+    generation: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -69,7 +71,7 @@ impl ExtensionState {
         let arena = Arena::new(ARENA_SIZE)
             .inspect_err(|error| tracing::error!("no executable memory for extension instructions: {error}"))
             .ok();
-        Box::new(Self { image: Image::new(), thunks: Vec::new(), known: HashMap::new(), arena, full: false })
+        Box::new(Self { image: Image::new(), thunks: Vec::new(), known: HashMap::new(), arena, full: false, generation: 0 })
     }
 
     /// Registers as after INIT: x87, SSE, AVX and masks keep their contents over INIT, not over a reset.
@@ -88,9 +90,15 @@ impl ExtensionState {
         self.thunks.clear();
         self.known.clear();
         self.full = false;
+        self.generation += 1;
         if let Some(arena) = &mut self.arena {
             arena.clear();
         }
+    }
+
+    /// A number that is new whenever thunks have been forgotten.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     fn thunk(&mut self, instruction: &Instruction) -> Option<u32> {

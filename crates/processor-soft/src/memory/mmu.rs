@@ -19,8 +19,9 @@ use std::sync::atomic::AtomicU32;
 use guest_memory::{CodePages, GuestMemory};
 use processor::{TlbFlush, TlbRange};
 
-use super::host::HostMemory;
+use super::host::{self, HostMemory};
 use crate::registers::cr4;
+use crate::translate::FirstLevel;
 
 /// Entries per class.
 const ENTRIES: usize = 4096;
@@ -106,6 +107,8 @@ pub struct Mmu {
     pub pdpte: [u64; 4],
     /// Pages that hold data breakpoints are never cached; their numbers.
     pub watched: [u64; 4],
+    /// What generated code looks up.
+    pub first_level: FirstLevel,
     /// Target of the last `host_pointer` for write.
     pub(super) last_write: *const AtomicU32,
 
@@ -151,6 +154,7 @@ impl Mmu {
             physical_bits,
             pdpte: [0; 4],
             watched: [NEVER; 4],
+            first_level: FirstLevel::new(),
             last_write: std::ptr::null(),
             spaces: [0; 2],
             next_space: 1,
@@ -188,6 +192,28 @@ impl Mmu {
 
     pub fn class(&self) -> Class {
         self.class
+    }
+
+    /// Makes the first level's tables those of the present space and class.
+    #[inline]
+    pub fn switch_first_level(&mut self) {
+        self.first_level.switch([self.spaces[0], self.spaces[1], self.class as u64]);
+    }
+
+    /// Puts the page of an operand into the first level, if this level has it and, for a write, it holds no
+    /// code. The operand's host address.
+    pub fn promote(&mut self, linear: u64, size: usize, write: bool) -> Option<u64> {
+        let (&Entry { read, write: writable, addend, word }, tag) = self.look_up(linear, size);
+        if if write { writable } else { read } != tag {
+            return None;
+        }
+        // SAFETY: entries that match have the word of a page of RAM.
+        if write && unsafe { host::has_code(word) } {
+            return None;
+        }
+        let host = (linear as usize).wrapping_add(addend) as u64;
+        self.first_level.fill(linear, host, write);
+        Some(host)
     }
 
     pub fn set_class(&mut self, class: Class) {
@@ -373,6 +399,7 @@ impl Mmu {
         let region = linear >> shift;
         let first = region << (shift - 12);
         let pages = 1_u64 << (shift - 12);
+        self.first_level.flush(linear, shift);
         for table in self.entries.iter_mut() {
             // The pages of a region that fit into the table at once are all that can be there.
             for offset in 0..pages.min(ENTRIES as u64) {

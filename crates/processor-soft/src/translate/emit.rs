@@ -1,7 +1,6 @@
-//! Writes host instructions: the few forms that generated code repeats, by hand, and everything else by
-//! iced-x86's encoder.
+//! Writes host instructions: the few forms that generated code repeats. Everything else comes from
+//! iced-x86's encoder as bytes.
 
-use iced_x86::{Encoder, IcedError, Instruction};
 
 /// Host registers by number.
 pub mod host {
@@ -9,6 +8,7 @@ pub mod host {
     pub const RCX: u8 = 1;
     pub const RDX: u8 = 2;
     pub const RSP: u8 = 4;
+    pub const RBP: u8 = 5;
     pub const RSI: u8 = 6;
     pub const RDI: u8 = 7;
     /// Scratch: the address of a memory operand.
@@ -39,6 +39,11 @@ impl Mem {
         Self { gs: false, base: Some(base), index: None, disp }
     }
 
+    /// `[disp]`, sign-extended.
+    pub fn absolute(disp: i32) -> Self {
+        Self { gs: false, base: None, index: None, disp }
+    }
+
     /// `[base + index << shift + disp]`.
     pub fn indexed(base: Option<u8>, index: u8, shift: u8, disp: i32) -> Self {
         Self { gs: false, base, index: Some((index, shift)), disp }
@@ -53,10 +58,9 @@ const UNBOUND: usize = usize::MAX;
 
 /// Code on its way to the arena.
 pub struct Emitter {
-    encoder: Encoder,
+    code: Vec<u8>,
     /// Executable address of the first byte.
     origin: u64,
-    length: usize,
     labels: Vec<usize>,
     /// Where a 32-bit distance to a label has to be filled in.
     fixups: Vec<(usize, usize)>,
@@ -65,31 +69,17 @@ pub struct Emitter {
 impl Emitter {
     /// Code that will stand at `origin`.
     pub fn new(origin: u64) -> Self {
-        Self { encoder: Encoder::new(64), origin, length: 0, labels: Vec::new(), fixups: Vec::new() }
+        Self { code: Vec::with_capacity(4096), origin, labels: Vec::new(), fixups: Vec::new() }
     }
 
     /// Executable address of the next byte.
     pub fn here(&self) -> u64 {
-        self.origin + self.length as u64
-    }
-
-    /// Bytes so far.
-    pub fn len(&self) -> usize {
-        self.length
+        self.origin + self.code.len() as u64
     }
 
     /// Appends bytes.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.encoder.write_u8(byte);
-        }
-        self.length += bytes.len();
-    }
-
-    /// Appends an instruction in iced's encoding.
-    pub fn put(&mut self, instruction: &Instruction) -> Result<(), IcedError> {
-        self.length += self.encoder.encode(instruction, 0)?;
-        Ok(())
+        self.code.extend_from_slice(bytes);
     }
 
     /// A label to be bound later.
@@ -100,17 +90,16 @@ impl Emitter {
 
     /// Binds `label` here.
     pub fn bind(&mut self, label: Label) {
-        self.labels[label.0] = self.length;
+        self.labels[label.0] = self.code.len();
     }
 
     /// The code, with all jumps to labels filled in.
     pub fn finish(mut self) -> Vec<u8> {
-        let mut code = self.encoder.take_buffer();
         for &(at, label) in &self.fixups {
             let distance = self.labels[label] as i64 - (at as i64 + 4);
-            code[at..at + 4].copy_from_slice(&(distance as i32).to_le_bytes());
+            self.code[at..at + 4].copy_from_slice(&(distance as i32).to_le_bytes());
         }
-        code
+        self.code
     }
 
     fn memory(&mut self, operand_16: bool, wide: bool, opcode: &[u8], reg: u8, mem: Mem) {
@@ -122,11 +111,8 @@ impl Emitter {
         }
         let extend = |n: Option<u8>| n.unwrap_or(0) >> 3 & 1;
         let index = mem.index.map(|(register, _)| register);
-        let rex = 0x40
-            | u8::from(wide) << 3
-            | (reg >> 3 & 1) << 2
-            | extend(index) << 1
-            | extend(mem.base);
+        let rex =
+            0x40 | u8::from(wide) << 3 | (reg >> 3 & 1) << 2 | extend(index) << 1 | extend(mem.base);
         if rex != 0x40 {
             self.bytes(&[rex]);
         }
@@ -209,6 +195,11 @@ impl Emitter {
         self.memory(false, true, &[0x8d], to, mem);
     }
 
+    /// `lea to, [mem]` of 32 bits.
+    pub fn lea_32(&mut self, to: u8, mem: Mem) {
+        self.memory(false, false, &[0x8d], to, mem);
+    }
+
     /// `add to, [mem]`.
     pub fn add_mem(&mut self, to: u8, mem: Mem) {
         self.memory(false, true, &[0x03], to, mem);
@@ -247,6 +238,16 @@ impl Emitter {
         self.bytes(&value.to_le_bytes());
     }
 
+    /// `xor to, from` of 32 bits; the upper half is zeroed.
+    pub fn xor_32(&mut self, to: u8, from: u8) {
+        self.registers(false, &[0x31], from, to);
+    }
+
+    /// `mov to, from` of 32 bits; the upper half is zeroed.
+    pub fn mov_32(&mut self, to: u8, from: u8) {
+        self.registers(false, &[0x89], from, to);
+    }
+
     /// `and register, imm32` of 64 bits, sign-extended.
     pub fn and_imm(&mut self, register: u8, value: i32) {
         self.registers(true, &[0x81], 4, register);
@@ -279,24 +280,29 @@ impl Emitter {
         }
     }
 
-    /// `jcc label`.
-    pub fn jump_if(&mut self, condition: u8, label: Label) {
+    /// `jcc label`; the executable address of the distance.
+    pub fn jump_if(&mut self, condition: u8, label: Label) -> u64 {
         self.bytes(&[0x0f, 0x80 | condition]);
-        self.fixups.push((self.length, label.0));
-        self.bytes(&[0; 4]);
+        self.fix_up(label)
     }
 
-    /// `jmp label`.
-    pub fn jump(&mut self, label: Label) {
+    /// `jmp label`; the executable address of the distance.
+    pub fn jump(&mut self, label: Label) -> u64 {
         self.bytes(&[0xe9]);
-        self.fixups.push((self.length, label.0));
-        self.bytes(&[0; 4]);
+        self.fix_up(label)
     }
 
-    /// `jmp` to an executable address in reach; the place of its distance in the code.
-    pub fn jump_to(&mut self, target: u64) -> usize {
+    fn fix_up(&mut self, label: Label) -> u64 {
+        let at = self.here();
+        self.fixups.push((self.code.len(), label.0));
+        self.bytes(&[0; 4]);
+        at
+    }
+
+    /// `jmp` to an executable address in reach.
+    pub fn jump_to(&mut self, target: u64) {
         self.bytes(&[0xe9]);
-        self.distance(target)
+        self.distance(target);
     }
 
     /// `call` of an executable address in reach.
@@ -305,11 +311,9 @@ impl Emitter {
         self.distance(target);
     }
 
-    fn distance(&mut self, target: u64) -> usize {
-        let at = self.length;
+    fn distance(&mut self, target: u64) {
         let distance = target.wrapping_sub(self.here() + 4) as u32;
         self.bytes(&distance.to_le_bytes());
-        at
     }
 }
 

@@ -67,6 +67,16 @@ pub struct FirstLevel {
     tables: Vec<Tables>,
     current: usize,
     victim: usize,
+    /// One bit for each host page, many pages sharing one: such a page may be in a table for writes.
+    writable: Box<[u64]>,
+}
+
+/// Bits of [`FirstLevel::writable`].
+const FILTER: usize = 1 << 18;
+
+fn filter_bit(host: u64) -> (usize, u64) {
+    let bit = (host >> 12) as usize & (FILTER - 1);
+    (bit / 64, 1 << (bit % 64))
 }
 
 fn slot(linear: u64) -> usize {
@@ -75,7 +85,8 @@ fn slot(linear: u64) -> usize {
 
 impl FirstLevel {
     pub fn new() -> Self {
-        Self { tables: vec![Tables::new()], current: 0, victim: 0 }
+        let writable = vec![0; FILTER / 64].into_boxed_slice();
+        Self { tables: vec![Tables::new()], current: 0, victim: 0, writable }
     }
 
     /// Makes the tables of the space and class that `key` stands for the current ones. A key never comes
@@ -107,19 +118,26 @@ impl FirstLevel {
 
     /// Puts the page of `linear`, which is at `host`, into a current table.
     pub fn fill(&mut self, linear: u64, host: u64, write: bool) {
+        if write {
+            let (word, bit) = filter_bit(host);
+            self.writable[word] |= bit;
+        }
         let tables = &mut self.tables[self.current];
         let table = if write { &mut tables.write } else { &mut tables.read };
         table[slot(linear)] = Entry { page: linear & !0xfff, host: host & !0xfff };
     }
 
-    /// Takes a page out of all tables.
-    pub fn flush_page(&mut self, linear: u64) {
-        let page = linear & !0xfff;
+    /// Takes the region of 2^`shift` bytes around `linear` out of all tables.
+    pub fn flush(&mut self, linear: u64, shift: u32) {
+        let first = linear >> shift << shift;
+        let pages = (1_u64 << (shift - 12)).min(ENTRIES as u64);
         for tables in &mut self.tables {
             for table in [&mut tables.read, &mut tables.write] {
-                let entry = &mut table[slot(linear)];
-                if entry.page == page {
-                    *entry = empty(slot(linear));
+                for offset in 0..pages {
+                    let slot = slot(first.wrapping_add(offset << 12));
+                    if table[slot].page >> shift == linear >> shift {
+                        table[slot] = empty(slot);
+                    }
                 }
             }
         }
@@ -128,6 +146,10 @@ impl FirstLevel {
     /// Takes the page at `host` out of all tables for writes, under whatever linear addresses.
     pub fn forbid_writes(&mut self, host: u64) {
         let page = host & !0xfff;
+        let (word, bit) = filter_bit(host);
+        if self.writable[word] & bit == 0 {
+            return;
+        }
         for tables in &mut self.tables {
             for (slot, entry) in tables.write.iter_mut().enumerate() {
                 if entry.host == page {
@@ -166,7 +188,7 @@ mod tests {
         assert!(!hit(level.pointers().0, 0x5123));
         level.switch([1, 9, 0]);
         assert!(hit(level.pointers().0, 0x5fff));
-        level.flush_page(0x5000);
+        level.flush(0x5000, 12);
         assert!(!hit(level.pointers().0, 0x5123));
     }
 

@@ -26,6 +26,9 @@ pub struct Jump {
 /// An entry that matches nothing: no RIP is that far from canonical.
 pub const NO_JUMP: Jump = Jump { rip: 1 << 63, key: 0, code: 0 };
 
+/// No instruction: [`Shared::transfer_start`] of jumps whose target needs no check.
+pub const NO_CHECK: i32 = 0xffff;
+
 /// The fields.
 #[repr(C)]
 pub struct Shared {
@@ -38,7 +41,10 @@ pub struct Shared {
     pub entry: u64,
     /// What the slow path of an access found.
     pub pointer: u64,
-    pub saved_rax: u64,
+    /// Of the last transfer that the jump cache did not know: the offset of the instruction in its page,
+    /// [`NO_CHECK`] if its target may be anything, and what it has added to RSP.
+    pub transfer_start: u64,
+    pub transfer_release: u64,
     pub read_table: *const Entry,
     pub write_table: *const Entry,
     pub jumps: *const Jump,
@@ -48,6 +54,10 @@ pub struct Shared {
     pub vcpu: *mut Vcpu,
 }
 
+// SAFETY: the pointers lead to what belongs to the processor itself, or is atomic; they are set anew before
+// generated code runs.
+unsafe impl Send for Shared {}
+
 impl Shared {
     pub fn new() -> Self {
         Self {
@@ -56,7 +66,8 @@ impl Shared {
             host_rsp: 0,
             entry: 0,
             pointer: 0,
-            saved_rax: 0,
+            transfer_start: NO_CHECK as u64,
+            transfer_release: 0,
             read_table: null(),
             write_table: null(),
             jumps: null(),
@@ -81,7 +92,8 @@ field!(target, target);
 field!(host_rsp, host_rsp);
 field!(entry, entry);
 field!(pointer, pointer);
-field!(saved_rax, saved_rax);
+field!(transfer_start, transfer_start);
+field!(transfer_release, transfer_release);
 field!(read_table, read_table);
 field!(write_table, write_table);
 field!(jumps, jumps);
@@ -91,7 +103,12 @@ field!(vcpu, vcpu);
 
 /// The home of general register `n`.
 pub fn register(n: usize) -> Mem {
-    Mem::state(offset_of!(Vcpu, regs) + n * 8)
+    Mem::state(register_offset(n))
+}
+
+/// Its distance from `gs`.
+pub fn register_offset(n: usize) -> usize {
+    offset_of!(Vcpu, regs) + n * 8
 }
 
 /// [`Vcpu::status`].
@@ -120,6 +137,10 @@ pub mod reason {
     pub const LEAVE: u64 = 2;
     /// An exception waits.
     pub const FAULT: u64 = 3;
+    /// The instruction at RIP is to be interpreted.
+    pub const STEP: u64 = 4;
+    /// A transfer whose target the jump cache does not know.
+    pub const MISS: u64 = 5;
 }
 
 /// What the slow path of an access tells its caller: go on with the pointer, go on behind the instruction,
@@ -142,7 +163,10 @@ pub struct Site {
 
 impl Site {
     pub fn pack(self) -> u64 {
-        u64::from(self.size) | u64::from(self.write) << 8 | u64::from(self.start) << 16 | u64::from(self.next) << 32
+        u64::from(self.size)
+            | u64::from(self.write) << 8
+            | u64::from(self.start) << 16
+            | u64::from(self.next) << 32
     }
 
     pub fn unpack(packed: u64) -> Self {

@@ -38,20 +38,20 @@ const FLAGS_TO_AX: [u8; 4] = [0x9f, 0x0f, 0x90, 0xc0];
 /// `and al, 1; add al, 0x7f; sahf`.
 const AX_TO_FLAGS: [u8; 5] = [0x24, 0x01, 0x04, 0x7f, 0x9e];
 
-/// Saves the host's flags into `status`; nothing else changes.
+/// Saves the host's flags into `status`, by way of S1.
 pub fn save_flags(e: &mut Emitter) {
-    e.store(state::saved_rax(), host::RAX);
+    e.mov(host::S1, host::RAX);
     e.bytes(&FLAGS_TO_AX);
     e.store_32(state::status(), host::RAX);
-    e.load(host::RAX, state::saved_rax());
+    e.mov(host::RAX, host::S1);
 }
 
-/// Loads the host's flags from `status`; nothing else changes.
+/// Loads the host's flags from `status`, by way of S1.
 pub fn restore_flags(e: &mut Emitter) {
-    e.store(state::saved_rax(), host::RAX);
+    e.mov(host::S1, host::RAX);
     e.load_32(host::RAX, state::status());
     e.bytes(&AX_TO_FLAGS);
-    e.load(host::RAX, state::saved_rax());
+    e.mov(host::RAX, host::S1);
 }
 
 fn spill(e: &mut Emitter, flags: bool) {

@@ -1,0 +1,160 @@
+//! Finding the instructions of a block, and which flags are live before each.
+//!
+//! A block begins anywhere in a page and goes on over conditional branches up to an unconditional transfer,
+//! the end of the page, or a limit. It is decoded with the offset in the page as its address, so that it
+//! does not depend on where the page is mapped.
+
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+
+use super::classify::{FLAGS, Kind, classify, kills, reads};
+
+/// Instructions of a block at most.
+const LIMIT: usize = 64;
+/// Instructions at a branch's target that are looked at.
+const LOOK_AHEAD: usize = 8;
+
+pub const PAGE: usize = 4096;
+
+/// An instruction of the guest.
+pub struct Guest {
+    pub instruction: Instruction,
+    /// Offset in the page, and that of the next instruction.
+    pub start: u16,
+    pub next: u16,
+    pub kind: Kind,
+    /// Flags that must survive what happens before the instruction itself.
+    pub live: u32,
+}
+
+/// What is behind a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Nothing: its last instruction goes elsewhere.
+    Transfer,
+    /// It goes on at this offset in the page.
+    Next(u16),
+    /// The instruction at this offset lies in two pages.
+    Crossing(u16),
+}
+
+/// The instructions from `offset` of `page` on.
+pub fn scan(page: &[u8; PAGE], offset: u16) -> (Vec<Guest>, End) {
+    let mut guests = Vec::with_capacity(16);
+    let start = usize::from(offset);
+    let mut decoder =
+        Decoder::with_ip(64, page.get(start..).unwrap_or_default(), u64::from(offset), DecoderOptions::NONE);
+    let end = loop {
+        let start = decoder.ip() as u16;
+        if usize::from(start) >= PAGE {
+            // The next page's mapping is another matter.
+            break End::Crossing(start);
+        }
+        if guests.len() == LIMIT {
+            break End::Next(start);
+        }
+        let instruction = decoder.decode();
+        if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
+            break End::Crossing(start);
+        }
+        let kind = if instruction.is_invalid() { Kind::Interpret(false) } else { classify(&instruction) };
+        guests.push(Guest { instruction, start, next: decoder.ip() as u16, kind, live: FLAGS });
+        if kind.ends() {
+            let next = decoder.ip() as u16;
+            break match kind {
+                Kind::Interpret(_) if usize::from(next) < PAGE => End::Next(next),
+                Kind::Interpret(_) => End::Crossing(next),
+                _ => End::Transfer,
+            };
+        }
+    };
+    find_live(page, &mut guests, end);
+    (guests, end)
+}
+
+fn find_live(page: &[u8; PAGE], guests: &mut [Guest], end: End) {
+    let mut live = match end {
+        End::Next(offset) => live_at(page, i32::from(offset)),
+        _ => FLAGS,
+    };
+    for guest in guests.iter_mut().rev() {
+        live = match guest.kind {
+            Kind::Jump(target) | Kind::Call(target) => live_at(page, target),
+            Kind::Branch(_, target) => live | live_at(page, target),
+            _ => live,
+        };
+        live = live & !kills(&guest.instruction, guest.kind) | reads(&guest.instruction, guest.kind);
+        guest.live = live;
+    }
+}
+
+/// Whether a target is in the page.
+pub fn in_page(target: i32) -> Option<u16> {
+    u16::try_from(target).ok().filter(|&target| usize::from(target) < PAGE)
+}
+
+/// The flags that may be live at `target`: found by looking at the first instructions there.
+pub fn live_at(page: &[u8; PAGE], target: i32) -> u32 {
+    let Some(offset) = in_page(target) else { return FLAGS };
+    let bytes = page.get(usize::from(offset)..).unwrap_or_default();
+    let mut decoder = Decoder::with_ip(64, bytes, u64::from(offset), DecoderOptions::NONE);
+    let (mut unknown, mut live) = (FLAGS, 0);
+    for _ in 0..LOOK_AHEAD {
+        let instruction = decoder.decode();
+        if instruction.is_invalid() {
+            break;
+        }
+        let kind = classify(&instruction);
+        live |= reads(&instruction, kind) & unknown;
+        unknown &= !kills(&instruction, kind);
+        if unknown == 0 || kind.ends() || matches!(kind, Kind::Branch(..)) {
+            break;
+        }
+    }
+    live | unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::RflagsBits;
+
+    fn page(code: &[u8]) -> [u8; PAGE] {
+        let mut page = [0; PAGE];
+        page[..code.len()].copy_from_slice(code);
+        page
+    }
+
+    #[test]
+    fn flags_are_dead_between_two_instructions_that_write_them_all() {
+        // add eax, ebx; mov eax, [rdi]; sub eax, ecx; ret
+        let (guests, end) = scan(&page(&[0x01, 0xd8, 0x8b, 0x07, 0x29, 0xc8, 0xc3]), 0);
+        assert_eq!(end, End::Transfer);
+        let live: Vec<_> = guests.iter().map(|guest| guest.live).collect();
+        assert_eq!(live, [0, 0, 0, FLAGS]);
+    }
+
+    #[test]
+    fn a_branch_needs_its_flags_and_those_of_both_ways() {
+        // cmp eax, ebx; mov ecx, [rdi]; je +2; xor eax, eax; add eax, ebx; ret
+        let code = [0x39, 0xd8, 0x8b, 0x0f, 0x74, 0x02, 0x31, 0xc0, 0x01, 0xd8, 0xc3];
+        let (guests, _) = scan(&page(&code), 0);
+        assert_eq!(guests[1].live, RflagsBits::ZF);
+        assert_eq!(guests[0].live, 0);
+    }
+
+    #[test]
+    fn a_shift_by_cl_may_leave_the_flags_alone() {
+        // shl eax, cl; ret
+        let (guests, _) = scan(&page(&[0xd3, 0xe0, 0xc3]), 0);
+        assert_eq!(guests[0].live, FLAGS);
+    }
+
+    #[test]
+    fn a_block_ends_before_an_instruction_that_lies_in_two_pages() {
+        let mut page = [0x90; PAGE];
+        page[PAGE - 2..].copy_from_slice(&[0x48, 0x01]);
+        let (guests, end) = scan(&page, PAGE as u16 - 3);
+        assert_eq!(guests.len(), 1);
+        assert_eq!(end, End::Crossing(PAGE as u16 - 2));
+    }
+}

@@ -1,0 +1,355 @@
+//! What becomes of an instruction: re-emitted, built from several host instructions, or interpreted.
+//!
+//! Anything that is not certain to mean the same on the host with translated operands is interpreted.
+
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+
+use crate::extension::Host;
+
+/// The six arithmetic flags, as iced-x86 counts them.
+pub const FLAGS: u32 = RflagsBits::OF
+    | RflagsBits::SF
+    | RflagsBits::ZF
+    | RflagsBits::AF
+    | RflagsBits::CF
+    | RflagsBits::PF;
+
+/// How an instruction is translated. Targets are relative to the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing to do.
+    Nothing,
+    /// The same instruction with other operands.
+    Plain,
+    Lea,
+    Push,
+    Pop,
+    Leave,
+    Jump(i32),
+    Call(i32),
+    /// Condition code and target.
+    Branch(u8, i32),
+    JumpIndirect,
+    CallIndirect,
+    /// Bytes released behind the return address.
+    Return(u16),
+    /// By the interpreter's handler; whether the block goes on behind it.
+    Interpret(bool),
+}
+
+impl Kind {
+    /// Whether the instruction ends a block.
+    pub fn ends(self) -> bool {
+        matches!(
+            self,
+            Self::Jump(_)
+                | Self::Call(_)
+                | Self::JumpIndirect
+                | Self::CallIndirect
+                | Self::Return(_)
+                | Self::Interpret(false)
+        )
+    }
+}
+
+/// Decides for an instruction that has been decoded with its offset in the page as its address.
+pub fn classify(instruction: &Instruction) -> Kind {
+    let interpret = Kind::Interpret(instruction.flow_control() == FlowControl::Next);
+    if instruction.is_invalid() {
+        return interpret;
+    }
+    let target = |kind: fn(i32) -> Kind| match i32::try_from(instruction.near_branch64() as i64) {
+        Ok(target) => kind(target),
+        Err(_) => interpret,
+    };
+    let near = instruction.op0_kind() == OpKind::NearBranch64;
+    match instruction.code() {
+        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 if near => return target(Kind::Jump),
+        Code::Call_rel32_64 if near => return target(Kind::Call),
+        Code::Jmp_rm64 if operands_fit(instruction) => return Kind::JumpIndirect,
+        Code::Call_rm64 if operands_fit(instruction) => return Kind::CallIndirect,
+        Code::Retnq => return Kind::Return(0),
+        Code::Retnq_imm16 => return Kind::Return(instruction.immediate16()),
+        Code::Push_r64 | Code::Push_rm64 | Code::Pushq_imm8 | Code::Pushq_imm32
+            if operands_fit(instruction) =>
+        {
+            return Kind::Push;
+        }
+        Code::Pop_r64 | Code::Pop_rm64
+            if instruction.op0_kind() == OpKind::Register && instruction.op0_register() != Register::RSP =>
+        {
+            return Kind::Pop;
+        }
+        Code::Leaveq => return Kind::Leave,
+        Code::Lea_r64_m if instruction.memory_base() != Register::RIP || operands_fit(instruction) => {
+            return if address_fits(instruction) { Kind::Lea } else { interpret };
+        }
+        Code::Lea_r32_m if address_fits(instruction) && !instruction.is_ip_rel_memory_operand() => {
+            return Kind::Lea;
+        }
+        _ => {}
+    }
+    if instruction.is_jcc_short_or_near() && near {
+        return match i32::try_from(instruction.near_branch64() as i64) {
+            // Condition codes of iced-x86 count from 1 in the order of the architecture.
+            Ok(target) => Kind::Branch(condition(instruction), target),
+            Err(_) => interpret,
+        };
+    }
+    match instruction.mnemonic() {
+        Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Endbr32 => Kind::Nothing,
+        Mnemonic::Prefetchnta
+        | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1
+        | Mnemonic::Prefetcht2
+        | Mnemonic::Prefetchw => Kind::Nothing,
+        mnemonic if is_plain(mnemonic) && operands_fit(instruction) && offered(instruction) => Kind::Plain,
+        _ => interpret,
+    }
+}
+
+fn condition(instruction: &Instruction) -> u8 {
+    use iced_x86::ConditionCode as C;
+    match instruction.condition_code() {
+        C::o => 0,
+        C::no => 1,
+        C::b => 2,
+        C::ae => 3,
+        C::e => 4,
+        C::ne => 5,
+        C::be => 6,
+        C::a => 7,
+        C::s => 8,
+        C::ns => 9,
+        C::p => 10,
+        C::np => 11,
+        C::l => 12,
+        C::ge => 13,
+        C::le => 14,
+        _ => 15,
+    }
+}
+
+fn offered(instruction: &Instruction) -> bool {
+    instruction.cpuid_features().iter().all(|&feature| Host::get().offers(feature))
+}
+
+/// Instructions on general registers that do the same on the host, memory operand and registers replaced,
+/// and that raise nothing but the faults of that operand.
+fn is_plain(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Mov
+            | M::Movzx
+            | M::Movsx
+            | M::Movsxd
+            | M::Add
+            | M::Sub
+            | M::And
+            | M::Or
+            | M::Xor
+            | M::Cmp
+            | M::Test
+            | M::Adc
+            | M::Sbb
+            | M::Inc
+            | M::Dec
+            | M::Neg
+            | M::Not
+            | M::Shl
+            | M::Sal
+            | M::Shr
+            | M::Sar
+            | M::Rol
+            | M::Ror
+            | M::Rcl
+            | M::Rcr
+            | M::Shld
+            | M::Shrd
+            | M::Imul
+            | M::Mul
+            | M::Bswap
+            | M::Xchg
+            | M::Xadd
+            | M::Cmpxchg
+            | M::Bt
+            | M::Bts
+            | M::Btr
+            | M::Btc
+            | M::Bsf
+            | M::Bsr
+            | M::Tzcnt
+            | M::Lzcnt
+            | M::Popcnt
+            | M::Andn
+            | M::Bextr
+            | M::Blsi
+            | M::Blsr
+            | M::Blsmsk
+            | M::Bzhi
+            | M::Shlx
+            | M::Shrx
+            | M::Sarx
+            | M::Rorx
+            | M::Pdep
+            | M::Pext
+            | M::Adcx
+            | M::Adox
+            | M::Mulx
+            | M::Crc32
+            | M::Movbe
+            | M::Movnti
+            | M::Cbw
+            | M::Cwde
+            | M::Cdqe
+            | M::Cwd
+            | M::Cdq
+            | M::Cqo
+            | M::Clc
+            | M::Stc
+            | M::Cmc
+            | M::Lahf
+            | M::Sahf
+            | M::Lfence
+            | M::Mfence
+            | M::Sfence
+            | M::Cmovo
+            | M::Cmovno
+            | M::Cmovb
+            | M::Cmovae
+            | M::Cmove
+            | M::Cmovne
+            | M::Cmovbe
+            | M::Cmova
+            | M::Cmovs
+            | M::Cmovns
+            | M::Cmovp
+            | M::Cmovnp
+            | M::Cmovl
+            | M::Cmovge
+            | M::Cmovle
+            | M::Cmovg
+            | M::Seto
+            | M::Setno
+            | M::Setb
+            | M::Setae
+            | M::Sete
+            | M::Setne
+            | M::Setbe
+            | M::Seta
+            | M::Sets
+            | M::Setns
+            | M::Setp
+            | M::Setnp
+            | M::Setl
+            | M::Setge
+            | M::Setle
+            | M::Setg
+    )
+}
+
+/// Registers 13 to 15, whose host namesakes have other duties.
+pub fn has_home(register: Register) -> bool {
+    register.is_gpr() && register.full_register().number() >= 13
+}
+
+/// Whether all operands are of the kinds that can be replaced.
+fn operands_fit(instruction: &Instruction) -> bool {
+    let (mut memory, mut high, mut extended) = (false, false, false);
+    let mut homes = [None; 3];
+    for operand in 0..instruction.op_count() {
+        match instruction.op_kind(operand) {
+            OpKind::Register => {
+                let register = instruction.op_register(operand);
+                if !register.is_gpr() {
+                    return false;
+                }
+                match register {
+                    Register::AH | Register::CH | Register::DH | Register::BH => high = true,
+                    _ => extended |= register.full_register() == Register::RSP,
+                }
+                let number = register.full_register().number();
+                if has_home(register) && !homes.contains(&Some(number)) {
+                    let Some(free) = homes.iter_mut().find(|home| home.is_none()) else { return false };
+                    *free = Some(number);
+                }
+            }
+            OpKind::Memory => {
+                if memory || !address_fits(instruction) {
+                    return false;
+                }
+                memory = true;
+                // A bit string reaches beyond its operand.
+                if matches!(
+                    instruction.mnemonic(),
+                    Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+                ) && instruction.op1_kind() == OpKind::Register
+                {
+                    return false;
+                }
+            }
+            OpKind::Immediate8
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate64
+            | OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64 => {}
+            _ => return false,
+        }
+    }
+    let scratch = if memory { 1 } else { 2 };
+    // Operands AH to BH and registers 8 to 15 exclude each other.
+    homes.iter().flatten().count() <= scratch && !(high && (memory || extended))
+}
+
+/// Whether the address of the memory operand can be computed by one LEA.
+fn address_fits(instruction: &Instruction) -> bool {
+    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    let wide = |register: Register| register == Register::None || register.is_gpr64();
+    if base == Register::RIP {
+        return i32::try_from(instruction.memory_displacement64() as i64).is_ok();
+    }
+    let absolute = base == Register::None && index == Register::None;
+    wide(base)
+        && wide(index)
+        && (!absolute || instruction.memory_displ_size() == 8)
+        && i32::try_from(instruction.memory_displacement64() as i64).is_ok()
+}
+
+/// The flags that `instruction` reads.
+pub fn reads(instruction: &Instruction, kind: Kind) -> u32 {
+    match kind {
+        Kind::Plain | Kind::Branch(..) => instruction.rflags_read() & FLAGS,
+        Kind::Interpret(_) => FLAGS,
+        _ => 0,
+    }
+}
+
+/// The flags that `instruction` gives a new value whatever its operands are.
+pub fn kills(instruction: &Instruction, kind: Kind) -> u32 {
+    use Mnemonic as M;
+    if kind != Kind::Plain {
+        return 0;
+    }
+    let certain =
+        instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
+    FLAGS
+        & match instruction.mnemonic() {
+            M::Rcl | M::Rcr => 0,
+            M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Shld | M::Shrd => {
+                let count = instruction.op_count() - 1;
+                let by_cl = instruction.op_kind(count) == OpKind::Register;
+                if by_cl || instruction.immediate(count) & 0x1f == 0 {
+                    0
+                } else {
+                    certain
+                }
+            }
+            // What is undefined by the architecture is written by every processor there is.
+            M::And | M::Or | M::Xor | M::Test => instruction.rflags_modified(),
+            _ => certain,
+        }
+}

@@ -1,0 +1,194 @@
+//! The translator: 64-bit code becomes host code.
+//!
+//! ```text
+//! execute_translated ─▶ jump cache ─▶ code ──────────────────────────┐ links, jump cache
+//!                         │ miss        ▲                             └──▶ other blocks
+//!                         ▼             │ enter / reason (stubs)
+//!                       cache: by guest physical address
+//!                         │ miss
+//!                         ▼
+//!        block (which instructions, live flags) ─▶ classify ─▶ lower ─▶ arena
+//! ```
+//!
+//! Host and guest speak the same language: most instructions are re-emitted as they are, with guest
+//! registers in the host registers of the same number and guest flags in the host's flags. Memory operands
+//! go through the first level of the software TLB, inline. What is not translated is done by the
+//! interpreter's handlers, called from the generated code; code that is not 64-bit is interpreted
+//! altogether.
+//!
+//! Blocks are found by guest physical address and do not depend on where they are mapped. A block is valid
+//! while its page's word in [`guest_memory::CodePages`] is unchanged. Pages that hold code are not in the
+//! first level for writes, so that every store to them comes to Rust.
+//!
+//! Approximations: flags that are written before they are read may have any value while an exception or an
+//! interrupt is taken between. [`Vcpu::instructions`] counts interpreted instructions only. Code of the
+//! running page that another processor changes runs on until this processor looks up from its blocks.
+
+mod block;
+mod cache;
+mod classify;
+mod emit;
+mod first_level;
+mod lower;
+mod slow;
+mod state;
+mod stubs;
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+
+use guest_memory::{CodePages, PageState};
+
+pub use cache::Translator;
+pub use first_level::FirstLevel;
+pub use state::Shared;
+
+use crate::fault::Fault;
+use crate::registers::gpr;
+use crate::vcpu::Vcpu;
+
+use state::{Jump, reason};
+
+/// What a look-up of RIP has come to.
+enum Found {
+    Code(u64),
+    /// The instruction cannot be translated where it is.
+    Interpret,
+}
+
+thread_local! {
+    /// Base of the thread's GS segment, 0 if it has never been set.
+    static GS_BASE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Makes `address` the base of the thread's GS segment.
+fn set_gs_base(address: usize) {
+    const ARCH_SET_GS: libc::c_int = 0x1001;
+    if GS_BASE.get() != address {
+        // SAFETY: nothing but generated code uses GS; the call changes no memory.
+        let result = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, address) };
+        assert_eq!(result, 0, "the kernel refuses to set the base of GS");
+        GS_BASE.set(address);
+    }
+}
+
+impl Vcpu {
+    /// As [`Self::execute`], with 64-bit code translated.
+    pub fn execute_translated(&mut self) -> Result<(), Fault> {
+        let translator = self.translator.take().map_or_else(Translator::new, Ok);
+        let mut translator = match translator {
+            Ok(translator) => translator,
+            // Told once by `Translator::new`.
+            Err(_) => return self.execute(),
+        };
+        let result = self.run_translated(&mut translator);
+        self.translator = Some(translator);
+        result
+    }
+
+    fn run_translated(&mut self, translator: &mut Translator) -> Result<(), Fault> {
+        let this = std::ptr::from_mut(self);
+        set_gs_base(this.addr());
+        self.generated.vcpu = this;
+        self.generated.attention = &raw const self.vp.attention;
+        self.generated.jumps = translator.jumps();
+        loop {
+            if self.vp.attention.load(Ordering::Relaxed) != 0 {
+                return Ok(());
+            }
+            if !self.code_64() {
+                return self.execute();
+            }
+            let code = match self.find_code(translator)? {
+                Found::Code(code) => code,
+                Found::Interpret => return self.execute_one(),
+            };
+            self.refresh_first_level();
+            self.generated.page = self.rip & !0xfff;
+            self.generated.key = self.code_key(self.rip);
+            match translator.enter(code) {
+                reason::LOOK_UP => {}
+                reason::MISS => self.check_transfer()?,
+                reason::STEP => return self.execute_one(),
+                reason::FAULT => {
+                    if let Some(fault) = self.pending_fault() {
+                        return Err(fault);
+                    }
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Finds the code of RIP, by way of the jump cache.
+    fn find_code(&mut self, translator: &mut Translator) -> Result<Found, Fault> {
+        let ended = CodePages::ended();
+        if translator.ended != ended {
+            translator.ended = ended;
+            translator.forget_jumps();
+            self.call_others();
+        }
+        if self.extension.is_full() {
+            self.extension.clear_thunks();
+            self.blocks.clear();
+        }
+        if translator.thunks != self.extension.generation() {
+            translator.thunks = self.extension.generation();
+            translator.clear();
+        }
+        let (rip, key) = (self.rip, self.code_key(self.rip));
+        let jump = translator.jump(rip);
+        if jump.rip == rip && jump.key == key {
+            return Ok(Found::Code(jump.code));
+        }
+        let page = self.code_page(rip)?;
+        if page.host.is_none() {
+            return Ok(Found::Interpret);
+        }
+        let state = self.mark_code(page.gpa);
+        let Some(code) = translator.code(self, page.gpa, state) else { return Ok(Found::Interpret) };
+        // The key may have changed since, by the fetch itself.
+        *translator.jump(rip) = Jump { rip, key: self.code_key(rip), code };
+        Ok(Found::Code(code))
+    }
+
+    /// Tells the other processors that code has been overwritten.
+    fn call_others(&self) {
+        for (index, vp) in self.shared.vps.iter().enumerate() {
+            if index != self.index as usize {
+                vp.call(crate::partition::attention::CODE);
+            }
+        }
+    }
+
+    /// Says that code of the page of `gpa` is about to be decoded. The page leaves the tables by which
+    /// generated code stores; the word to remember.
+    pub fn mark_code(&mut self, gpa: u64) -> PageState {
+        let gfn = gpa >> 12;
+        if self.shared.code.holds_code(gfn) {
+            return self.shared.code.state(gfn);
+        }
+        let state = self.shared.code.mark(gfn);
+        let host = self.mmu.host.pointer(gpa).addr() as u64;
+        self.mmu.first_level.forbid_writes(host);
+        state
+    }
+
+    /// Tells generated code where the tables of the present space and class are.
+    fn refresh_first_level(&mut self) {
+        self.mmu.switch_first_level();
+        (self.generated.read_table, self.generated.write_table) = self.mmu.first_level.pointers();
+    }
+
+    /// A transfer to an address that is not canonical faults itself: what it has done is undone.
+    fn check_transfer(&mut self) -> Result<(), Fault> {
+        if self.canonical(self.rip) || self.generated.transfer_start == state::NO_CHECK as u64 {
+            return Ok(());
+        }
+        self.rip = self.generated.page + self.generated.transfer_start;
+        self.regs[gpr::RSP] = self.regs[gpr::RSP].wrapping_add(self.generated.transfer_release);
+        Err(self.general_protection())
+    }
+}
