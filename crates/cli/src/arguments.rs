@@ -52,7 +52,7 @@ pub(crate) struct RunArguments {
     /// Amount of RAM, such as 512M or 4G
     #[arg(long, value_name = "SIZE", value_parser = parse::<MemorySize>)]
     memory: Option<MemorySize>,
-    /// What carries out the guest's instructions: auto or interpreter
+    /// What carries out the guest's instructions: auto, interpreter or translator
     #[arg(long, value_name = "P", value_parser = parse::<ProcessorChoice>)]
     processor: Option<ProcessorChoice>,
     /// What the guest is offered of the hypervisor interface: all, none or a list of names
@@ -242,7 +242,10 @@ mod tests {
     #[test]
     fn wrong_values_are_told_in_one_line_with_their_option() {
         let error = run(&["--processor", "quantum"]).unwrap_err();
-        assert_eq!(error, "invalid value 'quantum' for '--processor <P>': must be auto or interpreter");
+        assert_eq!(
+            error,
+            "invalid value 'quantum' for '--processor <P>': must be auto, interpreter or translator"
+        );
         let error = run(&["--disk", "d.img,bus=usb"]).unwrap_err();
         assert!(error.starts_with("invalid value 'd.img,bus=usb' for '--disk <F[,OPTIONS]>'"), "{error}");
         assert!(!run(&["--fast"]).unwrap_err().contains('\n'));

@@ -97,7 +97,7 @@ impl MachineHandle {
             name: shared.config.name.clone(),
             cpus: shared.config.cpus,
             memory: shared.config.memory.0,
-            processor: "interpreter".to_owned(),
+            processor: shared.config.processor.tier().1.to_owned(),
             uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             resets: shared.resets.load(Ordering::Relaxed),
             instructions: panel.as_ref().and_then(|panel| panel.instructions()),

@@ -1,6 +1,7 @@
 //! The software processor: runs an unmodified x86-64 operating system without hardware virtualization.
 //!
-//! Tier 1 is this interpreter, in every mode of the processor. The way of an instruction:
+//! Tier 1 is the interpreter, in every mode of the processor; tier 2 the translator of 64-bit code, which
+//! leaves the rest to it ([`translate`]). The way of an instruction through the interpreter:
 //!
 //! ```text
 //! fetch (memory) ─▶ decode (iced-x86) ─▶ Op list = Block, cached by guest physical address
@@ -30,4 +31,4 @@ mod testing;
 mod translate;
 mod vcpu;
 
-pub use partition::{SoftConfig, SoftPartition};
+pub use partition::{SoftConfig, SoftPartition, Tier};

@@ -27,9 +27,20 @@ pub struct SoftConfig {
     pub code: Arc<CodePages>,
     /// The machine's clock.
     pub clock: Arc<VmClock>,
+    /// How guest code is carried out.
+    pub tier: Tier,
 }
 
-/// A partition whose processors are interpreted.
+/// How the software processor carries out guest code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Instruction by instruction.
+    Interpreter,
+    /// 64-bit code is translated to host code, all other code interpreted.
+    Translator,
+}
+
+/// A partition of software processors.
 ///
 /// Made in three steps, because local APICs and the hypervisor interface need the processors' signals
 /// first: [`Self::new`], then the `attach` calls, then [`Partition::processor`].
@@ -42,6 +53,7 @@ pub struct Shared {
     pub memory: GuestMemory,
     pub code: Arc<CodePages>,
     pub clock: Arc<VmClock>,
+    pub tier: Tier,
     pub bus: OnceLock<Arc<dyn Bus>>,
     pub hypervisor: OnceLock<Arc<dyn HypervisorInterface>>,
     pub vps: Vec<Arc<VpShared>>,
@@ -223,6 +235,7 @@ impl SoftPartition {
                 memory: config.memory,
                 code: config.code,
                 clock: config.clock,
+                tier: config.tier,
                 bus: OnceLock::new(),
                 hypervisor: OnceLock::new(),
                 vps,

@@ -10,7 +10,7 @@ use std::time::Instant;
 use processor::{Exit, Processor, StartRegisters};
 
 use crate::fault::{Exception, vector};
-use crate::partition::attention;
+use crate::partition::{Tier, attention};
 use crate::registers::{Seg, attribute, cr4, flag};
 use crate::system::{Mtrr, TripleFault, dr6};
 use crate::vcpu::Vcpu;
@@ -152,8 +152,14 @@ impl Vcpu {
         }
         if self.flags & flag::TF != 0 || self.has_breakpoints() {
             self.step();
-        } else if let Err(_fault) = self.execute() {
-            // Delivered in the next turn, after what others ask for.
+        } else {
+            let result = match self.shared.tier {
+                Tier::Interpreter => self.execute(),
+                Tier::Translator => self.execute_translated(),
+            };
+            if let Err(_fault) = result {
+                // Delivered in the next turn, after what others ask for.
+            }
         }
         self.vp.instructions.store(self.instructions, std::sync::atomic::Ordering::Relaxed);
         Ok(())

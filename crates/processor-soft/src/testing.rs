@@ -8,7 +8,7 @@ use interrupt::{GeneralProtection, LocalApic, Trigger};
 use processor::{Bus, SegmentAttributes};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::partition::{SoftConfig, SoftPartition};
+use crate::partition::{SoftConfig, SoftPartition, Tier};
 use crate::registers::{Seg, cr0, cr4, efer};
 use crate::vcpu::Vcpu;
 
@@ -111,7 +111,13 @@ pub fn partition(
     memory_size: u64,
 ) -> (Arc<SoftPartition>, Arc<FakeBus>, Vec<Arc<FakeApic>>) {
     let (memory, code) = guest_memory::allocate(memory_size).unwrap();
-    let partition = SoftPartition::new(SoftConfig { processors, memory, code, clock: VmClock::new() });
+    let partition = SoftPartition::new(SoftConfig {
+        processors,
+        memory,
+        code,
+        clock: VmClock::new(),
+        tier: Tier::Interpreter,
+    });
     let bus = Arc::new(FakeBus::default());
     partition.attach_bus(bus.clone());
     let apics: Vec<_> = (0..processors).map(|_| FakeApic::new()).collect();

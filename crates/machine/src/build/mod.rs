@@ -32,7 +32,7 @@ use crate::Error;
 use crate::acpi::{self, PciRouting, Platform};
 use crate::boot::BootFiles;
 use crate::buses::Buses;
-use crate::config::MachineConfig;
+use crate::config::{MachineConfig, ProcessorChoice};
 use crate::control::Control;
 use crate::disks::{self, AttachedDisk};
 use crate::memory_map::{
@@ -102,6 +102,7 @@ impl Board {
             memory: memory.clone(),
             code: Arc::clone(&code),
             clock: vm_clock,
+            tier: config.processor.tier().0,
         });
         let interrupts = Interrupts::new(config.cpus, &clock, &*timers);
         let signals = connect_processors(&partition, &interrupts);
@@ -120,7 +121,7 @@ impl Board {
         storage::ide(&chipset, &around, &memory, disks);
         firmware::set_up(&*buses);
         partition.attach_bus(buses);
-        describe_processors(&registry, &partition);
+        describe_processors(&registry, &partition, config.processor);
 
         let shared_timers: Arc<dyn Timers> = Arc::clone(&timers) as Arc<_>;
         let around = hypervisor::Surroundings {
@@ -263,10 +264,11 @@ fn connect_processors(partition: &SoftPartition, interrupts: &Interrupts) -> Vec
     (0..).zip(interrupts.apics.apics()).map(connect).collect()
 }
 
-fn describe_processors(registry: &Registry, partition: &Arc<SoftPartition>) {
+fn describe_processors(registry: &Registry, partition: &Arc<SoftPartition>, choice: ProcessorChoice) {
+    let (_, name) = choice.tier();
     let partition = Arc::downgrade(partition);
     registry.device("processors", Kind::Processor, move || {
         let count = partition.upgrade().and_then(|partition| partition.instructions());
-        count.map_or_else(|| "interpreter".to_owned(), |count| format!("interpreter, {count} instructions"))
+        count.map_or_else(|| name.to_owned(), |count| format!("{name}, {count} instructions"))
     });
 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use enlightenment::{Feature, Features, UnknownFeature};
+use processor_soft::Tier;
 use serde::{Deserialize, Serialize};
 
 /// The most virtual processors of a machine.
@@ -180,6 +181,18 @@ pub enum ProcessorChoice {
     Auto,
     /// The software processor, instruction by instruction.
     Interpreter,
+    /// The software processor, with 64-bit code translated to host code.
+    Translator,
+}
+
+impl ProcessorChoice {
+    /// The tier of the software processor, and its name.
+    pub fn tier(self) -> (Tier, &'static str) {
+        match self {
+            Self::Auto | Self::Interpreter => (Tier::Interpreter, "interpreter"),
+            Self::Translator => (Tier::Translator, "translator"),
+        }
+    }
 }
 
 impl FromStr for ProcessorChoice {
@@ -189,7 +202,8 @@ impl FromStr for ProcessorChoice {
         match text {
             "auto" => Ok(Self::Auto),
             "interpreter" => Ok(Self::Interpreter),
-            _ => Err("must be auto or interpreter".to_owned()),
+            "translator" => Ok(Self::Translator),
+            _ => Err("must be auto, interpreter or translator".to_owned()),
         }
     }
 }

@@ -415,7 +415,9 @@ fn sequence(random: &mut Random, codes: &[iced_x86::Code], state: &mut State) ->
         );
         let mut encoder = iced_x86::Encoder::new(64);
         if anywhere
-            || case.instruction.rflags_read() & undefined != 0 || encoder.encode(&case.instruction, rip).is_err() {
+            || case.instruction.rflags_read() & undefined != 0
+            || encoder.encode(&case.instruction, rip).is_err()
+        {
             continue;
         }
         let bytes = encoder.take_buffer();
@@ -497,7 +499,8 @@ fn compare_sequence(
 fn random_sequences_agree_between_the_tiers() {
     let codes = generate::integer_codes();
     let all = generate::codes();
-    let (cases, first) = (number("BODHI_DIFFERENTIAL_CASES", SEQUENCES), number("BODHI_DIFFERENTIAL_SEED", 1));
+    let (cases, first) =
+        (number("BODHI_DIFFERENTIAL_CASES", SEQUENCES), number("BODHI_DIFFERENTIAL_SEED", 1));
     let (mut interpreted, mut translated) = (Interpreted::new(), Interpreted::new());
     let mismatches: Vec<String> = (first..first + cases)
         .filter_map(|seed| {

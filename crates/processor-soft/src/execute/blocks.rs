@@ -63,13 +63,6 @@ impl Blocks {
         std::mem::take(&mut self.stopped)
     }
 
-    /// Forgets all blocks.
-    pub fn clear(&mut self) {
-        if let Some(cache) = &mut self.cache {
-            cache.clear();
-        }
-    }
-
     pub fn take_cache(&mut self) -> Box<Cache> {
         self.cache.take().unwrap_or_else(Cache::new)
     }

@@ -41,7 +41,7 @@ use decode::Mode;
 use dispatch::Outcome;
 
 use crate::fault::Fault;
-use crate::op::Flow;
+use crate::op::{Flow, Op};
 use crate::registers::gpr;
 use crate::vcpu::Vcpu;
 
@@ -49,7 +49,8 @@ use crate::vcpu::Vcpu;
 /// `None` if the bytes do not hold all of it.
 pub fn decode_one(cpu: &mut Vcpu, bytes: &[u8]) -> Option<Box<[Op]>> {
     let mut ops = Vec::with_capacity(4);
-    match decode::decode(cpu, Mode::Bits64, bytes, 1, &mut ops) {
+    let place = decode::Place { mode: Mode::Bits64, offset: 0, linked: false };
+    match decode::decode(cpu, place, bytes, 1, &mut ops) {
         decode::Decoded::Block { .. } => Some(ops.into_boxed_slice()),
         decode::Decoded::Truncated => None,
     }
@@ -61,6 +62,7 @@ impl Vcpu {
     pub fn run_ops(&mut self, ops: &[Op], rip: u64) -> Result<Flow, Fault> {
         let Some(op) = ops.first() else { return Err(self.invalid_opcode()) };
         self.regs[gpr::BLOCK_RIP] = rip;
+        self.blocks.jumps.refuel(true);
         let result = (op.handler)(self, op);
         if !matches!(result, Ok(Flow::Jump)) {
             self.blocks.take_stopped();
@@ -99,6 +101,15 @@ impl Vcpu {
         self.relieve(&mut cache);
         self.blocks.put_cache(cache);
         result.map(|_| ())
+    }
+
+    /// Forgets all thunks and decoded blocks when there is no room for another thunk.
+    pub fn relieve_blocks(&mut self) {
+        if self.extension.is_full() {
+            let mut cache = self.blocks.take_cache();
+            self.relieve(&mut cache);
+            self.blocks.put_cache(cache);
+        }
     }
 
     /// Forgets all thunks, and with them all blocks, when there is no room for another thunk.

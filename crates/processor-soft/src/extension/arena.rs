@@ -83,7 +83,9 @@ impl Arena {
             return;
         }
         // SAFETY: the bytes lie within the code that has been added, so within the writable mapping.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.writable.as_ptr().add(offset), bytes.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.writable.as_ptr().add(offset), bytes.len())
+        };
     }
 
     /// Forgets all code. Nobody may run it any more.

@@ -71,7 +71,14 @@ impl ExtensionState {
         let arena = Arena::new(ARENA_SIZE)
             .inspect_err(|error| tracing::error!("no executable memory for extension instructions: {error}"))
             .ok();
-        Box::new(Self { image: Image::new(), thunks: Vec::new(), known: HashMap::new(), arena, full: false, generation: 0 })
+        Box::new(Self {
+            image: Image::new(),
+            thunks: Vec::new(),
+            known: HashMap::new(),
+            arena,
+            full: false,
+            generation: 0,
+        })
     }
 
     /// Registers as after INIT: x87, SSE, AVX and masks keep their contents over INIT, not over a reset.

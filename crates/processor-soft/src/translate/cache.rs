@@ -12,7 +12,7 @@ use super::block::{PAGE, scan};
 use super::emit::Emitter;
 use super::lower::{Link, Lowered, Way, Writer};
 use super::slow::{self, Interpreted};
-use super::state::{JUMPS, Jump, NO_JUMP};
+use super::state::{JUMPS, Jump, jump_slot, no_jump};
 use super::stubs::{self, Stubs};
 use crate::execute::decode_one;
 use crate::extension::Arena;
@@ -24,6 +24,8 @@ const ARENA: usize = 24 << 20;
 const LARGEST: usize = 64 << 10;
 /// Blocks that a processor keeps.
 const BLOCKS: usize = 1 << 17;
+/// Instructions that the log lists at the end.
+const LISTED: usize = 60;
 /// Links that wait for their targets.
 const PENDING: usize = 1 << 18;
 
@@ -103,7 +105,7 @@ impl Translator {
             blocks: AddressMap::default(),
             pending: AddressMap::default(),
             pending_count: 0,
-            jumps: vec![NO_JUMP; JUMPS].into_boxed_slice(),
+            jumps: (0..JUMPS).map(no_jump).collect(),
             interpreted: Vec::new(),
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
@@ -130,7 +132,9 @@ impl Translator {
 
     /// Empties the jump cache.
     pub fn forget_jumps(&mut self) {
-        self.jumps.fill(NO_JUMP);
+        for (slot, jump) in self.jumps.iter_mut().enumerate() {
+            *jump = no_jump(slot);
+        }
     }
 
     /// The jump cache, for generated code.
@@ -140,7 +144,7 @@ impl Translator {
 
     /// The slot of `rip` in the jump cache.
     pub fn jump(&mut self, rip: u64) -> &mut Jump {
-        &mut self.jumps[((rip ^ rip >> 12) & (JUMPS as u64 - 1)) as usize]
+        &mut self.jumps[jump_slot(rip)]
     }
 
     /// Runs generated code until it comes back with a reason.
@@ -148,7 +152,8 @@ impl Translator {
         // SAFETY: the stub was generated for this signature and keeps the ABI's registers; `code` is the
         // `saved` entry of a block in the arena, GS leads to the processor whose fields it works on.
         unsafe {
-            let enter: unsafe extern "sysv64" fn(u64) -> u64 = std::mem::transmute(self.stubs.enter as *const ());
+            let enter: unsafe extern "sysv64" fn(u64) -> u64 =
+                std::mem::transmute(self.stubs.enter as *const ());
             enter(code)
         }
     }
@@ -222,7 +227,7 @@ impl Translator {
     }
 
     /// Which instructions have been left to the interpreter, by how often they ran.
-    pub fn interpreted_counts(&self) -> Vec<(Mnemonic, u64)> {
+    fn interpreted_counts(&self) -> Vec<(Mnemonic, u64)> {
         let mut counts: HashMap<Mnemonic, u64> = HashMap::new();
         for record in &self.interpreted {
             *counts.entry(record.mnemonic).or_default() += record.runs;
@@ -233,6 +238,13 @@ impl Translator {
     }
 }
 
+impl Drop for Translator {
+    fn drop(&mut self) {
+        let interpreted: Vec<_> = self.interpreted_counts().into_iter().take(LISTED).collect();
+        tracing::debug!(blocks = self.blocks.len(), ?interpreted, "translated code ends");
+    }
+}
+
 #[cfg(test)]
 impl Translator {
     /// Number of blocks.
@@ -240,4 +252,3 @@ impl Translator {
         self.blocks.len()
     }
 }
-

@@ -7,12 +7,8 @@ use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register, Rflag
 use crate::extension::Host;
 
 /// The six arithmetic flags, as iced-x86 counts them.
-pub const FLAGS: u32 = RflagsBits::OF
-    | RflagsBits::SF
-    | RflagsBits::ZF
-    | RflagsBits::AF
-    | RflagsBits::CF
-    | RflagsBits::PF;
+pub const FLAGS: u32 =
+    RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
 /// How an instruction is translated. Targets are relative to the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -334,19 +330,14 @@ pub fn kills(instruction: &Instruction, kind: Kind) -> u32 {
     if kind != Kind::Plain {
         return 0;
     }
-    let certain =
-        instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
+    let certain = instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
     FLAGS
         & match instruction.mnemonic() {
             M::Rcl | M::Rcr => 0,
             M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Shld | M::Shrd => {
                 let count = instruction.op_count() - 1;
                 let by_cl = instruction.op_kind(count) == OpKind::Register;
-                if by_cl || instruction.immediate(count) & 0x1f == 0 {
-                    0
-                } else {
-                    certain
-                }
+                if by_cl || instruction.immediate(count) & 0x1f == 0 { 0 } else { certain }
             }
             // What is undefined by the architecture is written by every processor there is.
             M::And | M::Or | M::Xor | M::Test => instruction.rflags_modified(),

@@ -1,11 +1,9 @@
 //! Writes host instructions: the few forms that generated code repeats. Everything else comes from
 //! iced-x86's encoder as bytes.
 
-
 /// Host registers by number.
 pub mod host {
     pub const RAX: u8 = 0;
-    pub const RCX: u8 = 1;
     pub const RDX: u8 = 2;
     pub const RSP: u8 = 4;
     pub const RBP: u8 = 5;
@@ -102,17 +100,13 @@ impl Emitter {
         self.code
     }
 
-    fn memory(&mut self, operand_16: bool, wide: bool, opcode: &[u8], reg: u8, mem: Mem) {
+    fn memory(&mut self, wide: bool, opcode: &[u8], reg: u8, mem: Mem) {
         if mem.gs {
             self.bytes(&[0x65]);
         }
-        if operand_16 {
-            self.bytes(&[0x66]);
-        }
         let extend = |n: Option<u8>| n.unwrap_or(0) >> 3 & 1;
         let index = mem.index.map(|(register, _)| register);
-        let rex =
-            0x40 | u8::from(wide) << 3 | (reg >> 3 & 1) << 2 | extend(index) << 1 | extend(mem.base);
+        let rex = 0x40 | u8::from(wide) << 3 | (reg >> 3 & 1) << 2 | extend(index) << 1 | extend(mem.base);
         if rex != 0x40 {
             self.bytes(&[rex]);
         }
@@ -161,69 +155,64 @@ impl Emitter {
 
     /// `mov to, [mem]` of 64 bits.
     pub fn load(&mut self, to: u8, mem: Mem) {
-        self.memory(false, true, &[0x8b], to, mem);
+        self.memory(true, &[0x8b], to, mem);
     }
 
     /// `mov to, [mem]` of 32 bits.
     pub fn load_32(&mut self, to: u8, mem: Mem) {
-        self.memory(false, false, &[0x8b], to, mem);
+        self.memory(false, &[0x8b], to, mem);
     }
 
     /// `mov [mem], from` of 64 bits.
     pub fn store(&mut self, mem: Mem, from: u8) {
-        self.memory(false, true, &[0x89], from, mem);
+        self.memory(true, &[0x89], from, mem);
     }
 
     /// `mov [mem], from` of 32 bits.
     pub fn store_32(&mut self, mem: Mem, from: u8) {
-        self.memory(false, false, &[0x89], from, mem);
-    }
-
-    /// `mov [mem], from` of 16 bits.
-    pub fn store_16(&mut self, mem: Mem, from: u8) {
-        self.memory(true, false, &[0x89], from, mem);
+        self.memory(false, &[0x89], from, mem);
     }
 
     /// `mov qword [mem], imm`, sign-extended.
     pub fn store_imm(&mut self, mem: Mem, value: i32) {
-        self.memory(false, true, &[0xc7], 0, mem);
+        self.memory(true, &[0xc7], 0, mem);
         self.bytes(&value.to_le_bytes());
     }
 
     /// `lea to, [mem]`.
     pub fn lea(&mut self, to: u8, mem: Mem) {
-        self.memory(false, true, &[0x8d], to, mem);
+        self.memory(true, &[0x8d], to, mem);
     }
 
     /// `lea to, [mem]` of 32 bits.
     pub fn lea_32(&mut self, to: u8, mem: Mem) {
-        self.memory(false, false, &[0x8d], to, mem);
+        self.memory(false, &[0x8d], to, mem);
     }
 
     /// `add to, [mem]`.
     pub fn add_mem(&mut self, to: u8, mem: Mem) {
-        self.memory(false, true, &[0x03], to, mem);
+        self.memory(true, &[0x03], to, mem);
     }
 
     /// `sub to, [mem]`.
     pub fn sub_mem(&mut self, to: u8, mem: Mem) {
-        self.memory(false, true, &[0x2b], to, mem);
+        self.memory(true, &[0x2b], to, mem);
     }
 
     /// `cmp to, [mem]` of 64 bits.
     pub fn cmp_mem(&mut self, to: u8, mem: Mem) {
-        self.memory(false, true, &[0x3b], to, mem);
+        self.memory(true, &[0x3b], to, mem);
     }
 
     /// `cmp dword [mem], imm8`.
     pub fn cmp_mem_imm_32(&mut self, mem: Mem, value: u8) {
-        self.memory(false, false, &[0x83], 7, mem);
+        self.memory(false, &[0x83], 7, mem);
         self.bytes(&[value]);
     }
 
     /// `jmp [mem]`.
     pub fn jump_mem(&mut self, mem: Mem) {
-        self.memory(false, false, &[0xff], 4, mem);
+        self.memory(false, &[0xff], 4, mem);
     }
 
     /// `cmp register, imm32` of 64 bits.

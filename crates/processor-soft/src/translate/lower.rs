@@ -8,9 +8,7 @@
 //!          what is rarely needed: slow paths, exits
 //! ```
 
-use iced_x86::{
-    Encoder, Instruction, InstructionInfoFactory, OpAccess, OpCodeOperandKind, OpKind, Register,
-};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, OpCodeOperandKind, OpKind, Register};
 
 use super::block::{End, Guest, in_page};
 use super::classify::{Kind, has_home};
@@ -107,24 +105,11 @@ impl<'a> Writer<'a> {
         encoder: &'a mut Encoder,
         info: &'a mut InstructionInfoFactory,
     ) -> Self {
-        Self {
-            e: Emitter::new(origin),
-            stubs,
-            encoder,
-            info,
-            late: Vec::new(),
-            links: Vec::new(),
-            start: 0,
-        }
+        Self { e: Emitter::new(origin), stubs, encoder, info, late: Vec::new(), links: Vec::new(), start: 0 }
     }
 
     /// Writes the block. `interpret` answers the address that [`Stubs::interpret`] gets for an instruction.
-    pub fn block(
-        mut self,
-        guests: &[Guest],
-        end: End,
-        mut interpret: impl FnMut(&Guest) -> u64,
-    ) -> Lowered {
+    pub fn block(mut self, guests: &[Guest], end: End, mut interpret: impl FnMut(&Guest) -> u64) -> Lowered {
         self.start = guests.first().map_or(0, |guest| guest.start);
         let live = guests.first().is_none_or(|guest| guest.live != 0);
         let saved = self.e.here();

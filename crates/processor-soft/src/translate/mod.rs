@@ -130,10 +130,7 @@ impl Vcpu {
             translator.forget_jumps();
             self.call_others();
         }
-        if self.extension.is_full() {
-            self.extension.clear_thunks();
-            self.blocks.clear();
-        }
+        self.relieve_blocks();
         if translator.thunks != self.extension.generation() {
             translator.thunks = self.extension.generation();
             translator.clear();

@@ -23,8 +23,15 @@ pub struct Jump {
     pub code: u64,
 }
 
-/// An entry that matches nothing: no RIP is that far from canonical.
-pub const NO_JUMP: Jump = Jump { rip: 1 << 63, key: 0, code: 0 };
+/// Where RIP is looked up in the jump cache.
+pub fn jump_slot(rip: u64) -> usize {
+    (rip ^ rip >> 12) as usize & (JUMPS - 1)
+}
+
+/// What stands in `slot` while it is free: a RIP that belongs into another slot.
+pub fn no_jump(slot: usize) -> Jump {
+    Jump { rip: u64::from(slot == 0), key: 0, code: 0 }
+}
 
 /// No instruction: [`Shared::transfer_start`] of jumps whose target needs no check.
 pub const NO_CHECK: i32 = 0xffff;

@@ -1,1 +1,140 @@
-//! Small guests.
+//! Small guests, translated.
+
+use iced_x86::code_asm::*;
+
+use crate::vcpu::Vcpu;
+
+const CODE: u64 = 0x1_0000;
+
+/// A guest with `write`'s code at its RIP.
+fn guest(write: impl FnOnce(&mut CodeAssembler)) -> Box<Vcpu> {
+    let mut assembler = CodeAssembler::new(64).unwrap();
+    write(&mut assembler);
+    let vcpu = Box::new(Vcpu::for_test_64(8 << 20));
+    vcpu.poke(CODE, &assembler.assemble(CODE).unwrap());
+    vcpu
+}
+
+/// Runs until something ends the blocks.
+fn run(vcpu: &mut Vcpu) {
+    if vcpu.execute_translated().is_err() {
+        vcpu.exception = None;
+    }
+}
+
+#[test]
+fn a_loop_is_linked_with_itself() {
+    let mut vcpu = guest(|a| {
+        let mut top = a.create_label();
+        a.xor(eax, eax).unwrap();
+        a.mov(r13d, 1000).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.add(rax, r13).unwrap();
+        a.dec(r13).unwrap();
+        a.jne(top).unwrap();
+        a.hlt().unwrap();
+    });
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!(vcpu.regs[0], 500_500);
+    assert_eq!(vcpu.translator.as_ref().unwrap().len(), 2);
+}
+
+#[test]
+fn calls_and_returns_reach_other_pages() {
+    let mut vcpu = guest(|a| {
+        let mut far = a.create_label();
+        a.mov(r14d, 3).unwrap();
+        a.call(far).unwrap();
+        a.add(rax, r14).unwrap();
+        a.hlt().unwrap();
+        a.nops_with_size(5000).unwrap();
+        a.set_label(&mut far).unwrap();
+        a.lea(rax, qword_ptr(r14 + r14 * 4)).unwrap();
+        a.ret().unwrap();
+    });
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!(vcpu.regs[0], 18);
+    assert_eq!(vcpu.regs[4], 0x2_0000);
+}
+
+#[test]
+fn a_store_into_the_running_block_is_seen_by_the_next_instruction() {
+    let mut vcpu = guest(|a| {
+        let mut patched = a.create_label();
+        a.lea(rdi, ptr(patched)).unwrap();
+        // inc eax becomes dec eax.
+        a.mov(byte_ptr(rdi + 1), 0xc8).unwrap();
+        a.set_label(&mut patched).unwrap();
+        a.inc(eax).unwrap();
+        a.hlt().unwrap();
+    });
+    run(&mut vcpu);
+    if !vcpu.halted {
+        run(&mut vcpu);
+    }
+    assert!(vcpu.halted);
+    assert_eq!(vcpu.regs[0], u64::from(u32::MAX));
+}
+
+#[test]
+fn flags_survive_accesses_between_a_comparison_and_its_branch() {
+    let mut vcpu = guest(|a| {
+        let mut equal = a.create_label();
+        a.mov(ecx, 5).unwrap();
+        a.cmp(ecx, 5).unwrap();
+        a.mov(qword_ptr(0x3_0000), rcx).unwrap();
+        a.mov(r15, qword_ptr(0x3_0000)).unwrap();
+        a.push(r15).unwrap();
+        a.pop(rdx).unwrap();
+        a.je(equal).unwrap();
+        a.mov(eax, 1).unwrap();
+        a.set_label(&mut equal).unwrap();
+        a.hlt().unwrap();
+    });
+    run(&mut vcpu);
+    assert_eq!((vcpu.regs[0], vcpu.regs[2]), (0, 5));
+}
+
+#[test]
+fn a_fault_leaves_rip_at_its_instruction() {
+    let mut vcpu = guest(|a| {
+        a.mov(rbx, 0x1234_5678_9abc_u64).unwrap();
+        a.mov(ecx, 7).unwrap();
+        a.mov(rax, qword_ptr(rbx)).unwrap();
+        a.hlt().unwrap();
+    });
+    assert!(vcpu.execute_translated().is_err());
+    assert_eq!(vcpu.exception.unwrap().vector, crate::fault::vector::PAGE_FAULT);
+    assert_eq!(vcpu.exception.unwrap().address, 0x1234_5678_9abc);
+    assert_eq!(vcpu.rip, CODE + 15);
+    assert_eq!(vcpu.regs[1], 7);
+}
+
+#[test]
+fn a_return_to_an_address_that_is_not_canonical_faults_itself() {
+    let mut vcpu = guest(|a| {
+        a.mov(rax, 1_u64 << 63).unwrap();
+        a.push(rax).unwrap();
+        a.ret().unwrap();
+    });
+    assert!(vcpu.execute_translated().is_err());
+    assert_eq!(vcpu.exception.unwrap().vector, crate::fault::vector::GENERAL_PROTECTION);
+    assert_eq!(vcpu.rip, CODE + 11);
+    assert_eq!(vcpu.regs[4], 0x2_0000 - 8);
+}
+
+#[test]
+fn a_write_by_a_device_ends_translated_code() {
+    let mut vcpu = guest(|a| {
+        a.inc(eax).unwrap();
+        a.hlt().unwrap();
+    });
+    run(&mut vcpu);
+    vcpu.halted = false;
+    vcpu.rip = CODE;
+    vcpu.poke(CODE + 1, &[0xc8]);
+    run(&mut vcpu);
+    assert_eq!(vcpu.regs[0], 0);
+}
