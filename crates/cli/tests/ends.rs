@@ -3,6 +3,7 @@
 mod guest;
 
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -127,7 +128,7 @@ fn devices(socket: &Path) -> serde_json::Value {
 
 fn request(socket: &Path, command: &str) -> serde_json::Value {
     use std::io::{BufRead, BufReader};
-    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    let mut stream = UnixStream::connect(socket).unwrap();
     writeln!(stream, "{{\"command\":\"{command}\"}}").unwrap();
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
@@ -189,4 +190,53 @@ fn a_serial_port_in_a_file_takes_the_output() {
     let output = run(&Code::new().print("to the file\n").power_off(), &[&option], "");
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), String::new()));
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "to the file\n");
+}
+
+/// Connects to a serial port, sees what was said before, and talks to the guest.
+fn talk(mut stream: UnixStream) {
+    let mut before = [0; 1];
+    stream.read_exact(&mut before).unwrap();
+    stream.write_all(b"abcq").unwrap();
+    let mut after = [0; 4];
+    stream.read_exact(&mut after).unwrap();
+    assert_eq!((&before, &after), (b"!", b"abcq"));
+}
+
+/// Connects to a socket that is about to be made.
+fn connect(socket: &Path) -> UnixStream {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) => return stream,
+            Err(error) if Instant::now() > deadline => panic!("{}: {error}", socket.display()),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+#[test]
+fn a_serial_port_on_a_socket_talks_to_who_connects() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("serial");
+    let option = format!("--serial=socket:{}", socket.display());
+    let code = Code::new().print("!").echo_until(b'q').power_off();
+    let child = command(&directory, &code, &[&option]).spawn().unwrap();
+    talk(connect(&socket));
+    assert_eq!(finish(child).status.code(), Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn the_control_socket_hands_out_the_serial_port() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("api");
+    let code = Code::new().print("!").echo_until(b'q').power_off();
+    let child = start(&directory, &code, &["--api", socket.to_str().unwrap()]);
+    let mut stream = connect(&socket);
+    stream.write_all(b"{\"command\":\"serial\"}\n").unwrap();
+    let mut reply = [0; 7];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"\"done\"\n");
+    talk(stream);
+    assert_eq!(finish(child).status.code(), Some(0));
 }

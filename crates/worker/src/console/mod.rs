@@ -1,9 +1,10 @@
 //! The console: the guest's serial port on one side, a terminal, a file, sockets on the other.
 //!
 //! Output goes through a bounded queue to one thread, which writes it to everyone who listens. When the
-//! queue is full the serial port waits, as a wire would; nothing is lost. Input of all sources is merged.
+//! queue is full the serial port waits, as a wire would; nothing is lost. Input of all sources is merged. Who
+//! connects later is first told the end of what has been said before.
 //!
-//! Lock order: `sinks` before `queue`; the machine's locks are never taken while either is held.
+//! Locks: `listeners` is held while output is written; no other lock is taken then.
 
 mod input;
 mod output;
@@ -14,6 +15,7 @@ mod tests;
 
 pub use terminal::Terminal;
 
+use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -31,10 +33,20 @@ use output::Queue;
 /// How long a client of a socket may leave output unread before it is dropped.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Bytes of output that are kept for those who connect later.
+const MEMORY: usize = 64 << 10;
+
+/// Who gets the output, and the end of what has been put out.
+#[derive(Default)]
+struct Listeners {
+    sinks: Vec<Box<dyn Write + Send>>,
+    said: VecDeque<u8>,
+}
+
 /// What connects the serial port to the world.
 pub struct Console {
     queue: Arc<Queue>,
-    sinks: Mutex<Vec<Box<dyn Write + Send>>>,
+    listeners: Mutex<Listeners>,
     /// The sockets that exist as long as the console does.
     files: Mutex<Vec<SocketFile>>,
 }
@@ -46,7 +58,7 @@ impl Console {
     /// When the host refuses a thread.
     pub fn start() -> io::Result<Arc<Self>> {
         let console =
-            Arc::new(Self { queue: Arc::default(), sinks: Mutex::default(), files: Mutex::default() });
+            Arc::new(Self { queue: Arc::default(), listeners: Mutex::default(), files: Mutex::default() });
         let writer = Arc::clone(&console);
         std::thread::Builder::new().name("console".to_owned()).spawn(move || {
             while let Some(bytes) = writer.queue.take() {
@@ -108,25 +120,33 @@ impl Console {
         }
     }
 
-    /// Connects a stream: it gets the output from now on, and what it sends is input.
+    /// Connects a stream: it gets the end of the output so far and all that follows, and what it sends is
+    /// input.
     ///
     /// # Errors
     /// When the stream is broken.
     pub fn attach_stream(&self, client: UnixStream, machine: &MachineHandle) -> io::Result<()> {
         client.set_write_timeout(Some(CLIENT_PATIENCE))?;
-        let reader = client.try_clone()?;
-        self.add(Box::new(client));
+        let (reader, mut writer) = (client.try_clone()?, client);
+        let mut listeners = lock(&self.listeners);
+        let said = listeners.said.make_contiguous();
+        writer.write_all(said)?;
+        listeners.sinks.push(Box::new(writer));
+        drop(listeners);
         input::start("client", reader, Source::Stream, machine.clone());
         Ok(())
     }
 
     fn add(&self, sink: Box<dyn Write + Send>) {
-        lock(&self.sinks).push(sink);
+        lock(&self.listeners).sinks.push(sink);
     }
 
     /// Writes to everyone who listens; who no longer does is dropped.
     fn write(&self, bytes: &[u8]) {
-        lock(&self.sinks).retain_mut(|sink| sink.write_all(bytes).and_then(|()| sink.flush()).is_ok());
+        let Listeners { sinks, said } = &mut *lock(&self.listeners);
+        sinks.retain_mut(|sink| sink.write_all(bytes).and_then(|()| sink.flush()).is_ok());
+        said.extend(bytes);
+        said.drain(..said.len().saturating_sub(MEMORY));
     }
 
     /// Waits until everything has been written, but no longer than `patience`.

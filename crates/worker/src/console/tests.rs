@@ -29,7 +29,7 @@ fn output_reaches_every_listener_and_those_who_left_are_forgotten() {
     let mut bytes = [0; 5];
     far.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"hello");
-    assert_eq!(lock(&console.sinks).len(), 1);
+    assert_eq!(lock(&console.listeners).sinks.len(), 1);
     console.close();
 }
 
