@@ -1,4 +1,5 @@
 //! Guests of a few instructions, in ELF files that start by PVH: 32-bit protected mode without paging.
+#![allow(dead_code, reason = "each file of tests uses a part of it")]
 
 use std::path::PathBuf;
 
