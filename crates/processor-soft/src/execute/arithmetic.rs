@@ -191,16 +191,36 @@ macro_rules! rotate {
         #[inline(always)]
         fn $name(a: Self, count: u8, before: u32) -> (Self, u32) {
             let (result, flags): (Self, u32);
-            // SAFETY: register arithmetic only. BT loads CF, which the rotations through the carry use.
+            // SAFETY: register arithmetic only.
             unsafe {
                 asm!(
-                    "bt {before:e}, 8", concat!($text, " {a", $m, "}, cl"), "lahf", "seto al",
-                    before = in(reg) before,
+                    concat!($text, " {a", $m, "}, cl"), "lahf", "seto al",
                     a = inout($class) a => result, in("cl") count, out("eax") flags,
                     options(pure, nomem, nostack)
                 );
             }
             (result, merge(before, flags, status::CF | status::OF))
+        }
+    };
+}
+
+/// As `rotate!`, through the carry. OF is loaded too: a count that comes back to the start leaves it.
+macro_rules! rotate_through {
+    ($name:ident, $text:literal, $class:ident, $m:literal) => {
+        #[inline(always)]
+        fn $name(a: Self, count: u8, before: u32) -> (Self, u32) {
+            let (result, flags): (Self, u32);
+            // SAFETY: register arithmetic only. ADD of 0x7f to AL sets OF again if it was set.
+            unsafe {
+                asm!(
+                    "add al, 0x7f", "sahf",
+                    concat!($text, " {a", $m, "}, cl"), "lahf", "seto al",
+                    a = inout($class) a => result, in("cl") count,
+                    inout("eax") (before & 0xff01) => flags,
+                    options(pure, nomem, nostack)
+                );
+            }
+            (result, flags)
         }
     };
 }
@@ -243,8 +263,8 @@ macro_rules! common {
         shift!(sar, "sar", $class, $m);
         rotate!(rol, "rol", $class, $m);
         rotate!(ror, "ror", $class, $m);
-        rotate!(rcl, "rcl", $class, $m);
-        rotate!(rcr, "rcr", $class, $m);
+        rotate_through!(rcl, "rcl", $class, $m);
+        rotate_through!(rcr, "rcr", $class, $m);
 
         #[inline(always)]
         fn not(a: Self) -> Self {
