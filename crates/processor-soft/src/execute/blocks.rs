@@ -109,12 +109,16 @@ pub struct Block {
     /// Number of instructions.
     pub count: u8,
     kind: Kind,
+    /// Where its bytes are kept.
+    bytes: u32,
+    /// Whether it can be found by its linear address: it is 64-bit code in RAM.
+    tabled: bool,
 }
 
 impl Block {
-    /// Whether other blocks may go to it directly.
+    /// Whether blocks of its page may have a link to it: none that depends on a second page may.
     pub fn is_linkable(&self) -> bool {
-        self.second.is_none() && self.kind == Kind::new(Mode::Bits64, false)
+        self.tabled && self.second.is_none()
     }
 }
 
@@ -122,6 +126,8 @@ impl Block {
 pub struct Cache {
     pub ops: Vec<Op>,
     blocks: Vec<Block>,
+    /// What has been decoded, to know it again after something else in its page has been written.
+    bytes: Vec<u8>,
     /// Number of a block plus 1.
     index: Box<[u32]>,
     /// How often everything has been forgotten.
@@ -138,6 +144,7 @@ impl Cache {
         Box::new(Self {
             ops: Vec::with_capacity(OPS),
             blocks: Vec::new(),
+            bytes: Vec::new(),
             index: vec![0; INDEX].into_boxed_slice(),
             cleared: 0,
         })
@@ -146,6 +153,7 @@ impl Cache {
     pub fn clear(&mut self, cpu: &mut Vcpu) {
         self.ops.clear();
         self.blocks.clear();
+        self.bytes.clear();
         self.index.fill(0);
         cpu.blocks.jumps.clear();
         self.cleared += 1;
@@ -157,11 +165,12 @@ impl Cache {
         (index < self.ops.len()).then_some(index)
     }
 
-    /// Links the op at `address` with the block that begins at the op `first`.
-    pub fn link(&mut self, address: usize, side: Side, first: u32) {
+    /// Links the op at `address` with `block`.
+    pub fn link(&mut self, address: usize, side: Side, block: &Block) {
         let Some(index) = self.position(address) else { return };
-        if let Ok(distance) = i32::try_from(i64::from(first) - index as i64) {
-            chain::link(&mut self.ops[index], side, distance);
+        match i32::try_from(i64::from(block.first) - index as i64) {
+            Ok(distance) if block.is_linkable() => chain::link(&mut self.ops[index], side, distance),
+            _ => chain::refuse_link(&mut self.ops[index], side),
         }
     }
 
@@ -172,13 +181,11 @@ impl Cache {
             return self.build(cpu, linear, page, kind);
         }
         let slot = index_slot(page.gpa, kind);
-        let known = (self.index[slot] as usize).checked_sub(1).and_then(|number| self.blocks.get(number));
-        let block = match known.copied() {
-            Some(block)
-                if block.gpa == page.gpa && block.kind == kind && Self::is_valid(cpu, &block, linear)? =>
-            {
-                block
-            }
+        let known = (self.index[slot] as usize).checked_sub(1).filter(|&number| {
+            self.blocks.get(number).is_some_and(|block| block.gpa == page.gpa && block.kind == kind)
+        });
+        let block = match known {
+            Some(number) if self.is_valid(cpu, number, linear, page)? => self.blocks[number],
             _ => {
                 let block = self.build(cpu, linear, page, kind)?;
                 self.blocks.push(block);
@@ -186,21 +193,42 @@ impl Cache {
                 block
             }
         };
-        if block.is_linkable() {
+        if block.tabled {
             let key = cpu.code_key(linear);
             cpu.blocks.jumps.enter(linear, key, &self.ops[block.first as usize]);
         }
         Ok(block)
     }
 
-    /// Whether a block is what is in memory. Faults if the part on the second page cannot be fetched.
-    fn is_valid(cpu: &mut Vcpu, block: &Block, linear: u64) -> Result<bool, Fault> {
-        if cpu.shared.code.state(block.gpa / PAGE) != block.state {
-            return Ok(false);
-        }
-        let Some((second, state)) = block.second else { return Ok(true) };
+    /// Whether block `number` is what is in memory. Faults if the part on the second page cannot be fetched.
+    fn is_valid(
+        &mut self,
+        cpu: &mut Vcpu,
+        number: usize,
+        linear: u64,
+        page: CodePage,
+    ) -> Result<bool, Fault> {
+        let block = self.blocks[number];
+        let same = cpu.shared.code.state(block.gpa / PAGE) == block.state;
+        let Some((second, state)) = block.second else { return Ok(same || self.renew(cpu, number, page)) };
         let page = cpu.code_page(second_page(linear, block.kind))?;
-        Ok(page.gpa == second && cpu.shared.code.state(second / PAGE) == state)
+        Ok(same && page.gpa == second && cpu.shared.code.state(second / PAGE) == state)
+    }
+
+    /// Makes a block valid again whose page has been written, if its own bytes are as they were.
+    fn renew(&mut self, cpu: &mut Vcpu, number: usize, page: CodePage) -> bool {
+        let block = &mut self.blocks[number];
+        let length = usize::from(block.length);
+        let mut bytes = [0; WINDOW];
+        let Some(bytes) = bytes.get_mut(..length) else { return false };
+        let state = fetch(cpu, page, bytes);
+        let start = block.bytes as usize;
+        if self.bytes.get(start..start + length) != Some(bytes) {
+            return false;
+        }
+        block.state = state;
+        chain::set_state(&mut self.ops[block.first as usize], state);
+        true
     }
 
     fn build(&mut self, cpu: &mut Vcpu, linear: u64, page: CodePage, kind: Kind) -> Result<Block, Fault> {
@@ -219,8 +247,17 @@ impl Cache {
         let state = fetch(cpu, page, &mut bytes[..here]);
         let limit = if ram { kind.limit() } else { 1 };
         let place = Place { mode: kind.mode(), offset, linked: ram && kind.limit() != 1 };
-        let mut block =
-            Block { gpa: page.gpa, second: None, state, first: first as u32, length: 0, count: 0, kind };
+        let mut block = Block {
+            gpa: page.gpa,
+            second: None,
+            state,
+            first: first as u32,
+            length: 0,
+            count: 0,
+            kind,
+            bytes: self.bytes.len() as u32,
+            tabled: ram && kind == Kind::new(Mode::Bits64, false),
+        };
         self.ops.push(chain::head());
         let decoded = match decode(cpu, place, &bytes[..here], limit, &mut self.ops) {
             Decoded::Truncated => {
@@ -228,12 +265,17 @@ impl Cache {
                 let next = cpu.code_page(second_page(linear, kind))?;
                 let state = fetch(cpu, next, &mut bytes[here..LONGEST]);
                 block.second = Some((next.gpa, state));
+                match cpu.shared.code.word(next.gpa / PAGE).filter(|_| next.host.is_some()) {
+                    Some(word) => self.ops.push(chain::second_page(word, state)),
+                    None => block.tabled = false,
+                }
                 decode(cpu, place, &bytes[..LONGEST], 1, &mut self.ops)
             }
             decoded => decoded,
         };
         if let Decoded::Block { length, count } = decoded {
             (block.length, block.count) = (length, count as u8);
+            self.bytes.extend_from_slice(bytes.get(..usize::from(length)).unwrap_or_default());
         }
         let word = cpu.shared.code.word(page.gpa / PAGE).filter(|_| ram);
         chain::fill_head(&mut self.ops[first], word, state, block.count);

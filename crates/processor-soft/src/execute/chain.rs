@@ -25,7 +25,7 @@ const FUEL: u32 = if cfg!(debug_assertions) { 8 } else { 64 };
 /// `scale` of the op that begins a block.
 pub const HEAD: u8 = 0xff;
 /// A link that is never made: the target is not in the page.
-pub const NO_LINK: i32 = i32::MIN;
+const NO_LINK: i32 = i32::MIN;
 
 /// Which successor of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,11 @@ impl Jumps {
         self.slots[slot(linear)] = Jump { linear, key, head };
     }
 
+    /// Forgets the block at `linear`.
+    fn forget(&mut self, linear: u64) {
+        self.slots[slot(linear)] = NONE;
+    }
+
     /// The head of the block at `linear`, if it is known.
     #[inline(always)]
     fn find(&self, linear: u64, key: u64) -> Option<&'static Op> {
@@ -115,6 +120,29 @@ pub fn fill_head(head: &mut Op, word: Option<&AtomicU32>, state: PageState, coun
     head.imm = word.map_or(0, |word| std::ptr::from_ref(word).expose_provenance() as u64);
     head.disp = state as i32;
     head.reg = count;
+}
+
+/// Tells the head of a block that it is valid again.
+pub fn set_state(head: &mut Op, state: PageState) {
+    head.disp = state as i32;
+}
+
+/// The op behind the head of a block whose only instruction goes on on a second page.
+pub fn second_page(word: &AtomicU32, state: PageState) -> Op {
+    let mut op = Op { handler: enter_second, ..super::decode::blank() };
+    fill_head(&mut op, Some(word), state, 0);
+    op
+}
+
+/// Pseudo op: goes on if the second page has not been written either.
+fn enter_second(cpu: &mut Vcpu, op: &Op) -> Outcome {
+    if is_valid(op) {
+        return next(cpu, op);
+    }
+    // The loop must not find the block by the table again.
+    cpu.blocks.jumps.forget(cpu.rip);
+    cpu.instructions -= 1;
+    Ok(Flow::Jump)
 }
 
 /// Whether the page of a block has not been written since it was decoded.
@@ -190,6 +218,11 @@ fn without_link(cpu: &mut Vcpu, op: &Op, side: Side) -> Outcome {
 pub fn links(taken: bool, next: bool) -> u64 {
     let link = |in_page: bool| if in_page { 0 } else { u64::from(NO_LINK as u32) };
     link(taken) | link(next) << 32
+}
+
+/// Says that a link of `op` will never be made.
+pub fn refuse_link(op: &mut Op, side: Side) {
+    link(op, side, NO_LINK);
 }
 
 /// Makes a link of `op` over `distance` ops.

@@ -146,9 +146,8 @@ impl Vcpu {
         let block = cache.find(self, self.rip, kind)?;
         if let Some((address, side)) = unlinked
             && cleared == cache.cleared
-            && block.is_linkable()
         {
-            cache.link(address, side, block.first);
+            cache.link(address, side, &block);
         }
         self.enter(cache, &block)
     }

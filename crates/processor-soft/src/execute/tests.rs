@@ -279,6 +279,39 @@ fn code_that_overwrites_its_next_instruction_runs_the_new_one() {
 }
 
 #[test]
+fn code_beside_data_that_is_written_goes_on() {
+    // l: mov [rip + 0x100], ecx; dec ecx; jnz l; hlt — all in one page
+    let mut cpu = processor(&[0x89, 0x0d, 0, 1, 0, 0, 0xff, 0xc9, 0x75, 0xf6, 0xf4]);
+    cpu.regs[gpr::RCX] = 1000;
+    while !cpu.halted {
+        cpu.execute().unwrap();
+    }
+    assert_eq!(cpu.instructions, 3001);
+    assert_eq!(u32::from_le_bytes(cpu.peek(CODE + 0x106)), 1);
+}
+
+#[test]
+fn a_block_across_pages_sees_that_its_second_page_is_written() {
+    // l: at the end of a page: mov eax, imm32 with the immediate on the next page; there: call f; cmp; jne l; hlt
+    let start = CODE + 0xfff;
+    let mut cpu = processor(&[]);
+    // mov eax, 1; add edx, eax; inc dword [rip - 13] (the immediate); cmp eax, 5; jb l; hlt
+    cpu.poke(
+        start,
+        &[
+            0xb8, 1, 0, 0, 0, 0x01, 0xc2, 0xff, 0x05, 0xf4, 0xff, 0xff, 0xff, 0x83, 0xf8, 0x05, 0x72, 0xee,
+            0xf4,
+        ],
+    );
+    cpu.rip = start;
+    cpu.regs[gpr::RDX] = 0;
+    while !cpu.halted {
+        cpu.execute().unwrap();
+    }
+    assert_eq!((cpu.regs[gpr::RAX], cpu.regs[gpr::RDX]), (5, 15));
+}
+
+#[test]
 fn cmpxchg16b_exchanges_if_equal() {
     let cpu = ran(&[0xf0, 0x48, 0x0f, 0xc7, 0x0b], |cpu| {
         cpu.regs[gpr::RBX] = DATA;
