@@ -329,11 +329,10 @@ fn shape(guest: &Instruction, name: &str, element: usize, broadcast: bool) -> Sh
         return Shape::Plain;
     }
     if broadcast {
-        let vector = (0..guest.op_count())
-            .filter(|&n| guest.op_kind(n) == OpKind::Register && guest.op_register(n).is_vector_register())
-            .map(|n| guest.op_register(n).size())
-            .max();
-        let count = vector.map_or(64, |bytes| bytes / usize::from(element.max(1))) as u8;
+        // `Broadcast512_Float64`: the element stands for 512 bits.
+        let name = format!("{:?}", guest.memory_size());
+        let bits = name.trim_start_matches("Broadcast").split('_').next().and_then(|bits| bits.parse().ok());
+        let count = bits.map_or(64, |bits: usize| bits / 8 / usize::from(element.max(1))) as u8;
         return Shape::Repeated { register, count, element };
     }
     if name.contains("compress") || name.contains("expand") {
