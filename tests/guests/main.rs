@@ -3,6 +3,7 @@
 //! They need what `make guests build` makes. Those that are ignored take long and run in `make test-all`.
 
 mod boot;
+mod change;
 mod crash;
 mod disk;
 mod end;

@@ -8,6 +8,7 @@ mod artifacts;
 mod console;
 mod devices;
 mod disk;
+mod iso;
 mod machine;
 mod script;
 
@@ -15,7 +16,8 @@ pub use artifacts::{Kernel, root_image};
 pub use console::Console;
 pub use devices::{Devices, row};
 pub use disk::Image;
-pub use machine::{Bus, End, Machine, Program, Running};
+pub use iso::iso;
+pub use machine::{Answer, Bus, End, Machine, Program, Running};
 pub use script::encode;
 
 use std::time::Duration;

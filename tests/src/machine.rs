@@ -200,6 +200,18 @@ impl Running {
         devices(self.api.as_ref().expect("a control socket"))
     }
 
+    /// Runs another `bodhi` that asks this machine: `words` begin with its command, such as `disk attach`.
+    ///
+    /// # Panics
+    /// If the machine has no control socket or the program cannot be started.
+    pub fn bodhi(&self, words: &[&str]) -> Answer {
+        let mut command = Command::new(bodhi());
+        command.args(words).arg("--api").arg(self.api.as_ref().expect("a control socket"));
+        let output = command.stdin(Stdio::null()).output().expect("bodhi runs");
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Answer { code: output.status.code(), output: text(&output.stdout), errors: text(&output.stderr) }
+    }
+
     /// Sends the program a signal, such as `libc::SIGTERM`.
     ///
     /// # Panics
@@ -242,6 +254,38 @@ impl Drop for Running {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+    }
+}
+
+/// What a program that asked a machine has said.
+#[derive(Debug)]
+pub struct Answer {
+    /// The exit code.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub output: String,
+    /// What it printed as errors.
+    pub errors: String,
+}
+
+impl Answer {
+    /// It has done what it was asked. Returns what it printed.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn assert_done(&self) -> &str {
+        assert_eq!((self.code, self.errors.as_str()), (Some(0), ""), "{self:?}");
+        &self.output
+    }
+
+    /// It has refused with `code`, in one line, which is returned.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn refusal(&self, code: i32) -> &str {
+        assert_eq!((self.code, self.output.as_str()), (Some(code), ""), "{self:?}");
+        let line = self.errors.strip_prefix("bodhi: ").and_then(|line| line.strip_suffix('\n'));
+        line.filter(|line| !line.contains('\n')).unwrap_or_else(|| panic!("not one line: {self:?}"))
     }
 }
 

@@ -8,7 +8,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use machine::MachineConfig;
 use machine::config::{
-    DiskConfig, Display, Enlightenments, InputError, MemorySize, Net, ProcessorChoice, Serial, Switch,
+    CdromConfig, DiskConfig, Display, Enlightenments, InputError, MemorySize, Net, ProcessorChoice, Serial,
+    Switch,
 };
 
 use crate::{BAD_INPUT, say};
@@ -26,6 +27,74 @@ pub(crate) enum Command {
     Run(Box<RunArguments>),
     /// Show the devices of a machine that runs, and what they have done
     Devices(DevicesArguments),
+    /// Attach, detach or list the disks of a machine that runs
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// Insert or eject the disc of a machine that runs
+    #[command(subcommand)]
+    Disc(DiscCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiskCommand {
+    /// Put a disk on the synthetic SCSI controller; prints its name
+    #[command(override_usage = "bodhi disk attach NAME F[,format=raw][,readonly][,snapshot][,bus=scsi]")]
+    Attach(Target),
+    /// Take a disk away, by its name or its file; its image is free then
+    #[command(override_usage = "bodhi disk detach NAME DISK")]
+    Detach(Target),
+    /// Show the disks and the optical drive
+    #[command(override_usage = "bodhi disk list NAME")]
+    List(Target),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiscCommand {
+    /// Put an ISO image into the optical drive, in place of what is there
+    #[command(override_usage = "bodhi disc insert NAME F.iso")]
+    Insert(Target),
+    /// Take the disc out of the optical drive
+    #[command(override_usage = "bodhi disc eject NAME [--force]")]
+    Eject {
+        #[command(flatten)]
+        target: Target,
+        /// Also when the guest holds it
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// A machine and what a command is about: `NAME WORD`, or `WORD` with `--api`.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// The machine, by its control socket (not with --api), and the file or disk
+    #[arg(value_name = "NAME, F", num_args = 0..=2)]
+    words: Vec<String>,
+    /// The machine, by its control socket
+    #[arg(long, value_name = "SOCKET")]
+    api: Option<PathBuf>,
+}
+
+impl Target {
+    /// The control socket, and the word beside it, which is a `what` if there is to be one.
+    pub(crate) fn split(&self, what: Option<&'static str>) -> Result<(PathBuf, String), InputError> {
+        let mut words = self.words.iter();
+        let api = match &self.api {
+            Some(api) => api.clone(),
+            None => match words.next() {
+                Some(name) => name.into(),
+                None => return Err(InputError::bare("api", "is required: which machine?")),
+            },
+        };
+        match (words.next(), what) {
+            (Some(word), Some(_)) if words.next().is_none() => Ok((api, word.clone())),
+            (None, None) => Ok((api, String::new())),
+            (None, Some(what)) => {
+                Err(InputError::new("api", api.display(), format!("which {what}? It is missing")))
+            }
+            (Some(word), _) => Err(InputError::new("api", api.display(), format!("{word} is too much"))),
+        }
+    }
 }
 
 /// Every option overrides the same key of the configuration file.
@@ -43,9 +112,9 @@ pub(crate) struct RunArguments {
     /// A disk: F[,format=raw][,readonly][,snapshot][,bus=auto|ide|scsi]; may be given several times
     #[arg(long = "disk", value_name = "F[,OPTIONS]", value_parser = parse::<DiskConfig>)]
     disks: Vec<DiskConfig>,
-    /// An ISO image in the CD-ROM drive
-    #[arg(long, value_name = "F")]
-    cdrom: Option<PathBuf>,
+    /// The CD-ROM drive: an ISO image F[,bus=ide|scsi], or empty[,bus=ide|scsi]
+    #[arg(long, value_name = "F[,OPTIONS]", value_parser = parse::<CdromConfig>)]
+    cdrom: Option<CdromConfig>,
     /// Number of virtual processors
     #[arg(long, value_name = "N")]
     cpus: Option<u32>,
@@ -170,12 +239,14 @@ impl RunArguments {
         for (place, option) in [
             (&mut config.kernel, &self.kernel),
             (&mut config.initrd, &self.initrd),
-            (&mut config.cdrom, &self.cdrom),
             (&mut config.api, &self.api),
         ] {
             if option.is_some() {
                 place.clone_from(option);
             }
+        }
+        if self.cdrom.is_some() {
+            config.cdrom.clone_from(&self.cdrom);
         }
         if !self.disks.is_empty() {
             config.disks.clone_from(&self.disks);

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod devices;
+mod disks;
 mod logs;
 mod run;
 
@@ -28,6 +29,8 @@ fn main() -> ExitCode {
     match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Devices(arguments) => devices::devices(&arguments),
+        Command::Disk(command) => disks::disk(&command),
+        Command::Disc(command) => disks::disc(&command),
     }
 }
 

@@ -1,5 +1,6 @@
 //! How others reach a machine that runs.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -8,8 +9,9 @@ use counters::{DeviceRow, Registry};
 use serde::{Deserialize, Serialize};
 
 use crate::build::Panel;
-use crate::config::MachineConfig;
+use crate::config::{DiskConfig, MachineConfig};
 use crate::control::{Control, End, Wish};
+use crate::disks::{ChangeError, DiskStatus, Disks, DriveStatus};
 
 /// How a machine is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,7 @@ pub struct Status {
 
 pub(crate) struct Shared {
     pub config: MachineConfig,
+    pub disks: Arc<Disks>,
     pub control: Arc<Control>,
     pub registry: Arc<Registry>,
     pub panel: Mutex<Option<Arc<Panel>>>,
@@ -88,6 +91,55 @@ impl MachineHandle {
     /// The counts that belong to no device.
     pub fn counts(&self) -> Vec<(String, u64)> {
         self.shared.registry.named_values()
+    }
+
+    /// The configuration, with the disks and the disc that are present now.
+    pub fn config(&self) -> MachineConfig {
+        self.shared.disks.present(&self.shared.config)
+    }
+
+    /// The disks that are present.
+    pub fn disks(&self) -> Vec<DiskStatus> {
+        self.shared.disks.status()
+    }
+
+    /// The optical drive, if there is one.
+    pub fn drive(&self) -> Option<DriveStatus> {
+        self.shared.disks.drive_status()
+    }
+
+    /// Opens and locks a disk and puts it on the synthetic SCSI controller, where it also is after a reset.
+    /// Returns its name.
+    ///
+    /// # Errors
+    /// When the disk does not do or the machine takes none. Nothing has been changed then.
+    pub fn attach_disk(&self, disk: &DiskConfig) -> Result<String, ChangeError> {
+        self.shared.disks.attach(disk)
+    }
+
+    /// Takes the disk called `which`, or with that file, from the synthetic SCSI controller, as if it had been
+    /// pulled out. On return it is flushed and its image is free.
+    ///
+    /// # Errors
+    /// When there is no such disk or it cannot be detached; after it has been, when it cannot be flushed.
+    pub fn detach_disk(&self, which: &str) -> Result<(), ChangeError> {
+        self.shared.disks.detach(which)
+    }
+
+    /// Puts an ISO image into the optical drive, in place of what is there.
+    ///
+    /// # Errors
+    /// When there is no drive, the image does not do or the guest holds the disc that is there.
+    pub fn insert_disc(&self, file: &Path) -> Result<(), ChangeError> {
+        self.shared.disks.insert(file)
+    }
+
+    /// Takes the disc out of the optical drive; with `force` also when the guest holds it.
+    ///
+    /// # Errors
+    /// When there is no drive or no disc, or the guest holds it.
+    pub fn eject_disc(&self, force: bool) -> Result<(), ChangeError> {
+        self.shared.disks.eject(force)
     }
 
     /// How the machine is.

@@ -16,7 +16,7 @@ use crate::boot::BootFiles;
 use crate::build::{Board, Parts};
 use crate::config::{InputError, MachineConfig, MemorySize};
 use crate::control::{Control, End, Failure, Wish};
-use crate::disks::{self, AttachedDisk};
+use crate::disks::Disks;
 use crate::handle::{MachineHandle, Shared};
 
 /// Where the serial port's output goes, across resets.
@@ -25,7 +25,6 @@ pub(crate) type SerialOutput = Arc<Mutex<Box<dyn Write + Send>>>;
 /// A machine with all it needs, ready to run.
 pub struct Machine {
     shared: Arc<Shared>,
-    disks: Vec<AttachedDisk>,
     files: BootFiles,
     serial: SerialOutput,
     board: Board,
@@ -42,9 +41,10 @@ impl Machine {
         config.validate()?;
         check_host_memory(&config)?;
         let mut files = BootFiles::open(&config)?;
-        let disks = disks::open(&config)?;
+        let disks = Arc::new(Disks::open(&config)?);
         let shared = Arc::new(Shared {
             config,
+            disks,
             control: Arc::default(),
             registry: Arc::new(Registry::new()),
             panel: Mutex::default(),
@@ -53,8 +53,8 @@ impl Machine {
             started: Instant::now(),
         });
         let serial = Arc::new(Mutex::new(serial));
-        let board = power_on(&shared, &disks, &mut files, &serial)?;
-        Ok(Self { shared, disks, files, serial, board })
+        let board = power_on(&shared, &mut files, &serial)?;
+        Ok(Self { shared, files, serial, board })
     }
 
     /// How others reach this machine.
@@ -64,7 +64,7 @@ impl Machine {
 
     /// Runs until the guest powers off, the machine is stopped or fails. The disks are flushed then.
     pub fn run(self) -> End {
-        let Self { shared, disks, mut files, serial, mut board } = self;
+        let Self { shared, mut files, serial, mut board } = self;
         let end = loop {
             match power_cycle(board, &shared) {
                 Wish::End(end) => break end,
@@ -73,14 +73,14 @@ impl Machine {
             // Nothing keeps the old board's memory while the new one gets its own.
             *lock(&shared.panel) = None;
             shared.resets.fetch_add(1, Ordering::Relaxed);
-            board = match power_on(&shared, &disks, &mut files, &serial) {
+            board = match power_on(&shared, &mut files, &serial) {
                 Ok(board) => board,
                 Err(error) => break End::Failed(Failure::Restart(Box::new(error))),
             };
         };
         *lock(&shared.panel) = None;
         shared.control.set_ended();
-        match disks::flush(&disks) {
+        match shared.disks.end() {
             Err(failure) if !matches!(end, End::Failed(_)) => End::Failed(failure),
             _ => end,
         }
@@ -98,17 +98,12 @@ fn check_host_memory(config: &MachineConfig) -> Result<(), InputError> {
     Ok(())
 }
 
-fn power_on(
-    shared: &Arc<Shared>,
-    disks: &[AttachedDisk],
-    files: &mut BootFiles,
-    serial: &SerialOutput,
-) -> Result<Board, Error> {
+fn power_on(shared: &Arc<Shared>, files: &mut BootFiles, serial: &SerialOutput) -> Result<Board, Error> {
     let board = Board::build(Parts {
         config: &shared.config,
         control: Arc::clone(&shared.control),
         registry: Arc::clone(&shared.registry),
-        disks,
+        disks: &shared.disks,
         files,
         serial: Arc::clone(serial),
     })?;

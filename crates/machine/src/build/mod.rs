@@ -34,7 +34,7 @@ use crate::boot::BootFiles;
 use crate::buses::Buses;
 use crate::config::{MachineConfig, ProcessorChoice};
 use crate::control::Control;
-use crate::disks::{self, AttachedDisk};
+use crate::disks::Disks;
 use crate::memory_map::{
     ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VMBUS_WINDOW,
 };
@@ -48,7 +48,7 @@ pub(crate) struct Parts<'a> {
     pub config: &'a MachineConfig,
     pub control: Arc<Control>,
     pub registry: Arc<Registry>,
-    pub disks: &'a [AttachedDisk],
+    pub disks: &'a Arc<Disks>,
     pub files: &'a mut BootFiles,
     pub serial: SerialOutput,
 }
@@ -66,7 +66,7 @@ pub(crate) struct Board {
     /// Serves the timers of all devices for as long as it lives.
     timers: Arc<TimerQueue>,
     panel: Arc<Panel>,
-    disks: Vec<AttachedDisk>,
+    disks: Arc<Disks>,
     /// To see in tests whether all of the board goes with it.
     #[cfg(test)]
     code: Arc<CodePages>,
@@ -84,12 +84,12 @@ impl Board {
     /// Builds a board, loads the kernel and leaves the boot processor at its entry.
     pub fn build(parts: Parts<'_>) -> Result<Self, Error> {
         let Parts { config, control, registry, disks, files, serial } = parts;
-        disks::reset(disks);
+        disks.reset();
         let (memory, code) = guest_memory::allocate(config.memory.0)?;
         let vmbus_exists = config.has_vmbus()?;
         let tables = acpi::tables(&platform(config, vmbus_exists), ACPI_TABLES);
         write_tables(&memory, &tables)?;
-        let identity = if disks::taken_over(disks) { smbios::HYPER_V } else { smbios::PLAIN };
+        let identity = if disks.taken_over() { smbios::HYPER_V } else { smbios::PLAIN };
         let written = memory.write_slice(&smbios::tables(identity), GuestAddress(SMBIOS_TABLES));
         written.map_err(|_| Error::Smbios)?;
         let start = files.load(&memory, config.memory.0, ACPI_TABLES)?;
@@ -168,7 +168,7 @@ impl Board {
             vmbus,
             timers,
             panel,
-            disks: disks.to_vec(),
+            disks: Arc::clone(disks),
             #[cfg(test)]
             code,
         })
@@ -195,7 +195,7 @@ impl Board {
         if let Some(vmbus) = &self.vmbus {
             vmbus.reset();
         }
-        disks::reset(&self.disks);
+        self.disks.reset();
         if let Some(enlightenment) = &self.enlightenment {
             enlightenment.detach();
         }

@@ -11,7 +11,6 @@ use chipset::PortDevice;
 use chipset::ide::{self, Attachment, BUS_MASTER_REGION, CHANNEL_REGIONS, IdeController};
 use counters::{Counter, DeviceCounters, Kind, Registry};
 use guest_memory::GuestMemory;
-use storage::scsi::{DiskUnit, DvdUnit};
 use storage::{Owner, SharedDisk};
 use synthetic::storage::{Controller, ScsiSettings, scsi_instance};
 use vmbus::Server;
@@ -19,7 +18,7 @@ use vmbus::Server;
 use super::chipset::{Chipset, Surroundings};
 use crate::Error;
 use crate::config::MachineConfig;
-use crate::disks::AttachedDisk;
+use crate::disks::{AttachedDisk, Disks, Place};
 
 const CHANNELS: usize = 2;
 
@@ -27,21 +26,18 @@ const CHANNELS: usize = 2;
 pub(super) fn offer(
     bus: &Server,
     config: &MachineConfig,
-    disks: &[AttachedDisk],
+    disks: &Disks,
     registry: &Registry,
 ) -> Result<(), Error> {
-    let on_ide = disks.iter().filter(|disk| disk.at.synthetic);
-    for (disk, position) in on_ide.filter_map(|disk| Some((disk, disk.at.ide?))) {
+    for disk in disks.on_ide() {
+        let Place::Ide { position, synthetic: true } = disk.place else { continue };
         let name = format!("storvsc-ide{position}");
         let controller = registered(registry, &name, |counters| {
             Controller::ide(&name, position >> 1, position & 1, disk.disk.clone(), counters)
         });
         bus.offer(controller)?;
     }
-    let units: Vec<_> = disks.iter().filter(|disk| disk.at.synthetic && disk.at.ide.is_none()).collect();
-    if units.is_empty() {
-        return Ok(());
-    }
+    // Also without units: some may come while the guest runs.
     let controller = registered(registry, "scsi0", |counters| {
         Controller::scsi(ScsiSettings {
             name: "scsi0".to_owned(),
@@ -50,9 +46,7 @@ pub(super) fn offer(
             counters,
         })
     });
-    for (lun, disk) in (0..).zip(units) {
-        controller.attach(lun, Arc::new(DiskUnit::new(Arc::clone(&disk.disk.disk))));
-    }
+    disks.connect(&controller);
     bus.offer(controller)?;
     Ok(())
 }
@@ -75,26 +69,26 @@ fn registered(
 }
 
 /// The IDE controller with its drives.
-pub(super) fn ide(
-    chipset: &Chipset,
-    around: &Surroundings<'_>,
-    memory: &GuestMemory,
-    disks: &[AttachedDisk],
-) {
+pub(super) fn ide(chipset: &Chipset, around: &Surroundings<'_>, memory: &GuestMemory, disks: &Disks) {
     let lines = ide::CHANNEL_IRQS.map(|irq| around.interrupts.isa(irq));
     let mut controller = IdeController::new(lines, memory.clone());
     // The exits of a channel count for its first drive.
     let mut channels: [Option<DeviceCounters>; CHANNELS] = [None, None];
-    for (disk, position) in disks.iter().filter_map(|disk| Some((disk, usize::from(disk.at.ide?)))) {
-        let (channel, device) = (position >> 1, position & 1);
-        let counters = drive_row(around.registry, position, disk);
-        let attachment = if disk.at.optical {
-            Attachment::Optical(Arc::new(DvdUnit::new(Some(Arc::clone(&disk.disk.disk)))))
-        } else {
-            Attachment::Disk(disk.disk.clone())
-        };
+    let mut attach = |place: Place, attachment: Attachment, counters: DeviceCounters| {
+        let Place::Ide { position, .. } = place else { return };
+        let (channel, device) = (usize::from(position >> 1), usize::from(position & 1));
         controller.attach(channel, device, attachment, counters.clone());
         channels[channel].get_or_insert(counters);
+    };
+    for disk in disks.on_ide() {
+        let counters = disk_row(around.registry, &disk);
+        attach(disk.place, Attachment::Disk(disk.disk), counters);
+    }
+    if let Some(drive) = disks.drive().filter(|drive| drive.place.lun().is_none()) {
+        let state = Arc::clone(drive);
+        let name = drive.place.to_string();
+        let counters = around.registry.device(name, Kind::Emulated, move || state.to_string());
+        attach(drive.place, Attachment::Optical(Arc::clone(&drive.unit)), counters);
     }
     let mut names = ["ide-primary", "ide-secondary"].into_iter();
     let channels = channels.map(|counters| {
@@ -114,13 +108,13 @@ pub(super) fn ide(
     chipset.add_function(ide::ADDRESS, controller);
 }
 
-/// The row of the drive at `position`.
-fn drive_row(registry: &Registry, position: usize, disk: &AttachedDisk) -> DeviceCounters {
+/// The row of an IDE disk.
+fn disk_row(registry: &Registry, disk: &AttachedDisk) -> DeviceCounters {
     let SharedDisk { ownership, .. } = disk.disk.clone();
-    let state = if disk.at.optical { "optical drive" } else { "disk" };
-    registry.device(format!("ide{position}"), Kind::Emulated, move || match ownership.owner() {
-        Owner::Emulated => state.to_owned(),
-        Owner::Synthetic => format!("taken over by storvsc-ide{position}"),
+    let name = disk.place.to_string();
+    registry.device(name.clone(), Kind::Emulated, move || match ownership.owner() {
+        Owner::Emulated => "disk".to_owned(),
+        Owner::Synthetic => format!("taken over by storvsc-{name}"),
     })
 }
 

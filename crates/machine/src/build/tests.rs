@@ -39,7 +39,7 @@ fn a_board_that_is_shut_down_gives_its_memory_back() {
         disks: vec![crate::config::DiskConfig { file: disk, .."d,bus=auto".parse().unwrap() }],
         ..MachineConfig::default()
     };
-    let disks = disks::open(&config).unwrap();
+    let disks = Arc::new(Disks::open(&config).unwrap());
     let mut files = BootFiles::open(&config).unwrap();
     let registry = Arc::new(Registry::new());
     let board = Board::build(Parts {

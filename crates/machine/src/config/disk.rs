@@ -82,7 +82,7 @@ impl FromStr for DiskConfig {
 }
 
 /// The name up to the first single comma, with doubled commas made single, and what follows that comma.
-fn split_name(text: &str) -> (String, &str) {
+pub(super) fn split_name(text: &str) -> (String, &str) {
     let mut name = String::new();
     let mut rest = text;
     while let Some(at) = rest.find(',') {

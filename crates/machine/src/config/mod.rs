@@ -1,9 +1,11 @@
 //! The configuration of a machine: one schema for the TOML file, the API and the command line.
 
+mod cdrom;
 mod disk;
 mod error;
 mod size;
 
+pub use cdrom::{CdromBus, CdromConfig};
 pub use disk::{DiskBus, DiskConfig, DiskFormat};
 pub use error::InputError;
 pub use size::MemorySize;
@@ -23,6 +25,8 @@ pub const MIN_MEMORY: u64 = 32 << 20;
 pub const MAX_DISKS: usize = 63;
 /// The most disks on the IDE buses: two channels of two, one of which the CD-ROM may take.
 pub const MAX_IDE_DISKS: usize = 4;
+
+const NO_SCSI: &str = "bus=scsi is a synthetic device, and --synthetic or --enlightenments leave it out";
 
 /// A machine, as a user describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,9 +49,9 @@ pub struct MachineConfig {
     /// The disks, in order.
     #[serde(rename = "disk")]
     pub disks: Vec<DiskConfig>,
-    /// An ISO image in the CD-ROM drive.
+    /// The optical drive, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cdrom: Option<PathBuf>,
+    pub cdrom: Option<CdromConfig>,
     /// What carries out the guest's instructions.
     pub processor: ProcessorChoice,
     /// Which parts of the hypervisor interface the guest is offered.
@@ -144,12 +148,17 @@ impl MachineConfig {
             return Err(InputError::new("disk", self.disks.len(), format!("at most {MAX_DISKS} disks")));
         }
         // Disks beyond the IDE positions go to the SCSI controller, if they may.
-        let mut ide = usize::from(self.cdrom.is_some());
+        let mut ide = 0;
+        match &self.cdrom {
+            Some(cdrom) if cdrom.bus == CdromBus::Scsi && !vmbus => {
+                return Err(InputError::new("cdrom", cdrom, NO_SCSI));
+            }
+            Some(cdrom) if cdrom.bus == CdromBus::Ide => ide += 1,
+            _ => {}
+        }
         for disk in &self.disks {
             if disk.bus == DiskBus::Scsi && !vmbus {
-                let reason =
-                    "bus=scsi is a synthetic device, and --synthetic or --enlightenments leave it out";
-                return Err(InputError::file("disk", &disk.file, reason));
+                return Err(InputError::file("disk", &disk.file, NO_SCSI));
             }
             let fixed = disk.bus == DiskBus::Ide || !vmbus;
             ide += usize::from(fixed);

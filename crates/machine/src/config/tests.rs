@@ -130,3 +130,29 @@ fn the_vmbus_needs_synthetic_devices_and_the_way_to_talk() {
     assert!(!has_vmbus("reference-tsc", Switch::On));
     assert!(has_vmbus("post-messages,signal-events", Switch::On));
 }
+
+#[test]
+fn a_cdrom_has_a_disc_or_is_empty_on_either_bus() {
+    let cdrom = |text: &str| text.parse::<CdromConfig>();
+    assert_eq!(cdrom("a.iso"), Ok(CdromConfig { file: Some("a.iso".into()), bus: CdromBus::Ide }));
+    assert_eq!(cdrom("empty,bus=scsi"), Ok(CdromConfig { file: None, bus: CdromBus::Scsi }));
+    assert_eq!(cdrom("./empty").unwrap().file, Some("./empty".into()));
+    assert_eq!(cdrom("a,bus=usb"), Err("bus=usb: the bus must be ide or scsi".to_owned()));
+    assert_eq!(cdrom("a,readonly"), Err("readonly: no such CD-ROM option".to_owned()));
+    assert!(cdrom("").is_err());
+    for text in ["a,,b.iso", "empty", "a.iso,bus=scsi"] {
+        assert_eq!(cdrom(text).unwrap().to_string(), text);
+    }
+}
+
+#[test]
+fn a_synthetic_cdrom_needs_the_vmbus_and_no_place_on_ide() {
+    let cdrom = Some("a.iso,bus=scsi".parse().unwrap());
+    let config = MachineConfig { cdrom: cdrom.clone(), synthetic: Switch::Off, ..bootable() };
+    assert!(refusal(&config).starts_with("--cdrom a.iso,bus=scsi: bus=scsi is a synthetic device"));
+    let disks = (0..4).map(|n| format!("{n}.img,bus=ide").parse().unwrap()).collect();
+    let config = MachineConfig { cdrom, disks, ..bootable() };
+    assert_eq!(config.validate(), Ok(()));
+    let config = MachineConfig { cdrom: Some("a.iso".parse().unwrap()), ..config };
+    assert_eq!(refusal(&config), "--disk 3.img: at most 4 drives fit on the IDE buses");
+}

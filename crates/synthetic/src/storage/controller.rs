@@ -160,19 +160,34 @@ impl Controller {
         Some(unit)
     }
 
+    /// A drive among the units has another medium now, or none: what served the old one is given up. The guest
+    /// learns of it from the drive.
+    pub fn medium_changed(&self) {
+        self.shared.lock_bells().iter().for_each(|bell| bell.ring());
+    }
+
     /// The numbers of all units.
     pub fn luns(&self) -> Vec<u8> {
         self.shared.target.luns()
     }
 
-    /// What the device table says: whether a driver is bound, and by how many channels.
+    /// What the device table says: whether a driver is bound, by how many channels, and, of a SCSI controller,
+    /// which units there are.
     pub fn state(&self) -> String {
-        match self.shared.channels.load(Ordering::Relaxed) {
+        let mut state = match self.shared.channels.load(Ordering::Relaxed) {
             0 => "no driver".to_owned(),
             _ if !self.shared.ready.load(Ordering::Relaxed) => "driver starting".to_owned(),
             1 => "driver bound".to_owned(),
             channels => format!("driver bound, {channels} channels"),
+        };
+        if self.shared.ide.is_none() {
+            let luns: Vec<_> = self.luns().iter().map(u8::to_string).collect();
+            match luns.as_slice() {
+                [] => state.push_str("; no units"),
+                luns => state.extend(["; units ", &luns.join(" ")]),
+            }
         }
+        state
     }
 }
 

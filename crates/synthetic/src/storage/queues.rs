@@ -16,8 +16,9 @@ pub(super) const FIRST_QUEUE: u64 = 16;
 
 struct Queue {
     lun: u8,
-    disk: Arc<dyn Disk>,
     queue: Box<dyn DiskQueue>,
+    /// Goes after its queue: who is the last to have the disk may take it for unused.
+    disk: Arc<dyn Disk>,
     /// Submitted since the last kick.
     dirty: bool,
 }
@@ -26,6 +27,8 @@ struct Queue {
 #[derive(Default)]
 pub(super) struct Queues {
     table: Vec<Option<Queue>>,
+    /// A medium has gone while requests for it were in flight.
+    retiring: bool,
 }
 
 impl Queues {
@@ -100,16 +103,25 @@ impl Queues {
         self.table.iter().flatten().map(|queue| queue.queue.in_flight()).sum()
     }
 
-    /// Gives up idle queues of media that their units no longer have.
+    /// Whether [`Self::prune`] has left a queue because requests are in flight.
+    pub fn is_retiring(&self) -> bool {
+        self.retiring
+    }
+
+    /// Gives up queues of media that their units no longer have, once they are idle.
     pub fn prune(&mut self, target: &Target, epoll: &OwnedFd) {
+        self.retiring = false;
         for slot in &mut self.table {
             let gone = slot.as_ref().is_some_and(|queue| {
                 let medium = target.unit(queue.lun).and_then(|unit| unit.medium());
-                let present = medium.is_some_and(|medium| Arc::ptr_eq(&medium, &queue.disk));
-                !present && queue.queue.in_flight() == 0
+                !medium.is_some_and(|medium| Arc::ptr_eq(&medium, &queue.disk))
             });
-            if gone
-                && let Some(queue) = slot.take()
+            if !gone {
+                continue;
+            }
+            if slot.as_ref().is_some_and(|queue| queue.queue.in_flight() > 0) {
+                self.retiring = true;
+            } else if let Some(queue) = slot.take()
                 && let Err(error) = epoll::delete(epoll, queue.queue.event())
             {
                 tracing::warn!(lun = queue.lun, %error, "disk queue stays in the event loop");

@@ -187,6 +187,9 @@ impl Worker {
             tracing::error!(name = self.shared.name, %error, "guest breaks the ring of a storage channel");
             self.broken = true;
         }
+        if self.queues.is_retiring() {
+            self.queues.prune(&self.shared.target, &self.epoll);
+        }
         Ok(())
     }
 

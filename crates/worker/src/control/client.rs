@@ -20,6 +20,9 @@ pub enum ClientError {
     /// The worker refused.
     #[error("{0}")]
     Refused(String),
+    /// What was given does not do.
+    #[error("{0}")]
+    Input(String),
 }
 
 /// A connection to a worker.
@@ -49,6 +52,7 @@ impl Client {
         }
         match serde_json::from_str(&reply)? {
             Reply::Error(reason) => Err(ClientError::Refused(reason)),
+            Reply::Input(reason) => Err(ClientError::Input(reason)),
             reply => Ok(reply),
         }
     }

@@ -7,7 +7,20 @@
 //! → {"command":"reset"}       ← "done"      the machine starts again, as after its reset button
 //! → {"command":"quit"}        ← "done"      the machine stops at once; its disks are flushed
 //! → {"command":"serial"}      ← "done"      from here on the connection is the serial port's
+//! → {"command":"config"}      ← {"config":{…}}     with the disks and the disc that are present now
+//! → {"command":"disks"}       ← {"disks":{"disks":[…],"drive":…}}
+//! → {"command":"attach-disk","disk":{"file":"F",…}}        ← {"attached":"scsi0:1"}
+//! → {"command":"detach-disk","disk":"scsi0:1"}             ← "done"      flushed, its image free
+//! → {"command":"insert-disc","file":"F.iso"}               ← "done"
+//! → {"command":"eject-disc","force":false}                 ← "done"
 //! → anything else             ← {"error":"…"}
+//! ```
+//!
+//! A request that the machine refuses is answered by `error`, one that names what does not do, such as a file
+//! that is missing, by `input`:
+//!
+//! ```text
+//!                             ← {"input":"F: no such file"}
 //! ```
 
 mod client;
@@ -20,9 +33,11 @@ pub use client::{Client, ClientError};
 pub use server::{ControlSocket, Serving, SocketFile};
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use counters::DeviceRow;
-use machine::Status;
+use machine::config::DiskConfig;
+use machine::{DiskStatus, DriveStatus, MachineConfig, Status};
 use serde::{Deserialize, Serialize};
 
 /// What a client asks.
@@ -41,6 +56,31 @@ pub enum Request {
     Quit {},
     /// Make this connection the serial port's.
     Serial {},
+    /// The configuration, with the disks and the disc that are present now.
+    Config {},
+    /// The disks and the optical drive.
+    Disks {},
+    /// Put a disk on the synthetic SCSI controller.
+    AttachDisk {
+        /// The disk, as `--disk` describes it.
+        disk: DiskConfig,
+    },
+    /// Take a disk from the synthetic SCSI controller.
+    DetachDisk {
+        /// Its name, or its file.
+        disk: String,
+    },
+    /// Put a disc into the optical drive.
+    InsertDisc {
+        /// The ISO image.
+        file: PathBuf,
+    },
+    /// Take the disc out of the optical drive.
+    EjectDisc {
+        /// Also when the guest holds it.
+        #[serde(default)]
+        force: bool,
+    },
 }
 
 /// What a worker answers.
@@ -51,10 +91,27 @@ pub enum Reply {
     Status(Status),
     /// To [`Request::Devices`].
     Devices(Devices),
+    /// To [`Request::Config`].
+    Config(Box<MachineConfig>),
+    /// To [`Request::Disks`].
+    Disks(Disks),
+    /// To [`Request::AttachDisk`]: the disk's name.
+    Attached(String),
     /// It is done, or on its way.
     Done,
     /// It is not, and why.
     Error(String),
+    /// It is not, because of what was given.
+    Input(String),
+}
+
+/// The disks and the optical drive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disks {
+    /// The disks.
+    pub disks: Vec<DiskStatus>,
+    /// The optical drive, if there is one.
+    pub drive: Option<DriveStatus>,
 }
 
 /// The device table and the counts that belong to no device.

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use machine::MachineHandle;
 use machine::config::InputError;
+use machine::{ChangeError, MachineHandle};
 
-use super::{Devices, Reply, Request};
+use super::{Devices, Disks, Reply, Request};
 use crate::console::Console;
 
 /// The longest request.
@@ -139,8 +139,32 @@ fn serve(client: &UnixStream, machine: &MachineHandle, console: &Console) -> io:
                 reply(client, &Reply::Done)?;
                 machine.stop();
             }
+            Ok(Request::Config {}) => reply(client, &Reply::Config(Box::new(machine.config())))?,
+            Ok(Request::Disks {}) => {
+                reply(client, &Reply::Disks(Disks { disks: machine.disks(), drive: machine.drive() }))?;
+            }
+            Ok(Request::AttachDisk { disk }) => {
+                reply(client, &changed(machine.attach_disk(&disk), Reply::Attached))?;
+            }
+            Ok(Request::DetachDisk { disk }) => {
+                reply(client, &changed(machine.detach_disk(&disk), |()| Reply::Done))?;
+            }
+            Ok(Request::InsertDisc { file }) => {
+                reply(client, &changed(machine.insert_disc(&file), |()| Reply::Done))?;
+            }
+            Ok(Request::EjectDisc { force }) => {
+                reply(client, &changed(machine.eject_disc(force), |()| Reply::Done))?;
+            }
             Err(error) => reply(client, &Reply::Error(format!("no such request: {error}")))?,
         }
+    }
+}
+
+fn changed<T>(result: Result<T, ChangeError>, reply: impl FnOnce(T) -> Reply) -> Reply {
+    match result {
+        Ok(value) => reply(value),
+        Err(ChangeError::Input(reason)) => Reply::Input(reason),
+        Err(ChangeError::Refused(reason)) => Reply::Error(reason),
     }
 }
 

@@ -43,3 +43,19 @@ fn a_socket_in_use_and_a_file_are_left_alone() {
     assert_eq!(refusal(&file), format!("--api {}: exists and is no socket", file.display()));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "text");
 }
+
+#[test]
+fn a_disk_to_attach_has_the_keys_of_the_configuration() {
+    let text = r#"{"command":"attach-disk","disk":{"file":"a.img","readonly":true,"bus":"scsi"}}"#;
+    let disk = "a.img,readonly,bus=scsi".parse().unwrap();
+    assert_eq!(serde_json::from_str::<Request>(text).unwrap(), Request::AttachDisk { disk });
+    let wrong = r#"{"command":"attach-disk","disk":{"file":"a.img","fast":true}}"#;
+    assert!(serde_json::from_str::<Request>(wrong).unwrap_err().to_string().contains("fast"));
+    assert!(serde_json::from_str::<Request>(r#"{"command":"attach-disk"}"#).is_err());
+    let eject = serde_json::from_str::<Request>(r#"{"command":"eject-disc"}"#).unwrap();
+    assert_eq!(eject, Request::EjectDisc { force: false });
+    assert_eq!(
+        serde_json::to_string(&Reply::Attached("scsi0:1".to_owned())).unwrap(),
+        r#"{"attached":"scsi0:1"}"#
+    );
+}
