@@ -227,3 +227,31 @@ fn a_machine_that_is_not_there() {
         (Some(2), expected)
     );
 }
+
+#[test]
+fn disk_and_disc_commands_that_do_not_do() {
+    let place = Place::new();
+    let (nobody, disk) = (place.path("nobody"), text(&place.disk));
+    let nobody = text(&nobody);
+    let refused = |arguments: &[&str], expected: &str| {
+        let output = bodhi(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            (output.status.code(), stderr),
+            (Some(2), format!("bodhi: {expected}\n")),
+            "{arguments:?}"
+        );
+    };
+    let missing = format!("--api {nobody}: no such file");
+    refused(&["disk", "attach", nobody, disk], &missing);
+    refused(&["disk", "attach", "--api", nobody, disk], &missing);
+    refused(&["disk", "detach", nobody, "scsi0:0"], &missing);
+    refused(&["disk", "list", nobody], &missing);
+    refused(&["disc", "insert", nobody, disk], &missing);
+    refused(&["disc", "eject", "--force", nobody], &missing);
+    refused(&["disk", "list"], "--api: is required: which machine?");
+    refused(&["disk", "attach", nobody], &format!("--api {nobody}: which disk? It is missing"));
+    refused(&["disc", "insert", "--api", nobody], &format!("--api {nobody}: which ISO image? It is missing"));
+    refused(&["disc", "eject", nobody, disk], &format!("--api {nobody}: {disk} is too much"));
+    refused(&["disk", "attach", nobody, "d,fast"], "d,fast: fast: no such disk option");
+}

@@ -148,10 +148,14 @@ impl Disks {
         state.controller = Some(Arc::clone(controller));
     }
 
-    /// The board is gone, or about to: disks fall to the emulated side of the next one.
+    /// The board is gone, or about to: disks leave its controller and fall to the emulated side of the next one.
     pub fn reset(&self) {
         let mut state = self.lock();
-        state.controller = None;
+        if let Some(controller) = state.controller.take() {
+            for lun in controller.luns() {
+                controller.detach(lun);
+            }
+        }
         for disk in &state.disks {
             disk.disk.ownership.take(Owner::Emulated);
         }

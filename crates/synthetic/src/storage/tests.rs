@@ -516,7 +516,7 @@ fn closing_waits_for_requests_and_gives_the_rings_back() {
         rig.send_srb([0, 0, 0], &read_10(n, 1), Some(&to));
     }
     rig.guest.close(rig.channel);
-    assert_eq!(rig.controller.state(), "no driver");
+    assert_eq!(rig.controller.state(), "no driver; units 0");
     rig.channel = rig.guest.open(&rig.offer, 4, 1).unwrap();
     rig.initialize(0x0501);
 }
