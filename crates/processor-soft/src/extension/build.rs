@@ -186,6 +186,29 @@ fn is_extension(feature: CpuidFeature) -> bool {
     )
 }
 
+/// The alignment that an instruction on vector or mask registers wants of its memory operand (1: none), if it
+/// does the same with its memory operand replaced and other registers loaded, and raises nothing but the
+/// faults of that operand as long as MXCSR masks all exceptions. `None` if it is not so simple.
+pub fn vector_alignment(guest: &Instruction) -> Option<u8> {
+    let memory_operand = (0..guest.op_count()).find(|&n| guest.op_kind(n) == OpKind::Memory);
+    let implicit = (0..guest.op_count())
+        .any(|n| guest.op_kind(n) as u8 >= OpKind::MemorySegSI as u8 && guest.op_kind(n) != OpKind::Memory);
+    if implicit || guest.is_vsib() {
+        return None;
+    }
+    let mut factory = InstructionInfoFactory::new();
+    let access = memory_operand.map(|n| factory.info(guest).op_access(n));
+    let mut instruction = *guest;
+    instruction.set_memory_base(Register::None);
+    instruction.set_memory_index(Register::None);
+    instruction.set_segment_prefix(Register::None);
+    let uses = uses(&instruction, &mut factory);
+    let traits = traits(guest, &uses, access)?;
+    let vectors = matches!(traits.class, Class::Sse | Class::Avx | Class::Avx512);
+    let whole = memory_operand.is_none() || traits.shape == Shape::Plain;
+    (vectors && !traits.x87 && whole).then_some(traits.alignment.max(1))
+}
+
 /// RSP cannot be loaded with a guest's value: another register takes its place as an operand.
 fn replace_stack_pointer(
     instruction: &mut Instruction,

@@ -26,11 +26,12 @@ mod x87;
 mod xsave;
 
 pub use arena::Arena;
+pub use build::vector_alignment;
 pub use cpuid::{View, cpuid, physical_bits};
-pub use host::Host;
 #[cfg(test)]
-pub use host::{VectorWidth, component};
-pub use image::Image;
+pub use host::component;
+pub use host::{Host, VectorWidth};
+pub use image::{Image, MXCSR_MASKS, offset};
 
 use std::collections::HashMap;
 

@@ -4,7 +4,7 @@
 
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
-use crate::extension::Host;
+use crate::extension::{Host, vector_alignment};
 
 /// The six arithmetic flags, as iced-x86 counts them.
 pub const FLAGS: u32 =
@@ -17,6 +17,8 @@ pub enum Kind {
     Nothing,
     /// The same instruction with other operands.
     Plain,
+    /// The same on vector or mask registers; the alignment of the memory operand.
+    Vector(u8),
     Lea,
     Push,
     Pop,
@@ -71,9 +73,7 @@ pub fn classify(instruction: &Instruction) -> Kind {
         {
             return Kind::Push;
         }
-        Code::Pop_r64 | Code::Pop_rm64
-            if instruction.op0_kind() == OpKind::Register && instruction.op0_register() != Register::RSP =>
-        {
+        Code::Pop_r64 | Code::Pop_rm64 if instruction.op0_kind() == OpKind::Register => {
             return Kind::Pop;
         }
         Code::Leaveq => return Kind::Leave,
@@ -100,8 +100,22 @@ pub fn classify(instruction: &Instruction) -> Kind {
         | Mnemonic::Prefetcht2
         | Mnemonic::Prefetchw => Kind::Nothing,
         mnemonic if is_plain(mnemonic) && operands_fit(instruction) && offered(instruction) => Kind::Plain,
+        _ if uses_vectors(instruction) && operands_fit(instruction) && offered(instruction) => {
+            vector_alignment(instruction).map_or(interpret, Kind::Vector)
+        }
         _ => interpret,
     }
+}
+
+/// Whether the instruction names a vector or mask register, or is one that means them all.
+fn uses_vectors(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Vzeroupper | Mnemonic::Vzeroall)
+        || (0..instruction.op_count())
+            .any(|n| instruction.op_kind(n) == OpKind::Register && is_vector(instruction.op_register(n)))
+}
+
+fn is_vector(register: Register) -> bool {
+    register.is_vector_register() || register.is_k()
 }
 
 fn condition(instruction: &Instruction) -> u8 {
@@ -258,6 +272,9 @@ fn operands_fit(instruction: &Instruction) -> bool {
         match instruction.op_kind(operand) {
             OpKind::Register => {
                 let register = instruction.op_register(operand);
+                if is_vector(register) {
+                    continue;
+                }
                 if !register.is_gpr() {
                     return false;
                 }
@@ -318,7 +335,7 @@ fn address_fits(instruction: &Instruction) -> bool {
 /// The flags that `instruction` reads.
 pub fn reads(instruction: &Instruction, kind: Kind) -> u32 {
     match kind {
-        Kind::Plain | Kind::Branch(..) => instruction.rflags_read() & FLAGS,
+        Kind::Plain | Kind::Vector(_) | Kind::Branch(..) => instruction.rflags_read() & FLAGS,
         Kind::Interpret(_) => FLAGS,
         _ => 0,
     }
@@ -327,7 +344,7 @@ pub fn reads(instruction: &Instruction, kind: Kind) -> u32 {
 /// The flags that `instruction` gives a new value whatever its operands are.
 pub fn kills(instruction: &Instruction, kind: Kind) -> u32 {
     use Mnemonic as M;
-    if kind != Kind::Plain {
+    if !matches!(kind, Kind::Plain | Kind::Vector(_)) {
         return 0;
     }
     let certain = instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();

@@ -210,6 +210,17 @@ impl Emitter {
         self.bytes(&[value]);
     }
 
+    /// `mov dword [mem], imm32`.
+    pub fn store_imm_32(&mut self, mem: Mem, value: i32) {
+        self.memory(false, &[0xc7], 0, mem);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `test register, imm8` of 8 bits, of registers 8 to 15.
+    pub fn test_imm_8(&mut self, register: u8, value: u8) {
+        self.bytes(&[0x41, 0xf6, 0xc0 | register & 7, value]);
+    }
+
     /// `jmp [mem]`.
     pub fn jump_mem(&mut self, mem: Mem) {
         self.memory(false, &[0xff], 4, mem);
@@ -308,6 +319,7 @@ impl Emitter {
 
 /// Condition codes of `jcc`.
 pub mod condition {
+    pub const EQUAL: u8 = 4;
     pub const NOT_EQUAL: u8 = 5;
     pub const ABOVE: u8 = 7;
 }

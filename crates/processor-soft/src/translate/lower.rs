@@ -123,6 +123,9 @@ impl<'a> Writer<'a> {
             restore_flags(&mut self.e);
         }
         let direct = self.e.here();
+        if guests.iter().any(|guest| matches!(guest.kind, Kind::Vector(_))) {
+            self.need_vectors(live);
+        }
         for guest in guests {
             if !self.guest(guest) {
                 self.interpreted(guest, interpret(guest));
@@ -157,6 +160,26 @@ impl<'a> Writer<'a> {
         Lowered { code: self.e.finish(), links: self.links, saved, direct, looped }
     }
 
+    /// Loads the vector registers unless they are loaded; leaves the block if they must not be.
+    fn need_vectors(&mut self, live: bool) {
+        if live {
+            save_flags(&mut self.e);
+        }
+        let (loaded, label) = (self.e.label(), self.e.label());
+        self.e.cmp_mem_imm_32(state::vectors(), 0);
+        self.e.jump_if(condition::NOT_EQUAL, loaded);
+        self.e.cmp_mem_imm_32(state::vectors_ready(), 0);
+        self.e.jump_if(condition::EQUAL, label);
+        self.e.load(host::S0, state::image());
+        self.e.call_to(self.stubs.load_vectors);
+        self.e.bind(loaded);
+        if live {
+            restore_flags(&mut self.e);
+        }
+        let target = i32::from(self.start);
+        self.late.push(Late::Exit { label, target, saved: true, reason: reason::STEP });
+    }
+
     /// Links a jump within the page.
     fn link(&mut self, label: Label, at: u64, target: u16) {
         let way = if target > self.start { Way::Direct } else { Way::Looped };
@@ -174,7 +197,7 @@ impl<'a> Writer<'a> {
         match guest.kind {
             Kind::Interpret(_) => return false,
             Kind::Nothing => {}
-            Kind::Plain => return self.plain(guest),
+            Kind::Plain | Kind::Vector(_) => return self.plain(guest),
             Kind::Lea => return self.lea(guest),
             Kind::Push => self.push(guest),
             Kind::Pop => self.pop(guest),
@@ -270,7 +293,15 @@ impl<'a> Writer<'a> {
             save_flags(&mut self.e);
         }
         self.address(&guest.instruction);
-        let size = guest.instruction.memory_size().size();
+        if let Kind::Vector(alignment @ 2..) = guest.kind {
+            let label = self.e.label();
+            self.e.test_imm_8(host::S0, alignment - 1);
+            self.e.jump_if(condition::NOT_EQUAL, label);
+            let target = i32::from(guest.start);
+            self.late.push(Late::Exit { label, target, saved: true, reason: reason::STEP });
+        }
+        let memory = guest.instruction.memory_size();
+        let size = if memory.is_broadcast() { memory.element_size() } else { memory.size() };
         self.check(Self::site(guest, size, write), live, after);
     }
 
@@ -313,6 +344,7 @@ impl<'a> Writer<'a> {
         }
         // A single operand with a home may be used where it is.
         if memory.is_none()
+            && guest.kind == Kind::Plain
             && used[1].is_none()
             && let Some(home) = used[0]
             && let Some(direct) = in_place(&guest.instruction, home, store[0])
@@ -449,6 +481,11 @@ impl<'a> Writer<'a> {
         self.e.mov(host::S0, host::GUEST_RSP);
         self.check(Self::site(guest, 8, false), live, after);
         let n = number(guest.instruction.op0_register());
+        if resident(n) == Some(host::GUEST_RSP) {
+            self.e.load(host::GUEST_RSP, Mem::base(host::S0, 0));
+            self.e.bind(after);
+            return;
+        }
         let to = resident(n).unwrap_or(host::S0);
         self.e.load(to, Mem::base(host::S0, 0));
         if resident(n).is_none() {

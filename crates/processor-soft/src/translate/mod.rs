@@ -20,6 +20,9 @@
 //! while its page's word in [`guest_memory::CodePages`] is unchanged. Pages that hold code are not in the
 //! first level for writes, so that every store to them comes to Rust.
 //!
+//! Vector instructions run natively while all register components that the host offers are enabled and
+//! MXCSR masks all exceptions; otherwise each is interpreted from the run loop. x87 and MMX are interpreted.
+//!
 //! Approximations: flags that are written before they are read may have any value while an exception or an
 //! interrupt is taken between. [`Vcpu::instructions`] counts interpreted instructions only. Code of the
 //! running page that another processor changes runs on until this processor looks up from its blocks.
@@ -45,8 +48,9 @@ pub use cache::Translator;
 pub use first_level::FirstLevel;
 pub use state::Shared;
 
+use crate::extension::{Host, MXCSR_MASKS};
 use crate::fault::Fault;
-use crate::registers::gpr;
+use crate::registers::{cr0, cr4, flag, gpr};
 use crate::vcpu::Vcpu;
 
 use state::{Jump, reason};
@@ -105,7 +109,8 @@ impl Vcpu {
                 Found::Code(code) => code,
                 Found::Interpret => return self.execute_one(),
             };
-            self.refresh_first_level();
+            self.refresh();
+            self.generated.vectors_before = 0;
             self.generated.page = self.rip & !0xfff;
             self.generated.key = self.code_key(self.rip);
             match translator.enter(code) {
@@ -117,9 +122,34 @@ impl Vcpu {
                         return Err(fault);
                     }
                 }
+                reason::LEAVE if !self.wants_run_loop() => {}
                 _ => return Ok(()),
             }
         }
+    }
+
+    /// Whether the run loop has something to do before the next instruction.
+    fn wants_run_loop(&self) -> bool {
+        self.vp.attention.load(Ordering::Relaxed) != 0
+            || self.exception.is_some()
+            || self.deferred.is_some()
+            || self.interrupt_waiting
+            || self.nmi_waiting
+            || self.halted
+            || self.wait_for_sipi
+            || self.flags & flag::TF != 0
+            || self.pending_debug != 0
+            || self.has_breakpoints()
+    }
+
+    /// Whether the instructions that use vector registers may run natively: all of them are enabled, and
+    /// none traps.
+    fn vectors_ready(&self) -> bool {
+        let host = Host::get().xcr0;
+        self.cr0 & (cr0::TS | cr0::EM) == 0
+            && self.cr4_has(cr4::OSFXSR | cr4::OSXSAVE)
+            && self.xcr0 & host == host
+            && self.extension.image.mxcsr & MXCSR_MASKS == MXCSR_MASKS
     }
 
     /// Finds the code of RIP, by way of the jump cache.
@@ -173,8 +203,11 @@ impl Vcpu {
         state
     }
 
-    /// Tells generated code where the tables of the present space and class are.
-    fn refresh_first_level(&mut self) {
+    /// Tells generated code where things are that may have moved: the tables of the present space and class,
+    /// the vector registers.
+    fn refresh(&mut self) {
+        self.generated.image = &raw mut *self.extension.image;
+        self.generated.vectors_ready = u32::from(self.vectors_ready());
         self.mmu.switch_first_level();
         (self.generated.read_table, self.generated.write_table) = self.mmu.first_level.pointers();
     }

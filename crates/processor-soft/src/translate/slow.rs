@@ -27,16 +27,23 @@ impl Vcpu {
         }
         interpreted.runs += 1;
         self.instructions += 1;
+        let ended = CodePages::ended();
+        let ready = self.generated.vectors_ready;
         let result = self.run_ops(&interpreted.ops, start);
         match result {
-            Err(_) => reason::FAULT + 1,
-            Ok(Flow::Leave) => reason::LEAVE + 1,
-            Ok(_) if self.rip == self.generated.page + u64::from(site.next) => {
-                self.refresh_first_level();
-                0
-            }
-            Ok(_) => reason::LOOK_UP + 1,
+            Err(_) => return reason::FAULT + 1,
+            Ok(Flow::Leave) if self.wants_run_loop() => return reason::LEAVE + 1,
+            Ok(_) => {}
         }
+        let goes_on = self.rip == self.generated.page + u64::from(site.next)
+            && self.code_64()
+            && self.code_key(self.rip) == self.generated.key
+            && ended == CodePages::ended();
+        if !goes_on {
+            return reason::LOOK_UP + 1;
+        }
+        self.refresh();
+        if ready > self.generated.vectors_ready { reason::LOOK_UP + 1 } else { 0 }
     }
 
     fn access(&mut self, linear: u64, site: Site) -> u64 {
@@ -54,7 +61,7 @@ impl Vcpu {
             return slow::EXIT + reason::LOOK_UP;
         }
         self.mmu.promote(linear, size, write);
-        self.refresh_first_level();
+        self.refresh();
         slow::DONE
     }
 }

@@ -4,6 +4,7 @@ use std::mem::offset_of;
 use std::ptr::{null, null_mut};
 use std::sync::atomic::AtomicU32;
 
+use crate::extension::Image;
 use crate::registers::Seg;
 use crate::vcpu::Vcpu;
 
@@ -58,6 +59,14 @@ pub struct Shared {
     /// What must agree with a jump cache entry besides RIP: address space, privilege level.
     pub key: u64,
     pub attention: *const AtomicU32,
+    /// 1 while the guest's vector registers are in the host's.
+    pub vectors: u32,
+    /// 1 if they were until a call into Rust.
+    pub vectors_before: u32,
+    /// 1 if vector instructions may run natively.
+    pub vectors_ready: u32,
+    /// Where they are otherwise.
+    pub image: *mut Image,
     pub vcpu: *mut Vcpu,
 }
 
@@ -80,6 +89,10 @@ impl Shared {
             jumps: null(),
             key: 0,
             attention: null(),
+            vectors: 0,
+            vectors_before: 0,
+            vectors_ready: 0,
+            image: null_mut(),
             vcpu: null_mut(),
         }
     }
@@ -106,6 +119,10 @@ field!(write_table, write_table);
 field!(jumps, jumps);
 field!(key, key);
 field!(attention, attention);
+field!(vectors, vectors);
+field!(vectors_before, vectors_before);
+field!(vectors_ready, vectors_ready);
+field!(image, image);
 field!(vcpu, vcpu);
 
 /// The home of general register `n`.
@@ -144,7 +161,8 @@ pub mod reason {
     pub const LEAVE: u64 = 2;
     /// An exception waits.
     pub const FAULT: u64 = 3;
-    /// The instruction at RIP is to be interpreted.
+    /// The instruction at RIP is to be interpreted: it lies in two pages, is not aligned, or uses vectors
+    /// while they may not be used natively.
     pub const STEP: u64 = 4;
     /// A transfer whose target the jump cache does not know.
     pub const MISS: u64 = 5;
