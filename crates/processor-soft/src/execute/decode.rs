@@ -296,7 +296,8 @@ fn memory_operand(instruction: &Instruction, mode: Mode, op: &mut Op) -> Option<
     };
     op.seg = segment(instruction.memory_segment(), mode, base);
     op.scale = instruction.memory_index_scale().trailing_zeros() as u8 | size_code << 2;
-    op.index = register(index).unwrap_or(gpr::ZERO as u8);
+    // XLAT's AL is added by its handler.
+    op.index = register(index).filter(|_| index.size() > 1).unwrap_or(gpr::ZERO as u8);
     op.base = register(base).unwrap_or(gpr::ZERO as u8);
     let displacement = instruction.memory_displacement64();
     op.disp = displacement as i32;

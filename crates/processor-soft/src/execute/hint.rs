@@ -64,7 +64,14 @@ fn number<T: WideInt, S: Source>(cpu: &mut Vcpu, op: &Op) -> Outcome {
 /// The handler of an instruction of this module.
 pub fn select(form: &Form) -> Option<Handler> {
     Some(match form.mnemonic {
-        Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Endbr32 => nothing,
+        Mnemonic::Nop
+        | Mnemonic::Endbr64
+        | Mnemonic::Endbr32
+        | Mnemonic::Prefetchw
+        | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1
+        | Mnemonic::Prefetcht2 => nothing,
         Mnemonic::Mfence | Mnemonic::Lfence | Mnemonic::Sfence => barrier,
         Mnemonic::Rdrand if form.host.rdrand => wide_sized!(form.size, number, Random),
         Mnemonic::Rdseed if form.host.rdseed => wide_sized!(form.size, number, Seed),
@@ -79,16 +86,19 @@ pub fn fallback(form: &Form) -> Option<Handler> {
         | Mnemonic::Reservednop
         | Mnemonic::Cldemote
         | Mnemonic::Prefetch
-        | Mnemonic::Prefetchw
         | Mnemonic::Prefetchwt1
-        | Mnemonic::Prefetchnta
-        | Mnemonic::Prefetcht0
-        | Mnemonic::Prefetcht1
-        | Mnemonic::Prefetcht2
         | Mnemonic::Prefetchit0
         | Mnemonic::Prefetchit1
         | Mnemonic::Rdsspd
-        | Mnemonic::Rdsspq => nothing,
+        | Mnemonic::Rdsspq
+        // Without the extension that they belong to these are NOPs, too.
+        | Mnemonic::Bndmk
+        | Mnemonic::Bndcl
+        | Mnemonic::Bndcu
+        | Mnemonic::Bndcn
+        | Mnemonic::Bndmov
+        | Mnemonic::Bndldx
+        | Mnemonic::Bndstx => nothing,
         Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => line,
         _ => return None,
     })

@@ -228,8 +228,7 @@ fn enter<T: Int, S: Stack>(cpu: &mut Vcpu, op: &Op) -> Outcome {
         }
         pointer = pointer.wrapping_sub(op.imm & 0xffff);
         // The new top must be writable too, so that a fault comes here and not in the middle of a push.
-        cpu.linear(S::SEG, pointer & mask, 1, Access::Write)?;
-        cpu.modify::<u8, ()>(S::SEG, pointer & mask, |_, byte| (byte, ()))?;
+        cpu.host_pointer(S::SEG, pointer & mask, 1, Access::Write)?;
         Ok(new_frame)
     };
     let new_frame = attempt!(cpu, op, steps());

@@ -123,6 +123,31 @@ fn divisions_of_128_bits_are_exact() {
 }
 
 #[test]
+fn xlat_adds_al_alone() {
+    let cpu = ran(&[0xd7], |cpu| {
+        cpu.regs[gpr::RBX] = DATA;
+        cpu.regs[gpr::RAX] = 0x1234_5605;
+        cpu.poke(DATA + 5, &[0x99]);
+    });
+    assert_eq!(cpu.regs[gpr::RAX], 0x1234_5699);
+}
+
+#[test]
+fn enter_copies_the_frames_of_the_levels_above() {
+    // enter 16, 2
+    let cpu = ran(&[0xc8, 16, 0, 2], |cpu| {
+        cpu.regs[gpr::RBP] = DATA;
+        cpu.poke(DATA - 8, &0x7777_u64.to_le_bytes());
+    });
+    let frame = 0x2_0000 - 8;
+    assert_eq!(cpu.regs[gpr::RBP], frame);
+    assert_eq!(cpu.regs[gpr::RSP], frame - 16 - 16);
+    let words: [u8; 24] = cpu.peek(frame - 16);
+    let expected = [frame, 0x7777, DATA].map(u64::to_le_bytes).concat();
+    assert_eq!(words[..], expected[..]);
+}
+
+#[test]
 fn pop_to_memory_uses_the_stack_pointer_after_the_pop() {
     // push 0x55; pop [rsp + 8]
     let cpu = ran(&[0x6a, 0x55, 0x8f, 0x44, 0x24, 0x08], |_| ());
