@@ -6,10 +6,16 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::RawDisk;
 use crate::snapshot::SnapshotDisk;
 use crate::{Disk, DiskInfo, Error};
+
+/// How long a lock that another holds is asked for again.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How often.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// How to open a disk image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,19 +123,36 @@ fn refused(path: &Path, write: bool, error: io::Error) -> Error {
 }
 
 /// Locks the whole file against other opens, those of this process included.
+///
+/// A process that was killed may leave requests with the kernel, which keep the file open, and locked, until they
+/// are done; nobody may write before them. So a lock that is held is asked for again for a moment.
 fn lock(file: &File, path: &Path, write: bool) -> Result<(), Error> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let source = match try_lock(file, write) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let held = matches!(source.raw_os_error(), Some(libc::EAGAIN | libc::EACCES));
+        if !held {
+            return Err(Error::Host { path: path.to_owned(), operation: "lock it", source });
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::InUse(path.to_owned()));
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
+}
+
+fn try_lock(file: &File, write: bool) -> io::Result<()> {
     // SAFETY: all zeroes is a valid `flock`: the whole file, and process 0 as OFD locks want it.
     let mut range: libc::flock = unsafe { std::mem::zeroed() };
     range.l_type = if write { libc::F_WRLCK } else { libc::F_RDLCK } as libc::c_short;
     range.l_whence = libc::SEEK_SET as libc::c_short;
     // SAFETY: the descriptor is open and `range` lives through the call.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &range) } == 0 {
-        return Ok(());
-    }
-    let source = io::Error::last_os_error();
-    match source.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => Err(Error::InUse(path.to_owned())),
-        _ => Err(Error::Host { path: path.to_owned(), operation: "lock it", source }),
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &range) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
