@@ -188,7 +188,8 @@ fn is_extension(feature: CpuidFeature) -> bool {
 
 /// The alignment that an instruction on vector or mask registers wants of its memory operand (1: none), if it
 /// does the same with its memory operand replaced and other registers loaded, and raises nothing but the
-/// faults of that operand as long as MXCSR masks all exceptions. `None` if it is not so simple.
+/// faults of that operand as long as MXCSR masks all exceptions and all of the operand is there, whatever a
+/// mask says. `None` if it is not so simple.
 pub fn vector_alignment(guest: &Instruction) -> Option<u8> {
     let memory_operand = (0..guest.op_count()).find(|&n| guest.op_kind(n) == OpKind::Memory);
     let implicit = (0..guest.op_count())
@@ -205,8 +206,7 @@ pub fn vector_alignment(guest: &Instruction) -> Option<u8> {
     let uses = uses(&instruction, &mut factory);
     let traits = traits(guest, &uses, access)?;
     let vectors = matches!(traits.class, Class::Sse | Class::Avx | Class::Avx512);
-    let whole = memory_operand.is_none() || traits.shape == Shape::Plain;
-    (vectors && !traits.x87 && whole).then_some(traits.alignment.max(1))
+    (vectors && !traits.x87).then_some(traits.alignment.max(1))
 }
 
 /// RSP cannot be loaded with a guest's value: another register takes its place as an operand.

@@ -33,7 +33,7 @@ pub enum End {
     Transfer,
     /// It goes on at this offset in the page.
     Next(u16),
-    /// The instruction at this offset lies in two pages.
+    /// The instruction at this offset lies in two pages, or in the next one.
     Crossing(u16),
 }
 
@@ -69,6 +69,20 @@ pub fn scan(page: &[u8; PAGE], offset: u16) -> (Vec<Guest>, End) {
     };
     find_live(page, &mut guests, end);
     (guests, end)
+}
+
+/// The instruction at `offset` of a page, of which `bytes` are the rest and the beginning of the next page.
+pub fn scan_crossing(bytes: &[u8], offset: u16) -> (Vec<Guest>, End) {
+    let mut decoder = Decoder::with_ip(64, bytes, u64::from(offset), DecoderOptions::NONE);
+    let instruction = decoder.decode();
+    let kind = if instruction.is_invalid() { Kind::Interpret(false) } else { classify(&instruction) };
+    let next = decoder.ip() as u16;
+    let end = match kind {
+        Kind::Interpret(_) => End::Crossing(next),
+        kind if kind.ends() => End::Transfer,
+        _ => End::Crossing(next),
+    };
+    (vec![Guest { instruction, start: offset, next, kind, live: FLAGS }], end)
 }
 
 fn find_live(page: &[u8; PAGE], guests: &mut [Guest], end: End) {

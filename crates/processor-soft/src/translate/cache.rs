@@ -8,11 +8,11 @@ use guest_memory::PageState;
 use iced_x86::{Encoder, InstructionInfoFactory, Mnemonic};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::block::{PAGE, scan};
+use super::block::{End, Guest, PAGE, scan, scan_crossing};
 use super::emit::Emitter;
 use super::lower::{Link, Lowered, Way, Writer};
 use super::slow::{self, Interpreted};
-use super::state::{JUMPS, Jump, jump_slot, no_jump};
+use super::state::{JUMPS, Jump, jump_slot, no_jump, reason};
 use super::stubs::{self, Stubs};
 use crate::execute::decode_one;
 use crate::extension::Arena;
@@ -60,6 +60,17 @@ struct Block {
     looped: u64,
 }
 
+/// A translated instruction that lies in two pages. Nothing is linked to it: it is found through the jump
+/// cache, whose key vouches for the mapping of both pages.
+#[derive(Clone, Copy)]
+struct Crossing {
+    state: PageState,
+    /// Guest physical address of the second page, and its word.
+    second: u64,
+    second_state: PageState,
+    code: u64,
+}
+
 /// A jump that waits for its target to be translated.
 #[derive(Clone, Copy)]
 struct Pending {
@@ -73,6 +84,8 @@ pub struct Translator {
     arena: Arena,
     stubs: Stubs,
     blocks: AddressMap<Block>,
+    /// Instructions that lie in two pages, by the address of their first byte.
+    crossings: AddressMap<Crossing>,
     pending: AddressMap<Vec<Pending>>,
     pending_count: usize,
     jumps: Box<[Jump]>,
@@ -81,6 +94,8 @@ pub struct Translator {
     interpreted: Vec<Box<Interpreted>>,
     encoder: Encoder,
     info: InstructionInfoFactory,
+    /// Ways back into Rust, by reason.
+    exits: [u64; reason::COUNT],
     /// [`guest_memory::CodePages::ended`] when the jump cache was known to be good.
     pub ended: u64,
     /// [`crate::extension::ExtensionState::generation`] for which the code is good.
@@ -103,12 +118,14 @@ impl Translator {
             arena,
             stubs: Stubs::default(),
             blocks: AddressMap::default(),
+            crossings: AddressMap::default(),
             pending: AddressMap::default(),
             pending_count: 0,
             jumps: (0..JUMPS).map(no_jump).collect(),
             interpreted: Vec::new(),
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
+            exits: [0; reason::COUNT],
             ended: 0,
             thunks: 0,
         });
@@ -119,6 +136,7 @@ impl Translator {
     /// Forgets all blocks.
     pub fn clear(&mut self) {
         self.blocks.clear();
+        self.crossings.clear();
         self.pending.clear();
         self.pending_count = 0;
         self.interpreted.clear();
@@ -151,11 +169,15 @@ impl Translator {
     pub fn enter(&mut self, code: u64) -> u64 {
         // SAFETY: the stub was generated for this signature and keeps the ABI's registers; `code` is the
         // `saved` entry of a block in the arena, GS leads to the processor whose fields it works on.
-        unsafe {
+        let reason = unsafe {
             let enter: unsafe extern "sysv64" fn(u64) -> u64 =
                 std::mem::transmute(self.stubs.enter as *const ());
             enter(code)
+        };
+        if let Some(count) = self.exits.get_mut(reason as usize) {
+            *count += 1;
         }
+        reason
     }
 
     /// The code of the block at `gpa`, whose page is in `state`; `None` if the instruction there does not
@@ -167,29 +189,74 @@ impl Translator {
         }
     }
 
-    fn translate(&mut self, cpu: &mut Vcpu, gpa: u64, state: PageState) -> Option<u64> {
-        if self.arena.room() < LARGEST || self.blocks.len() >= BLOCKS || self.pending_count >= PENDING {
+    /// The code of the instruction at `gpa` that goes on in the page at `second`.
+    pub fn crossing(
+        &mut self,
+        cpu: &mut Vcpu,
+        (gpa, state): (u64, PageState),
+        (second, second_state): (u64, PageState),
+    ) -> Option<u64> {
+        if let Some(known) = self.crossings.get(&gpa)
+            && (known.state, known.second, known.second_state) == (state, second, second_state)
+        {
+            return Some(known.code);
+        }
+        self.make_room();
+        let mut bytes = [0; 30];
+        let here = (PAGE - (gpa & 0xfff) as usize).min(15);
+        cpu.shared.memory.read_slice(&mut bytes[..here], GuestAddress(gpa)).ok()?;
+        cpu.shared.memory.read_slice(&mut bytes[here..here + 15], GuestAddress(second)).ok()?;
+        let offset = (gpa & 0xfff) as u16;
+        let (guests, end) = scan_crossing(&bytes[..15], offset);
+        let lowered = self.lower(cpu, &guests, end, |_| &bytes[..15]);
+        let code = lowered.saved;
+        self.arena.add(&lowered.code)?;
+        self.link(gpa, state, lowered.links);
+        self.crossings.insert(gpa, Crossing { state, second, second_state, code });
+        Some(code)
+    }
+
+    fn make_room(&mut self) {
+        let many = self.blocks.len() >= BLOCKS || self.crossings.len() >= BLOCKS;
+        if self.arena.room() < LARGEST || many || self.pending_count >= PENDING {
             self.clear();
         }
+    }
+
+    fn translate(&mut self, cpu: &mut Vcpu, gpa: u64, state: PageState) -> Option<u64> {
+        self.make_room();
         let mut page = [0; PAGE];
         cpu.shared.memory.read_slice(&mut page, GuestAddress(gpa & !0xfff)).ok()?;
         let (guests, end) = scan(&page, (gpa & 0xfff) as u16);
         if guests.is_empty() {
             return None;
         }
+        let lowered = self.lower(cpu, &guests, end, |guest| {
+            let bytes = page.get(usize::from(guest.start)..).unwrap_or_default();
+            bytes.get(..15).unwrap_or(bytes)
+        });
+        self.install(gpa, state, lowered)
+    }
+
+    /// Writes the code of a block; `bytes` are those of an instruction.
+    fn lower<'a>(
+        &mut self,
+        cpu: &mut Vcpu,
+        guests: &[Guest],
+        end: End,
+        bytes: impl Fn(&Guest) -> &'a [u8],
+    ) -> Lowered {
         let interpreted = &mut self.interpreted;
         let thunks = cpu.extension.generation();
         let writer = Writer::new(self.arena.next(), &self.stubs, &mut self.encoder, &mut self.info);
-        let lowered = writer.block(&guests, end, |guest| {
-            let bytes = page.get(usize::from(guest.start)..).unwrap_or_default();
-            let ops = decode_one(cpu, bytes.get(..15).unwrap_or(bytes)).unwrap_or_default();
+        writer.block(guests, end, |guest| {
+            let ops = decode_one(cpu, bytes(guest)).unwrap_or_default();
             let mnemonic = guest.instruction.mnemonic();
             let mut record = Box::new(Interpreted { ops, thunks, mnemonic, runs: 0 });
             let address = &raw mut *record as u64;
             interpreted.push(record);
             address
-        });
-        self.install(gpa, state, lowered)
+        })
     }
 
     fn install(&mut self, gpa: u64, state: PageState, lowered: Lowered) -> Option<u64> {
@@ -203,6 +270,12 @@ impl Translator {
                 self.patch(waiting.at, waiting.way, block);
             }
         }
+        self.link(gpa, state, links);
+        Some(block.saved)
+    }
+
+    /// Links jumps within the page of `gpa`.
+    fn link(&mut self, gpa: u64, state: PageState, links: Vec<Link>) {
         for Link { at, target, way } in links {
             let target = gpa & !0xfff | u64::from(target);
             match self.blocks.get(&target) {
@@ -213,7 +286,6 @@ impl Translator {
                 }
             }
         }
-        Some(block.saved)
     }
 
     fn patch(&mut self, at: u64, way: Way, block: Block) {
@@ -241,7 +313,7 @@ impl Translator {
 impl Drop for Translator {
     fn drop(&mut self) {
         let interpreted: Vec<_> = self.interpreted_counts().into_iter().take(LISTED).collect();
-        tracing::debug!(blocks = self.blocks.len(), ?interpreted, "translated code ends");
+        tracing::debug!(blocks = self.blocks.len(), exits = ?self.exits, ?interpreted, "translated code ends");
     }
 }
 

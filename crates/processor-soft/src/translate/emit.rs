@@ -364,6 +364,6 @@ mod tests {
             e.bind(label);
             e.bytes(&[0xc3]);
         });
-        assert_eq!(code, "ja near ptr 1007h;nop;ret;".replace("near ptr ", ""));
+        assert_eq!(code, "ja 0000000000001007h;nop;ret;");
     }
 }

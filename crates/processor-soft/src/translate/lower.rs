@@ -139,11 +139,10 @@ impl<'a> Writer<'a> {
                 self.link(label, at, offset);
             }
             End::Crossing(offset) => {
-                let label = self.e.label();
-                self.e.jump(label);
-                let target = i32::from(offset);
-                let reason = if offset & 0xfff == 0 { reason::LOOK_UP } else { reason::STEP };
-                self.late.push(Late::Exit { label, target, saved: false, reason });
+                // Another page: where it is, the jump cache knows.
+                save_flags(&mut self.e);
+                self.in_page_address(i32::from(offset));
+                self.look_up(NO_CHECK, 0);
             }
         }
         while let Some(late) = self.late.pop() {

@@ -175,7 +175,20 @@ impl Vcpu {
             return Ok(Found::Interpret);
         }
         let state = self.mark_code(page.gpa);
-        let Some(code) = translator.code(self, page.gpa, state) else { return Ok(Found::Interpret) };
+        let code = match translator.code(self, page.gpa, state) {
+            Some(code) => code,
+            None => {
+                let second = self.code_page((rip | 0xfff).wrapping_add(1))?;
+                if second.host.is_none() {
+                    return Ok(Found::Interpret);
+                }
+                let second = (second.gpa, self.mark_code(second.gpa));
+                match translator.crossing(self, (page.gpa, state), second) {
+                    Some(code) => code,
+                    None => return Ok(Found::Interpret),
+                }
+            }
+        };
         // The key may have changed since, by the fetch itself.
         *translator.jump(rip) = Jump { rip, key: self.code_key(rip), code };
         Ok(Found::Code(code))

@@ -166,6 +166,8 @@ pub mod reason {
     pub const STEP: u64 = 4;
     /// A transfer whose target the jump cache does not know.
     pub const MISS: u64 = 5;
+    /// Number of reasons.
+    pub const COUNT: usize = 6;
 }
 
 /// What the slow path of an access tells its caller: go on with the pointer, go on behind the instruction,

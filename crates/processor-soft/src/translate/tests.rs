@@ -138,3 +138,25 @@ fn a_write_by_a_device_ends_translated_code() {
     run(&mut vcpu);
     assert_eq!(vcpu.regs[0], 0);
 }
+
+#[test]
+fn an_instruction_in_two_pages_is_translated_for_the_pages_that_are_mapped() {
+    let mut vcpu = guest(|a| {
+        let mut top = a.create_label();
+        a.mov(ecx, 100).unwrap();
+        a.nops_with_size(4096 - 5 - 2).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.add(rax, 5).unwrap();
+        a.dec(ecx).unwrap();
+        a.jne(top).unwrap();
+        a.hlt().unwrap();
+    });
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!(vcpu.regs[0], 500);
+    // Its second half becomes another immediate operand.
+    (vcpu.halted, vcpu.rip, vcpu.regs[0]) = (false, CODE, 0);
+    vcpu.poke(CODE + 4096, &[7]);
+    run(&mut vcpu);
+    assert_eq!(vcpu.regs[0], 700);
+}
