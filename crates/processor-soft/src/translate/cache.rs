@@ -26,6 +26,8 @@ const LARGEST: usize = 64 << 10;
 const BLOCKS: usize = 1 << 17;
 /// Instructions that the log lists at the end.
 const LISTED: usize = 60;
+/// Address spaces whose keys are remembered.
+const KEYS: usize = 4096;
 /// Links that wait for their targets.
 const PENDING: usize = 1 << 18;
 
@@ -89,6 +91,10 @@ pub struct Translator {
     pending: AddressMap<Vec<Pending>>,
     pending_count: usize,
     jumps: Box<[Jump]>,
+    /// Numbers for [`Vcpu::code_key`]s; a number is used once.
+    keys: AddressMap<u64>,
+    next_key: u64,
+    last_key: (u64, u64),
     /// Never moved: generated code holds their addresses.
     #[expect(clippy::vec_box, reason = "generated code holds the addresses of the elements")]
     interpreted: Vec<Box<Interpreted>>,
@@ -122,6 +128,9 @@ impl Translator {
             pending: AddressMap::default(),
             pending_count: 0,
             jumps: (0..JUMPS).map(no_jump).collect(),
+            keys: AddressMap::default(),
+            next_key: 1,
+            last_key: (u64::MAX, 0),
             interpreted: Vec::new(),
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
@@ -140,7 +149,7 @@ impl Translator {
         self.pending.clear();
         self.pending_count = 0;
         self.interpreted.clear();
-        self.forget_jumps();
+        self.forget_keys();
         self.arena.clear();
         let mut emitter = Emitter::new(self.arena.next());
         let interpret = slow::interpret as *const () as u64;
@@ -148,11 +157,27 @@ impl Translator {
         self.arena.add(&emitter.finish());
     }
 
-    /// Empties the jump cache.
-    pub fn forget_jumps(&mut self) {
-        for (slot, jump) in self.jumps.iter_mut().enumerate() {
-            *jump = no_jump(slot);
+    /// Makes all entries of the jump cache worthless.
+    pub fn forget_keys(&mut self) {
+        self.keys.clear();
+        self.last_key = (u64::MAX, 0);
+    }
+
+    /// The number under which the jump cache knows a [`Vcpu::code_key`].
+    pub fn key(&mut self, code_key: u64) -> u64 {
+        if self.last_key.0 == code_key {
+            return self.last_key.1;
         }
+        if self.keys.len() >= KEYS {
+            self.keys.clear();
+        }
+        let next = &mut self.next_key;
+        let key = *self.keys.entry(code_key).or_insert_with(|| {
+            *next += 1;
+            *next
+        });
+        self.last_key = (code_key, key);
+        key
     }
 
     /// The jump cache, for generated code.

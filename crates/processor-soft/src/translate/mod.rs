@@ -112,7 +112,8 @@ impl Vcpu {
             self.refresh();
             self.generated.vectors_before = 0;
             self.generated.page = self.rip & !0xfff;
-            self.generated.key = self.code_key(self.rip);
+            self.generated.code_key = self.code_key(self.rip);
+            self.generated.key = translator.key(self.generated.code_key);
             match translator.enter(code) {
                 reason::LOOK_UP => {}
                 reason::MISS => self.check_transfer()?,
@@ -157,7 +158,7 @@ impl Vcpu {
         let ended = CodePages::ended();
         if translator.ended != ended {
             translator.ended = ended;
-            translator.forget_jumps();
+            translator.forget_keys();
             self.call_others();
         }
         self.relieve_blocks();
@@ -165,7 +166,7 @@ impl Vcpu {
             translator.thunks = self.extension.generation();
             translator.clear();
         }
-        let (rip, key) = (self.rip, self.code_key(self.rip));
+        let (rip, key) = (self.rip, translator.key(self.code_key(self.rip)));
         let jump = translator.jump(rip);
         if jump.rip == rip && jump.key == key {
             return Ok(Found::Code(jump.code));
@@ -190,7 +191,8 @@ impl Vcpu {
             }
         };
         // The key may have changed since, by the fetch itself.
-        *translator.jump(rip) = Jump { rip, key: self.code_key(rip), code };
+        let key = translator.key(self.code_key(rip));
+        *translator.jump(rip) = Jump { rip, key, code };
         Ok(Found::Code(code))
     }
 

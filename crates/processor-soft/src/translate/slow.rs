@@ -37,7 +37,7 @@ impl Vcpu {
         }
         let goes_on = self.rip == self.generated.page + u64::from(site.next)
             && self.code_64()
-            && self.code_key(self.rip) == self.generated.key
+            && self.code_key(self.rip) == self.generated.code_key
             && ended == CodePages::ended();
         if !goes_on {
             return reason::LOOK_UP + 1;

@@ -12,7 +12,7 @@ use super::emit::Mem;
 use super::first_level::Entry;
 
 /// Number of entries of the jump cache.
-pub const JUMPS: usize = 4096;
+pub const JUMPS: usize = 1 << 15;
 
 /// Where the code for a RIP is.
 #[derive(Debug, Clone, Copy)]
@@ -56,8 +56,11 @@ pub struct Shared {
     pub read_table: *const Entry,
     pub write_table: *const Entry,
     pub jumps: *const Jump,
-    /// What must agree with a jump cache entry besides RIP: address space, privilege level.
+    /// What must agree with a jump cache entry besides RIP: a number for address space, privilege level, and
+    /// since when no code has become invalid ([`super::Translator::key`]).
     pub key: u64,
+    /// [`Vcpu::code_key`] of the page of the running block.
+    pub code_key: u64,
     pub attention: *const AtomicU32,
     /// 1 while the guest's vector registers are in the host's.
     pub vectors: u32,
@@ -88,6 +91,7 @@ impl Shared {
             write_table: null(),
             jumps: null(),
             key: 0,
+            code_key: 0,
             attention: null(),
             vectors: 0,
             vectors_before: 0,
