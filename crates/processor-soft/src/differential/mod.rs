@@ -20,8 +20,8 @@ use generate::Case;
 use native::{CODE, DATA, Native, PAGE};
 use state::{Outcome, Random, State};
 
-/// Cases in an ordinary test run.
-const CASES: u64 = 1_000_000;
+/// Cases of each tier in an ordinary test run.
+const CASES: u64 = 500_000;
 
 /// Where the standard format has the components, on this host.
 fn host_offset(component: u32) -> usize {
