@@ -102,6 +102,9 @@ pub struct Translator {
     info: InstructionInfoFactory,
     /// Ways back into Rust, by reason.
     exits: [u64; reason::COUNT],
+    /// How often the jump cache has become worthless, and blocks have been translated.
+    invalidations: u64,
+    translated: u64,
     /// [`guest_memory::CodePages::ended`] when the jump cache was known to be good.
     pub ended: u64,
     /// [`crate::extension::ExtensionState::generation`] for which the code is good.
@@ -135,6 +138,8 @@ impl Translator {
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
             exits: [0; reason::COUNT],
+            invalidations: 0,
+            translated: 0,
             ended: 0,
             thunks: 0,
         });
@@ -159,6 +164,7 @@ impl Translator {
 
     /// Makes all entries of the jump cache worthless.
     pub fn forget_keys(&mut self) {
+        self.invalidations += 1;
         self.keys.clear();
         self.last_key = (u64::MAX, 0);
     }
@@ -271,6 +277,7 @@ impl Translator {
         end: End,
         bytes: impl Fn(&Guest) -> &'a [u8],
     ) -> Lowered {
+        self.translated += 1;
         let interpreted = &mut self.interpreted;
         let thunks = cpu.extension.generation();
         let writer = Writer::new(self.arena.next(), &self.stubs, &mut self.encoder, &mut self.info);
@@ -338,7 +345,15 @@ impl Translator {
 impl Drop for Translator {
     fn drop(&mut self) {
         let interpreted: Vec<_> = self.interpreted_counts().into_iter().take(LISTED).collect();
-        tracing::debug!(blocks = self.blocks.len(), exits = ?self.exits, ?interpreted, "translated code ends");
+        tracing::debug!(
+            blocks = self.blocks.len(),
+            translated = self.translated,
+            invalidations = self.invalidations,
+            keys = self.next_key,
+            exits = ?self.exits,
+            ?interpreted,
+            "translated code ends"
+        );
     }
 }
 
