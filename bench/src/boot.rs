@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use guests::{BOOT, Bus, JOB, Kernel, Machine, POWER_OFF, Program, root_image};
+use guests::{BOOT, Bus, JOB, POWER_OFF, Program, root_image};
 
+use crate::machine;
 use crate::table::{Better, Table};
 
 /// Times that each program boots; the best counts, as the one least disturbed.
@@ -21,7 +22,7 @@ pub fn measure(table: &mut Table) {
     for _ in 0..BOOTS {
         for (column, (program, rounds)) in ROUNDS.into_iter().enumerate() {
             let arguments = "x ".repeat(rounds - 1);
-            let machine = Machine::new(program, Kernel::Cloud);
+            let machine = machine(program);
             let options = if program == Program::Bodhi { ",snapshot" } else { ",snapshot=on" };
             let running = machine
                 .disk_with(&root_image(), Bus::Auto, options)

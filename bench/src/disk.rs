@@ -1,7 +1,8 @@
 //! fio on a disk, by the paravirtual and by the emulated path, and what a request costs in exits.
 
-use guests::{BOOT, Bus, Devices, Image, JOB, Kernel, Machine, POWER_OFF, Program, Running, row};
+use guests::{BOOT, Bus, Devices, Image, JOB, POWER_OFF, Program, Running, row};
 
+use crate::machine;
 use crate::table::{Better, Table};
 
 /// How the guest reaches the disk.
@@ -46,7 +47,7 @@ pub fn measure(table: &mut Table, path: Path) {
 fn run(program: Program, path: Path) -> Vec<Figures> {
     let (root, data) = (Image::root(), Image::empty(DISK));
     let bus = if path == Path::Paravirtual { Bus::Scsi } else { Bus::Ide };
-    let mut machine = Machine::new(program, Kernel::Cloud).disk(root.path(), bus).disk(data.path(), bus);
+    let mut machine = machine(program).disk(root.path(), bus).disk(data.path(), bus);
     if program == Program::Bodhi {
         machine = machine.api(root.folder().join("api"));
         if path == Path::Emulated {

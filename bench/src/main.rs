@@ -5,7 +5,18 @@ mod boot;
 mod disk;
 mod table;
 
+use guests::{Kernel, Machine, Program};
+
 use table::Table;
+
+/// A machine to be measured: the cloud kernel, under bodhi on its interpreter.
+fn machine(program: Program) -> Machine {
+    let machine = Machine::new(program, Kernel::Cloud);
+    match program {
+        Program::Bodhi => machine.options(&["--processor", "interpreter"]),
+        Program::Qemu => machine,
+    }
+}
 
 fn main() {
     let mut processor = Table::new("processor", ["bodhi interpreter", "QEMU TCG"]);
