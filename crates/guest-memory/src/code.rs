@@ -23,12 +23,18 @@ pub type PageState = u32;
 const HAS_CODE: u32 = 1;
 const GENERATION: u32 = 2;
 
-/// How often code has been ended, over all machines of the process.
-static ENDED: AtomicU64 = AtomicU64::new(0);
+/// Pages whose code has been ended that are remembered by number.
+const LOG: usize = 4096;
+/// Bits of a frame number in the log; above it stands how many entries came before.
+const LOG_FRAME: u32 = 40;
 
 /// The words of all pages of a machine, by guest frame number.
 pub struct CodePages {
     words: Box<[AtomicU32]>,
+    /// How often code has been ended.
+    ended: AtomicU64,
+    /// Where, for the last [`LOG`] times.
+    log: Box<[AtomicU64]>,
 }
 
 impl fmt::Debug for CodePages {
@@ -40,7 +46,11 @@ impl fmt::Debug for CodePages {
 impl CodePages {
     /// Words for the frames below `frames`.
     pub fn new(frames: u64) -> Self {
-        Self { words: (0..frames).map(|_| AtomicU32::new(0)).collect() }
+        Self {
+            words: (0..frames).map(|_| AtomicU32::new(0)).collect(),
+            ended: AtomicU64::new(0),
+            log: (0..LOG).map(|_| AtomicU64::new(u64::MAX)).collect(),
+        }
     }
 
     /// Says that code of frame `gfn` is about to be decoded; returns the word to remember. Frames beyond
@@ -67,8 +77,25 @@ impl CodePages {
     /// A number that grows, after the page's word, whenever a page with decoded code has been written: while
     /// it stays the same, no code has become invalid.
     #[inline]
-    pub fn ended() -> u64 {
-        ENDED.load(Ordering::Acquire)
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Tells `frame` of each page whose code was ended between two answers of [`Self::ended`], some of them
+    /// twice. False if that is not known: any page may have been.
+    pub fn ended_between(&self, from: u64, to: u64, mut frame: impl FnMut(u64)) -> bool {
+        if to.wrapping_sub(from) > LOG as u64 {
+            return false;
+        }
+        (from..to).all(|number| {
+            // Whoever counted may not have written yet, or a later one may have written over it.
+            let entry = self.log[number as usize % LOG].load(Ordering::Acquire);
+            let known = entry >> LOG_FRAME == number & (u64::MAX >> LOG_FRAME);
+            if known {
+                frame(entry & ((1 << LOG_FRAME) - 1));
+            }
+            known
+        })
     }
 
     /// The word itself, for a processor that keeps a reference beside its translation of the page.
@@ -80,20 +107,24 @@ impl CodePages {
     /// Says that frame `gfn` has been written. True if it held code, which is invalid from now on.
     #[inline]
     pub fn written(&self, gfn: u64) -> bool {
-        self.word(gfn).is_some_and(Self::word_written)
+        self.word(gfn).is_some_and(|word| Self::word_has_code(word) && self.word_written(word))
     }
 
-    /// [`Self::written`] for a word got from [`Self::word`].
-    #[inline]
-    pub fn word_written(word: &AtomicU32) -> bool {
+    /// Ends the code of the page of `word`, got from [`Self::word`], which has been written. True if it held
+    /// code.
+    #[cold]
+    pub fn word_written(&self, word: &AtomicU32) -> bool {
         if word.load(Ordering::Relaxed) & HAS_CODE == 0 {
             return false;
         }
+        let bytes = std::ptr::from_ref(word).addr() - self.words.as_ptr().addr();
         // Several writers may end the same generation; each moves it on, which is harmless.
         let _ = word.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |state| {
             Some(state.wrapping_add(GENERATION) & !HAS_CODE)
         });
-        ENDED.fetch_add(1, Ordering::Release);
+        let number = self.ended.fetch_add(1, Ordering::SeqCst);
+        let frame = (bytes / size_of::<AtomicU32>()) as u64;
+        self.log[number as usize % LOG].store(number << LOG_FRAME | frame, Ordering::Release);
         true
     }
 

@@ -12,10 +12,13 @@ use processor::{
 
 use crate::run::SoftProcessor;
 use crate::system::UnknownMsrs;
+use crate::translate::WritableFilter;
 use crate::vcpu::Vcpu;
 
 /// Flush requests that a processor keeps apart; with more it flushes everything.
 const FLUSH_QUEUE: usize = 32;
+/// The same for pages that have become code.
+const FORBID_QUEUE: usize = 64;
 
 /// What a software partition is made of.
 pub struct SoftConfig {
@@ -78,6 +81,8 @@ pub mod attention {
     pub const CODE: u32 = 1 << 8;
     /// Power-on reset of the machine.
     pub const RESET: u32 = 1 << 7;
+    /// [`super::VpShared::ask_forbid`].
+    pub const FORBID: u32 = 1 << 9;
 }
 
 /// TLB flushes that others have asked for.
@@ -85,6 +90,17 @@ pub mod attention {
 struct FlushQueue {
     requests: Vec<TlbFlush>,
     /// More than fit: flush everything.
+    all: bool,
+    /// Number of the last request.
+    asked: u64,
+}
+
+/// Pages that have become code on another processor: this one's generated code must not store to them.
+#[derive(Default)]
+struct ForbidQueue {
+    /// Host addresses.
+    pages: Vec<u64>,
+    /// More than fit: no page may be stored to without another look.
     all: bool,
     /// Number of the last request.
     asked: u64,
@@ -106,6 +122,11 @@ pub struct VpShared {
     /// Waits for a start-up interrupt.
     waits_for_start: AtomicBool,
     flushes: Mutex<FlushQueue>,
+    /// What its generated code may store to.
+    pub writable: Arc<WritableFilter>,
+    forbids: Mutex<ForbidQueue>,
+    /// Number of the last of them that has been carried out.
+    forbidden: AtomicU64,
     /// Number of the last request that has been carried out.
     flushed: AtomicU64,
     /// Instructions carried out, told now and then.
@@ -130,6 +151,9 @@ impl VpShared {
             start: Mutex::new(None),
             waits_for_start: AtomicBool::new(index != 0),
             flushes: Mutex::default(),
+            writable: Arc::new(WritableFilter::new()),
+            forbids: Mutex::default(),
+            forbidden: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             instructions: AtomicU64::new(0),
             taken: AtomicBool::new(false),
@@ -213,6 +237,45 @@ impl VpShared {
         };
         self.call(attention::FLUSH);
         number
+    }
+
+    /// Asks that the processor's generated code no longer stores to the page at host address `host`; the
+    /// number to wait for.
+    pub fn ask_forbid(&self, host: u64) -> u64 {
+        let number = {
+            let mut queue = lock(&self.forbids);
+            if queue.pages.len() >= FORBID_QUEUE {
+                queue.all = true;
+            } else {
+                queue.pages.push(host);
+            }
+            queue.asked += 1;
+            queue.asked
+        };
+        self.call(attention::FORBID);
+        number
+    }
+
+    /// Waits until the processor has carried out the request `number` or is where it will do so before it
+    /// stores again. Two processors may wait for each other: `meanwhile` does what is asked of the caller.
+    pub fn await_forbid(&self, number: u64, mut meanwhile: impl FnMut()) {
+        let mut spins = 0_u32;
+        while self.forbidden.load(Ordering::SeqCst) < number && self.is_in_guest() {
+            meanwhile();
+            spins += 1;
+            if spins < 100 { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+    }
+
+    /// Carries out what has been asked by [`Self::ask_forbid`]: for a page, or for all.
+    pub fn carry_out_forbids(&self, mut forbid: impl FnMut(Option<u64>)) {
+        let mut queue = lock(&self.forbids);
+        if std::mem::take(&mut queue.all) {
+            forbid(None);
+            queue.pages.clear();
+        }
+        queue.pages.drain(..).for_each(|host| forbid(Some(host)));
+        self.forbidden.store(queue.asked, Ordering::SeqCst);
     }
 
     /// Waits until the processor has carried out the flush `number` or is where it will do so before it

@@ -13,6 +13,7 @@ use crate::fault::{Exception, vector};
 use crate::partition::{Tier, attention};
 use crate::registers::{Seg, attribute, cr4, flag};
 use crate::system::{Mtrr, TripleFault, dr6};
+use crate::translate::Signals;
 use crate::vcpu::Vcpu;
 
 /// A processor and its run loop.
@@ -102,6 +103,7 @@ impl Vcpu {
             return Exit::Stopped;
         }
         self.running_since = Instant::now();
+        let _signals = (self.shared.tier == Tier::Translator).then(Signals::block);
         self.vp.set_in_guest(true);
         let exit = loop {
             if let Err(exit) = self.turn() {
@@ -272,6 +274,9 @@ impl Vcpu {
             && let Some(registers) = self.vp.take_start()
         {
             self.start_at(&registers);
+        }
+        if calls & attention::FORBID != 0 {
+            self.forbid_asked_writes();
         }
         if calls & attention::FLUSH != 0 {
             let (vp, cr4) = (std::sync::Arc::clone(&self.vp), self.cr4);

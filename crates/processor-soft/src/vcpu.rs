@@ -127,7 +127,12 @@ impl Vcpu {
             nmi_blocked: false,
             halted: false,
             wait_for_sipi: false,
-            mmu: Mmu::new(shared.memory.clone(), Arc::clone(&shared.code), extension::physical_bits()),
+            mmu: Mmu::new(
+                shared.memory.clone(),
+                Arc::clone(&shared.code),
+                Arc::clone(&vp.writable),
+                extension::physical_bits(),
+            ),
             blocks: Blocks::new(),
             generated: translate::Shared::new(),
             translator: None,

@@ -76,8 +76,8 @@ impl Arena {
         self.size.saturating_sub(self.used)
     }
 
-    /// Overwrites four bytes at an executable address. Nobody but the caller's thread may run them.
-    pub fn patch(&mut self, at: u64, bytes: [u8; 4]) {
+    /// Overwrites code at an executable address. Nobody but the caller's thread may run it.
+    pub fn patch(&mut self, at: u64, bytes: &[u8]) {
         let Some(offset) = (at as usize).checked_sub(self.executable.as_ptr().addr()) else { return };
         if offset + bytes.len() > self.used {
             return;

@@ -77,22 +77,23 @@ impl HostMemory {
     pub fn code(&self) -> &CodePages {
         &self.code
     }
-}
 
-/// Whether the page of `word` held decoded code, which the store just made has ended.
-///
-/// # Safety
-/// `word` comes from [`HostMemory::code_word`] of a page of RAM of a machine that is alive.
-#[inline(always)]
-pub unsafe fn word_written(word: *const AtomicU32) -> bool {
-    // SAFETY: as the caller promises, the word exists.
-    CodePages::word_written(unsafe { &*word })
+    /// Whether the page of `word` held decoded code, which the store just made has ended.
+    ///
+    /// # Safety
+    /// `word` comes from [`Self::code_word`] of a page of RAM.
+    #[inline(always)]
+    pub unsafe fn word_written(&self, word: *const AtomicU32) -> bool {
+        // SAFETY: as the caller promises, the word exists.
+        let word = unsafe { &*word };
+        CodePages::word_has_code(word) && self.code.word_written(word)
+    }
 }
 
 /// Whether the page of `word` holds decoded code.
 ///
 /// # Safety
-/// As for [`word_written`].
+/// `word` comes from [`HostMemory::code_word`] of a page of RAM of a machine that is alive.
 #[inline(always)]
 pub unsafe fn has_code(word: *const AtomicU32) -> bool {
     // SAFETY: as the caller promises, the word exists.

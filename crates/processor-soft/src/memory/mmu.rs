@@ -21,7 +21,7 @@ use processor::{TlbFlush, TlbRange};
 
 use super::host::{self, HostMemory};
 use crate::registers::cr4;
-use crate::translate::FirstLevel;
+use crate::translate::{FirstLevel, WritableFilter};
 
 /// Entries per class.
 const ENTRIES: usize = 4096;
@@ -90,6 +90,24 @@ struct Context {
     space: u64,
 }
 
+/// Where generated code finds the fields of [`Mmu`] and [`Entry`].
+pub mod mmu_offset {
+    use super::{Entry, Mmu};
+    use std::mem::offset_of;
+
+    pub const TABLE: usize = offset_of!(Mmu, table);
+    pub const TAGS: usize = offset_of!(Mmu, tags);
+    pub const CLASS: usize = offset_of!(Mmu, class);
+    pub const READ: usize = offset_of!(Entry, read);
+    pub const WRITE: usize = offset_of!(Entry, write);
+    pub const ADDEND: usize = offset_of!(Entry, addend);
+    pub const WORD: usize = offset_of!(Entry, word);
+    /// log2 of the size of an entry.
+    pub const ENTRY_SHIFT: u8 = size_of::<Entry>().trailing_zeros() as u8;
+    /// Number of entries of a table.
+    pub const ENTRIES: usize = super::ENTRIES;
+}
+
 /// Paging state and the software TLB of one processor.
 pub struct Mmu {
     /// Table of the class in use.
@@ -109,6 +127,8 @@ pub struct Mmu {
     pub watched: [u64; 4],
     /// What generated code looks up.
     pub first_level: FirstLevel,
+    /// What of host memory its tables for writes may hold.
+    writable: Arc<WritableFilter>,
     /// Target of the last `host_pointer` for write.
     pub(super) last_write: *const AtomicU32,
 
@@ -143,7 +163,12 @@ fn slot(linear: u64) -> usize {
 }
 
 impl Mmu {
-    pub fn new(memory: GuestMemory, code: Arc<CodePages>, physical_bits: u32) -> Self {
+    pub fn new(
+        memory: GuestMemory,
+        code: Arc<CodePages>,
+        writable: Arc<WritableFilter>,
+        physical_bits: u32,
+    ) -> Self {
         let entries: Box<[[Entry; ENTRIES]; 4]> = boxed(EMPTY);
         let mut mmu = Self {
             table: std::ptr::null(),
@@ -154,7 +179,8 @@ impl Mmu {
             physical_bits,
             pdpte: [0; 4],
             watched: [NEVER; 4],
-            first_level: FirstLevel::new(),
+            first_level: FirstLevel::new(Arc::clone(&writable)),
+            writable,
             last_write: std::ptr::null(),
             spaces: [0; 2],
             next_space: 1,
@@ -194,26 +220,34 @@ impl Mmu {
         self.class
     }
 
-    /// Makes the first level's tables those of the present space and class.
+    /// Makes the first level's tables those of the present space.
     #[inline]
     pub fn switch_first_level(&mut self) {
-        self.first_level.switch([self.spaces[0], self.spaces[1], self.class as u64]);
+        self.first_level.switch(self.spaces);
+    }
+
+    /// The table of `class`, for generated code.
+    pub fn entries_of(&self, class: Class) -> *const u8 {
+        self.entries[class as usize].as_ptr().cast()
     }
 
     /// Puts the page of an operand into the first level, if this level has it and, for a write, it holds no
-    /// code. The operand's host address.
-    pub fn promote(&mut self, linear: u64, size: usize, write: bool) -> Option<u64> {
+    /// code.
+    pub fn promote(&mut self, linear: u64, size: usize, write: bool) -> bool {
         let (&Entry { read, write: writable, addend, word }, tag) = self.look_up(linear, size);
         if if write { writable } else { read } != tag {
-            return None;
-        }
-        // SAFETY: entries that match have the word of a page of RAM.
-        if write && unsafe { host::has_code(word) } {
-            return None;
+            return false;
         }
         let host = (linear as usize).wrapping_add(addend) as u64;
-        self.first_level.fill(linear, host, write);
-        Some(host)
+        if write {
+            self.writable.insert(host);
+            // SAFETY: entries that match have the word of a page of RAM.
+            if unsafe { host::has_code(word) } {
+                return false;
+            }
+        }
+        self.first_level.fill(self.class, linear, host, write);
+        true
     }
 
     pub fn set_class(&mut self, class: Class) {

@@ -20,7 +20,7 @@ use crate::fault::Fault;
 use crate::registers::Seg;
 use crate::vcpu::Vcpu;
 
-pub use mmu::{Class, Mmu};
+pub use mmu::{Class, Mmu, mmu_offset};
 
 /// An integer that instructions read and write.
 pub trait Word: Copy + Eq + std::fmt::Debug + Send + 'static {
@@ -171,7 +171,7 @@ impl Vcpu {
             // SAFETY: as for `read`; the word belongs to the page.
             unsafe {
                 host::store((linear as usize).wrapping_add(entry.addend) as *mut u8, value);
-                if host::word_written(word) {
+                if self.mmu.host.word_written(word) {
                     self.mmu.code_written = true;
                 }
             }
@@ -199,7 +199,7 @@ impl Vcpu {
                 let old = host::load(pointer);
                 let (new, result) = f(self, old);
                 host::store(pointer, new);
-                if host::word_written(word) {
+                if self.mmu.host.word_written(word) {
                     self.mmu.code_written = true;
                 }
                 return Ok(result);
@@ -243,7 +243,7 @@ impl Vcpu {
                 }
                 old = found;
             };
-            if host::word_written(word) {
+            if self.mmu.host.word_written(word) {
                 self.mmu.code_written = true;
             }
             Ok(result)
@@ -270,7 +270,7 @@ impl Vcpu {
         // SAFETY: as for `modify`; the operand is aligned.
         unsafe {
             let found = host::compare_exchange_16(pointer, expected, new);
-            if host::word_written(word) {
+            if self.mmu.host.word_written(word) {
                 self.mmu.code_written = true;
             }
             Ok(found)
@@ -336,7 +336,7 @@ impl Vcpu {
     pub fn host_written(&mut self) {
         let word = self.mmu.last_write;
         // SAFETY: not null, it came from a page of RAM.
-        if !word.is_null() && unsafe { host::word_written(word) } {
+        if !word.is_null() && unsafe { self.mmu.host.word_written(word) } {
             self.mmu.code_written = true;
         }
     }

@@ -161,7 +161,7 @@ impl Vcpu {
                     4 => host::store(pointer, value as u32),
                     _ => host::store(pointer, value),
                 }
-                if host::word_written(word) {
+                if self.mmu.host.word_written(word) {
                     self.mmu.code_written = true;
                 }
             }
@@ -203,7 +203,7 @@ impl Vcpu {
         // SAFETY: as for `load_part`.
         unsafe {
             host::store_bytes(part.host, data);
-            if host::word_written(part.word) {
+            if self.mmu.host.word_written(part.word) {
                 self.mmu.code_written = true;
             }
         }
@@ -269,7 +269,7 @@ impl Vcpu {
                         }
                         old = found;
                     }
-                    if host::word_written(word) {
+                    if self.mmu.host.word_written(word) {
                         self.mmu.code_written = true;
                     }
                 }

@@ -8,6 +8,9 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
 use super::classify::{FLAGS, Kind, classify, kills, reads};
 
+/// A stretch of the page that decided how a block was translated: offset and length.
+pub type Extent = (u16, u16);
+
 /// Instructions of a block at most.
 const LIMIT: usize = 64;
 /// Instructions at a branch's target that are looked at.
@@ -37,8 +40,17 @@ pub enum End {
     Crossing(u16),
 }
 
-/// The instructions from `offset` of `page` on.
-pub fn scan(page: &[u8; PAGE], offset: u16) -> (Vec<Guest>, End) {
+/// What a scan has found.
+pub struct Scan {
+    pub guests: Vec<Guest>,
+    pub end: End,
+    /// The block itself, and what was looked at to learn which flags are live. While these bytes are the
+    /// same, so is the translation.
+    pub extents: Vec<Extent>,
+}
+
+/// The instructions from `offset` of `page` on, to run at privilege level 3 (`user`) or 0.
+pub fn scan(page: &[u8; PAGE], offset: u16, user: bool) -> Scan {
     let mut guests = Vec::with_capacity(16);
     let start = usize::from(offset);
     let mut decoder =
@@ -56,7 +68,8 @@ pub fn scan(page: &[u8; PAGE], offset: u16) -> (Vec<Guest>, End) {
         if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
             break End::Crossing(start);
         }
-        let kind = if instruction.is_invalid() { Kind::Interpret(false) } else { classify(&instruction) };
+        let kind =
+            if instruction.is_invalid() { Kind::Interpret(false) } else { classify(&instruction, user) };
         guests.push(Guest { instruction, start, next: decoder.ip() as u16, kind, live: FLAGS });
         if kind.ends() {
             let next = decoder.ip() as u16;
@@ -67,33 +80,37 @@ pub fn scan(page: &[u8; PAGE], offset: u16) -> (Vec<Guest>, End) {
             };
         }
     };
-    find_live(page, &mut guests, end);
-    (guests, end)
+    let length = guests.last().map_or(0, |guest: &Guest| guest.next - offset);
+    let mut extents = vec![(offset, length.min(PAGE as u16 - offset))];
+    find_live(page, &mut guests, end, user, &mut extents);
+    Scan { guests, end, extents }
 }
 
 /// The instruction at `offset` of a page, of which `bytes` are the rest and the beginning of the next page.
-pub fn scan_crossing(bytes: &[u8], offset: u16) -> (Vec<Guest>, End) {
+pub fn scan_crossing(bytes: &[u8], offset: u16, user: bool) -> Scan {
     let mut decoder = Decoder::with_ip(64, bytes, u64::from(offset), DecoderOptions::NONE);
     let instruction = decoder.decode();
-    let kind = if instruction.is_invalid() { Kind::Interpret(false) } else { classify(&instruction) };
+    let kind = if instruction.is_invalid() { Kind::Interpret(false) } else { classify(&instruction, user) };
     let next = decoder.ip() as u16;
     let end = match kind {
         Kind::Interpret(_) => End::Crossing(next),
         kind if kind.ends() => End::Transfer,
         _ => End::Crossing(next),
     };
-    (vec![Guest { instruction, start: offset, next, kind, live: FLAGS }], end)
+    let guests = vec![Guest { instruction, start: offset, next, kind, live: FLAGS }];
+    Scan { guests, end, extents: vec![(offset, bytes.len() as u16)] }
 }
 
-fn find_live(page: &[u8; PAGE], guests: &mut [Guest], end: End) {
+fn find_live(page: &[u8; PAGE], guests: &mut [Guest], end: End, user: bool, extents: &mut Vec<Extent>) {
+    let mut live_at = |target| live_at(page, target, user, extents);
     let mut live = match end {
-        End::Next(offset) => live_at(page, i32::from(offset)),
+        End::Next(offset) => live_at(i32::from(offset)),
         _ => FLAGS,
     };
     for guest in guests.iter_mut().rev() {
         live = match guest.kind {
-            Kind::Jump(target) | Kind::Call(target) => live_at(page, target),
-            Kind::Branch(_, target) => live | live_at(page, target),
+            Kind::Jump(target) | Kind::Call(target) => live_at(target),
+            Kind::Branch(_, target) => live | live_at(target),
             _ => live,
         };
         live = live & !kills(&guest.instruction, guest.kind) | reads(&guest.instruction, guest.kind);
@@ -107,7 +124,7 @@ pub fn in_page(target: i32) -> Option<u16> {
 }
 
 /// The flags that may be live at `target`: found by looking at the first instructions there.
-pub fn live_at(page: &[u8; PAGE], target: i32) -> u32 {
+fn live_at(page: &[u8; PAGE], target: i32, user: bool, extents: &mut Vec<Extent>) -> u32 {
     let Some(offset) = in_page(target) else { return FLAGS };
     let bytes = page.get(usize::from(offset)..).unwrap_or_default();
     let mut decoder = Decoder::with_ip(64, bytes, u64::from(offset), DecoderOptions::NONE);
@@ -117,13 +134,14 @@ pub fn live_at(page: &[u8; PAGE], target: i32) -> u32 {
         if instruction.is_invalid() {
             break;
         }
-        let kind = classify(&instruction);
+        let kind = classify(&instruction, user);
         live |= reads(&instruction, kind) & unknown;
         unknown &= !kills(&instruction, kind);
         if unknown == 0 || kind.ends() || matches!(kind, Kind::Branch(..)) {
             break;
         }
     }
+    extents.push((offset, decoder.ip().min(PAGE as u64) as u16 - offset));
     live | unknown
 }
 
@@ -141,7 +159,7 @@ mod tests {
     #[test]
     fn flags_are_dead_between_two_instructions_that_write_them_all() {
         // add eax, ebx; mov eax, [rdi]; sub eax, ecx; ret
-        let (guests, end) = scan(&page(&[0x01, 0xd8, 0x8b, 0x07, 0x29, 0xc8, 0xc3]), 0);
+        let Scan { guests, end, .. } = scan(&page(&[0x01, 0xd8, 0x8b, 0x07, 0x29, 0xc8, 0xc3]), 0, false);
         assert_eq!(end, End::Transfer);
         let live: Vec<_> = guests.iter().map(|guest| guest.live).collect();
         assert_eq!(live, [0, 0, 0, FLAGS]);
@@ -151,7 +169,7 @@ mod tests {
     fn a_branch_needs_its_flags_and_those_of_both_ways() {
         // cmp eax, ebx; mov ecx, [rdi]; je +2; xor eax, eax; add eax, ebx; ret
         let code = [0x39, 0xd8, 0x8b, 0x0f, 0x74, 0x02, 0x31, 0xc0, 0x01, 0xd8, 0xc3];
-        let (guests, _) = scan(&page(&code), 0);
+        let guests = scan(&page(&code), 0, false).guests;
         assert_eq!(guests[1].live, RflagsBits::ZF);
         assert_eq!(guests[0].live, 0);
     }
@@ -159,7 +177,7 @@ mod tests {
     #[test]
     fn a_shift_by_cl_may_leave_the_flags_alone() {
         // shl eax, cl; ret
-        let (guests, _) = scan(&page(&[0xd3, 0xe0, 0xc3]), 0);
+        let guests = scan(&page(&[0xd3, 0xe0, 0xc3]), 0, false).guests;
         assert_eq!(guests[0].live, FLAGS);
     }
 
@@ -167,7 +185,7 @@ mod tests {
     fn a_block_ends_before_an_instruction_that_lies_in_two_pages() {
         let mut page = [0x90; PAGE];
         page[PAGE - 2..].copy_from_slice(&[0x48, 0x01]);
-        let (guests, end) = scan(&page, PAGE as u16 - 3);
+        let Scan { guests, end, .. } = scan(&page, PAGE as u16 - 3, false);
         assert_eq!(guests.len(), 1);
         assert_eq!(end, End::Crossing(PAGE as u16 - 2));
     }

@@ -4,22 +4,23 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 
-use guest_memory::PageState;
-use iced_x86::{Encoder, InstructionInfoFactory, Mnemonic};
+use guest_memory::{CodePages, PageState};
+use iced_x86::{CpuidFeature, Encoder, InstructionInfoFactory, Mnemonic};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::block::{End, Guest, PAGE, scan, scan_crossing};
+use super::bases_can_be_set;
+use super::block::{Extent, Guest, PAGE, Scan, scan, scan_crossing};
 use super::emit::Emitter;
-use super::lower::{Link, Lowered, Way, Writer};
+use super::lower::{Crossing, Entries, Link, Lowered, Tools, Way, Writer};
 use super::slow::{self, Interpreted};
 use super::state::{JUMPS, Jump, jump_slot, no_jump, reason};
 use super::stubs::{self, Stubs};
 use crate::execute::decode_one;
-use crate::extension::Arena;
+use crate::extension::{Arena, Host};
 use crate::vcpu::Vcpu;
 
 /// Bytes of code that a processor keeps.
-const ARENA: usize = 24 << 20;
+const ARENA: usize = 32 << 20;
 /// Room that the largest block may take.
 const LARGEST: usize = 64 << 10;
 /// Blocks that a processor keeps.
@@ -30,6 +31,12 @@ const LISTED: usize = 60;
 const KEYS: usize = 4096;
 /// Links that wait for their targets.
 const PENDING: usize = 1 << 18;
+/// How often a jump to another page is linked anew before it is left to the jump cache.
+const RELINKS: u8 = 8;
+/// Keys stay below this: generated code compares 32 bits, of which all ones is no key.
+const LAST_KEY: u64 = u32::MAX as u64 - 1;
+/// Bytes of the jump that a way into a block becomes.
+const HEAD: usize = 5;
 
 /// Spreads guest physical addresses.
 #[derive(Default)]
@@ -53,24 +60,52 @@ impl Hasher for AddressHasher {
 
 type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
 
-/// A translated block.
-#[derive(Clone, Copy)]
-struct Block {
-    state: PageState,
-    saved: u64,
-    direct: u64,
-    looped: u64,
+/// Which block: a guest physical address, for which privilege level, and whether it shares look-ups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Name(u64);
+
+impl Name {
+    fn new(gpa: u64, user: bool, plain: bool) -> Self {
+        Self(gpa << 2 | u64::from(user) << 1 | u64::from(plain))
+    }
+
+    fn gpa(self) -> u64 {
+        self.0 >> 2
+    }
+
+    fn user(self) -> bool {
+        self.0 & 2 != 0
+    }
+
+    /// The block at another offset of the same page.
+    fn at(self, offset: u16, plain: bool) -> Self {
+        Self::new(self.gpa() & !(PAGE as u64 - 1) | u64::from(offset), self.user(), plain)
+    }
 }
 
-/// A translated instruction that lies in two pages. Nothing is linked to it: it is found through the jump
-/// cache, whose key vouches for the mapping of both pages.
-#[derive(Clone, Copy)]
-struct Crossing {
+/// A translated block.
+struct Block {
+    name: Name,
+    entries: Entries,
+    /// The word of its page when it was last known to be good.
     state: PageState,
-    /// Guest physical address of the second page, and its word.
-    second: u64,
-    second_state: PageState,
-    code: u64,
+    /// Guest physical address of the page on which its only instruction goes on, and its word.
+    second: Option<(u64, PageState)>,
+    /// False while its ways in lead out.
+    valid: bool,
+    /// How its ways in begin while it is valid.
+    heads: [[u8; HEAD]; 3],
+    /// What it was made of.
+    extents: Box<[Extent]>,
+    bytes: Box<[u8]>,
+}
+
+/// A jump to another page.
+struct Crossroad {
+    place: Crossing,
+    /// The key for which it is linked.
+    key: u64,
+    relinks: u8,
 }
 
 /// A jump that waits for its target to be translated.
@@ -78,18 +113,43 @@ struct Crossing {
 struct Pending {
     at: u64,
     way: Way,
-    state: PageState,
+}
+
+/// Counts that the log tells at the end.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Ways back into Rust, by [`reason`].
+    exits: [u64; reason::COUNT],
+    /// Blocks that have been translated; found unchanged after their page had been written; changed.
+    translated: u64,
+    renewed: u64,
+    changed: u64,
+    /// Pages with blocks that have been written.
+    ended: u64,
+    /// How often all has been forgotten.
+    cleared: u64,
+    /// Jumps to other pages that have been linked; those that are left to the jump cache.
+    linked: u64,
+    given_up: u64,
+    /// Accesses that the first level of the TLB did not know, nor the second.
+    pub misses: u64,
 }
 
 /// Everything that one processor has translated.
 pub struct Translator {
     arena: Arena,
     stubs: Stubs,
-    blocks: AddressMap<Block>,
-    /// Instructions that lie in two pages, by the address of their first byte.
-    crossings: AddressMap<Crossing>,
+    blocks: Vec<Block>,
+    /// Numbers of blocks.
+    names: AddressMap<u32>,
+    /// Instructions that lie in two pages. Nothing in their page is linked to them: they are found through
+    /// jumps whose key vouches for the mapping of both pages.
+    crossings: AddressMap<u32>,
+    /// Numbers of the blocks that depend on a page, by guest frame number.
+    pages: AddressMap<Vec<u32>>,
     pending: AddressMap<Vec<Pending>>,
     pending_count: usize,
+    crossroads: Vec<Crossroad>,
     jumps: Box<[Jump]>,
     /// Numbers for [`Vcpu::code_key`]s; a number is used once.
     keys: AddressMap<u64>,
@@ -100,15 +160,19 @@ pub struct Translator {
     interpreted: Vec<Box<Interpreted>>,
     encoder: Encoder,
     info: InstructionInfoFactory,
-    /// Ways back into Rust, by reason.
-    exits: [u64; reason::COUNT],
-    /// How often the jump cache has become worthless, and blocks have been translated.
-    invalidations: u64,
-    translated: u64,
-    /// [`guest_memory::CodePages::ended`] when the jump cache was known to be good.
+    bmi2: bool,
+    pub counts: Counts,
+    /// [`CodePages::ended`] up to which blocks of written pages have been barred.
     pub ended: u64,
     /// [`crate::extension::ExtensionState::generation`] for which the code is good.
     pub thunks: u64,
+}
+
+/// A block that has been found.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    pub saved: u64,
+    pub resume: u64,
 }
 
 // SAFETY: the pointers in the jump cache lead into the arena, which moves along.
@@ -120,16 +184,23 @@ impl Translator {
     /// # Errors
     /// When the host refuses executable memory.
     pub fn new() -> io::Result<Box<Self>> {
+        if !bases_can_be_set() {
+            tracing::error!("the host does not offer FSGSBASE, guest code is interpreted");
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let arena = Arena::new(ARENA).inspect_err(|error| {
             tracing::error!("no executable memory for translated code, guest code is interpreted: {error}");
         })?;
         let mut translator = Box::new(Self {
             arena,
             stubs: Stubs::default(),
-            blocks: AddressMap::default(),
+            blocks: Vec::new(),
+            names: AddressMap::default(),
             crossings: AddressMap::default(),
+            pages: AddressMap::default(),
             pending: AddressMap::default(),
             pending_count: 0,
+            crossroads: Vec::new(),
             jumps: (0..JUMPS).map(no_jump).collect(),
             keys: AddressMap::default(),
             next_key: 1,
@@ -137,9 +208,8 @@ impl Translator {
             interpreted: Vec::new(),
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
-            exits: [0; reason::COUNT],
-            invalidations: 0,
-            translated: 0,
+            bmi2: Host::get().offers(CpuidFeature::BMI2),
+            counts: Counts::default(),
             ended: 0,
             thunks: 0,
         });
@@ -149,12 +219,16 @@ impl Translator {
 
     /// Forgets all blocks.
     pub fn clear(&mut self) {
+        self.counts.cleared += 1;
         self.blocks.clear();
+        self.names.clear();
         self.crossings.clear();
+        self.pages.clear();
         self.pending.clear();
         self.pending_count = 0;
+        self.crossroads.clear();
         self.interpreted.clear();
-        self.forget_keys();
+        self.jumps.iter_mut().enumerate().for_each(|(slot, jump)| *jump = no_jump(slot));
         self.arena.clear();
         let mut emitter = Emitter::new(self.arena.next());
         let interpret = slow::interpret as *const () as u64;
@@ -162,9 +236,8 @@ impl Translator {
         self.arena.add(&emitter.finish());
     }
 
-    /// Makes all entries of the jump cache worthless.
-    pub fn forget_keys(&mut self) {
-        self.invalidations += 1;
+    /// Makes all entries of the jump cache, and all links between pages, worthless.
+    fn forget_keys(&mut self) {
         self.keys.clear();
         self.last_key = (u64::MAX, 0);
     }
@@ -173,6 +246,11 @@ impl Translator {
     pub fn key(&mut self, code_key: u64) -> u64 {
         if self.last_key.0 == code_key {
             return self.last_key.1;
+        }
+        if self.next_key >= LAST_KEY {
+            self.clear();
+            self.next_key = 1;
+            self.forget_keys();
         }
         if self.keys.len() >= KEYS {
             self.keys.clear();
@@ -196,92 +274,190 @@ impl Translator {
         &mut self.jumps[jump_slot(rip)]
     }
 
-    /// Runs generated code until it comes back with a reason.
-    pub fn enter(&mut self, code: u64) -> u64 {
-        // SAFETY: the stub was generated for this signature and keeps the ABI's registers; `code` is the
-        // `saved` entry of a block in the arena, GS leads to the processor whose fields it works on.
-        let reason = unsafe {
-            let enter: unsafe extern "sysv64" fn(u64) -> u64 =
-                std::mem::transmute(self.stubs.enter as *const ());
-            enter(code)
-        };
-        if let Some(count) = self.exits.get_mut(reason as usize) {
+    /// The stub by which Rust enters generated code: `extern "sysv64" fn(entry) -> reason`.
+    pub fn way_in(&self) -> u64 {
+        self.stubs.enter
+    }
+
+    /// Counts a return from generated code.
+    pub fn came_back(&mut self, reason: u64) {
+        if let Some(count) = self.counts.exits.get_mut(reason as usize) {
             *count += 1;
         }
-        reason
     }
 
-    /// The code of the block at `gpa`, whose page is in `state`; `None` if the instruction there does not
-    /// lie in one page.
-    pub fn code(&mut self, cpu: &mut Vcpu, gpa: u64, state: PageState) -> Option<u64> {
-        match self.blocks.get(&gpa) {
-            Some(block) if block.state == state => Some(block.saved),
-            _ => self.translate(cpu, gpa, state),
+    fn found(&self, number: u32) -> Found {
+        let entries = &self.blocks[number as usize].entries;
+        Found { saved: entries.saved, resume: entries.resume }
+    }
+
+    /// The block at `gpa`, whose page is in `state`; `None` if the instruction there does not lie in one
+    /// page.
+    pub fn block(&mut self, cpu: &mut Vcpu, gpa: u64, state: PageState, plain: bool) -> Option<Found> {
+        let name = Name::new(gpa, cpu.cpl == 3, plain);
+        let known = self.names.get(&name.0).copied();
+        if let Some(number) = known
+            && self.is_good(cpu, number, (state, None))
+        {
+            return Some(self.found(number));
         }
+        let room = self.make_room();
+        let mut page = [0; PAGE];
+        cpu.shared.memory.read_slice(&mut page, GuestAddress(gpa & !0xfff)).ok()?;
+        let scan = scan(&page, (gpa & 0xfff) as u16, name.user());
+        if scan.guests.is_empty() {
+            return None;
+        }
+        let lowered = self.lower(cpu, &scan, plain, |guest| {
+            let bytes = page.get(usize::from(guest.start)..).unwrap_or_default();
+            bytes.get(..15).unwrap_or(bytes)
+        });
+        let bytes = gather(&scan.extents, &page);
+        let block = (name, (state, None), scan.extents, bytes);
+        self.install(block, lowered, known.filter(|_| room))
     }
 
-    /// The code of the instruction at `gpa` that goes on in the page at `second`.
+    /// The block of the instruction at `gpa` that goes on in the page at `second`.
     pub fn crossing(
         &mut self,
         cpu: &mut Vcpu,
         (gpa, state): (u64, PageState),
-        (second, second_state): (u64, PageState),
-    ) -> Option<u64> {
-        if let Some(known) = self.crossings.get(&gpa)
-            && (known.state, known.second, known.second_state) == (state, second, second_state)
+        second: (u64, PageState),
+    ) -> Option<Found> {
+        let name = Name::new(gpa, cpu.cpl == 3, true);
+        let known = self.crossings.get(&name.0).copied();
+        if let Some(number) = known
+            && self.is_good(cpu, number, (state, Some(second)))
         {
-            return Some(known.code);
+            return Some(self.found(number));
         }
         self.make_room();
-        let mut bytes = [0; 30];
-        let here = (PAGE - (gpa & 0xfff) as usize).min(15);
-        cpu.shared.memory.read_slice(&mut bytes[..here], GuestAddress(gpa)).ok()?;
-        cpu.shared.memory.read_slice(&mut bytes[here..here + 15], GuestAddress(second)).ok()?;
-        let offset = (gpa & 0xfff) as u16;
-        let (guests, end) = scan_crossing(&bytes[..15], offset);
-        let lowered = self.lower(cpu, &guests, end, |_| &bytes[..15]);
-        let code = lowered.saved;
-        self.arena.add(&lowered.code)?;
-        self.link(gpa, state, lowered.links);
-        self.crossings.insert(gpa, Crossing { state, second, second_state, code });
-        Some(code)
+        let bytes = two_pages(cpu, gpa, second.0)?;
+        let scan = scan_crossing(&bytes, (gpa & 0xfff) as u16, name.user());
+        let lowered = self.lower(cpu, &scan, true, |_| &bytes);
+        // Another second page is another block.
+        let block = (name, (state, Some(second)), scan.extents, bytes.into());
+        self.install(block, lowered, None)
     }
 
-    fn make_room(&mut self) {
-        let many = self.blocks.len() >= BLOCKS || self.crossings.len() >= BLOCKS;
-        if self.arena.room() < LARGEST || many || self.pending_count >= PENDING {
+    /// Whether block `number` is what is in memory now; it may be entered then.
+    fn is_good(
+        &mut self,
+        cpu: &mut Vcpu,
+        number: u32,
+        (state, second): (PageState, Option<(u64, PageState)>),
+    ) -> bool {
+        let block = &self.blocks[number as usize];
+        if block.second.map(|(gpa, _)| gpa) != second.map(|(gpa, _)| gpa) {
+            return false;
+        }
+        if (block.valid, block.state, block.second) == (true, state, second) {
+            return true;
+        }
+        let now: Box<[u8]> = match second {
+            Some((gpa, _)) => match two_pages(cpu, block.name.gpa(), gpa) {
+                Some(bytes) => bytes.into(),
+                None => return false,
+            },
+            None => {
+                let mut page = [0; PAGE];
+                let gpa = GuestAddress(block.name.gpa() & !0xfff);
+                if cpu.shared.memory.read_slice(&mut page, gpa).is_err() {
+                    return false;
+                }
+                gather(&block.extents, &page)
+            }
+        };
+        if now != block.bytes {
+            self.counts.changed += 1;
+            return false;
+        }
+        self.counts.renewed += 1;
+        let block = &mut self.blocks[number as usize];
+        (block.state, block.second, block.valid) = (state, second, true);
+        let (heads, entries) = (block.heads, block.entries);
+        for (at, head) in [entries.saved, entries.resume, entries.direct].into_iter().zip(heads) {
+            self.arena.patch(at, &head);
+        }
+        true
+    }
+
+    /// Bars all blocks of the page `gfn` if it has been written since they were last known to be good.
+    pub fn end_page(&mut self, code: &CodePages, gfn: u64) {
+        let Some(mut numbers) = self.pages.remove(&gfn) else { return };
+        self.counts.ended += 1;
+        let state = code.state(gfn);
+        // Whoever has been replaced is not looked at again.
+        numbers.retain(|&number| {
+            let name = self.blocks[number as usize].name.0;
+            [&self.names, &self.crossings].into_iter().any(|map| map.get(&name) == Some(&number))
+        });
+        for &number in &numbers {
+            let block = &mut self.blocks[number as usize];
+            let word =
+                if block.name.gpa() >> 12 == gfn { Some(block.state) } else { block.second.map(|s| s.1) };
+            if !block.valid || word == Some(state) {
+                continue;
+            }
+            block.valid = false;
+            let Entries { saved, resume, direct, stale, stale_saved, .. } = block.entries;
+            self.divert(saved, stale_saved);
+            self.divert(resume, stale_saved);
+            self.divert(direct, stale);
+        }
+        if !numbers.is_empty() {
+            self.pages.insert(gfn, numbers);
+        }
+    }
+
+    /// Bars the blocks of all pages that have been written.
+    pub fn end_pages(&mut self, code: &CodePages) {
+        let pages: Vec<u64> = self.pages.keys().copied().collect();
+        for gfn in pages {
+            self.end_page(code, gfn);
+        }
+    }
+
+    /// Makes the code at `from` a jump.
+    fn divert(&mut self, from: u64, to: u64) {
+        let mut head = [0xe9; HEAD];
+        let distance = to.wrapping_sub(from + HEAD as u64) as u32;
+        head[1..].copy_from_slice(&distance.to_le_bytes());
+        self.arena.patch(from, &head);
+    }
+
+    /// False if everything had to be forgotten.
+    fn make_room(&mut self) -> bool {
+        let room = self.arena.room() >= LARGEST
+            && self.blocks.len() < BLOCKS
+            && self.pending_count < PENDING
+            && self.crossroads.len() < PENDING;
+        if !room {
             self.clear();
         }
-    }
-
-    fn translate(&mut self, cpu: &mut Vcpu, gpa: u64, state: PageState) -> Option<u64> {
-        self.make_room();
-        let mut page = [0; PAGE];
-        cpu.shared.memory.read_slice(&mut page, GuestAddress(gpa & !0xfff)).ok()?;
-        let (guests, end) = scan(&page, (gpa & 0xfff) as u16);
-        if guests.is_empty() {
-            return None;
-        }
-        let lowered = self.lower(cpu, &guests, end, |guest| {
-            let bytes = page.get(usize::from(guest.start)..).unwrap_or_default();
-            bytes.get(..15).unwrap_or(bytes)
-        });
-        self.install(gpa, state, lowered)
+        room
     }
 
     /// Writes the code of a block; `bytes` are those of an instruction.
     fn lower<'a>(
         &mut self,
         cpu: &mut Vcpu,
-        guests: &[Guest],
-        end: End,
+        scan: &Scan,
+        plain: bool,
         bytes: impl Fn(&Guest) -> &'a [u8],
     ) -> Lowered {
-        self.translated += 1;
+        self.counts.translated += 1;
         let interpreted = &mut self.interpreted;
         let thunks = cpu.extension.generation();
-        let writer = Writer::new(self.arena.next(), &self.stubs, &mut self.encoder, &mut self.info);
-        writer.block(guests, end, |guest| {
+        let tools = Tools {
+            stubs: &self.stubs,
+            encoder: &mut self.encoder,
+            info: &mut self.info,
+            crossings: self.crossroads.len(),
+            plain,
+            bmi2: self.bmi2,
+        };
+        Writer::new(self.arena.next(), tools).block(scan, |guest| {
             let ops = decode_one(cpu, bytes(guest)).unwrap_or_default();
             let mnemonic = guest.instruction.mnemonic();
             let mut record = Box::new(Interpreted { ops, thunks, mnemonic, runs: 0 });
@@ -291,43 +467,95 @@ impl Translator {
         })
     }
 
-    fn install(&mut self, gpa: u64, state: PageState, lowered: Lowered) -> Option<u64> {
-        let Lowered { code, links, saved, direct, looped } = lowered;
+    /// Makes a block known; it takes the place of the block `before`.
+    #[expect(clippy::type_complexity, reason = "what a block is made of, once")]
+    fn install(
+        &mut self,
+        (name, (state, second), extents, bytes): (
+            Name,
+            (PageState, Option<(u64, PageState)>),
+            Vec<Extent>,
+            Box<[u8]>,
+        ),
+        lowered: Lowered,
+        before: Option<u32>,
+    ) -> Option<Found> {
+        let Lowered { code, links, crossings, entries } = lowered;
+        let origin = self.arena.next();
         self.arena.add(&code)?;
-        let block = Block { state, saved, direct, looped };
-        self.blocks.insert(gpa, block);
-        for waiting in self.pending.remove(&gpa).unwrap_or_default() {
-            self.pending_count -= 1;
-            if waiting.state == state {
-                self.patch(waiting.at, waiting.way, block);
+        let head = |at: u64| {
+            let at = (at - origin) as usize;
+            std::array::from_fn(|n| code.get(at + n).copied().unwrap_or(0x90))
+        };
+        let heads = [head(entries.saved), head(entries.resume), head(entries.direct)];
+        let number = self.blocks.len() as u32;
+        let extents = extents.into_boxed_slice();
+        self.blocks.push(Block { name, entries, state, second, valid: true, heads, extents, bytes });
+        self.pages.entry(name.gpa() >> 12).or_default().push(number);
+        if let Some((second, _)) = second {
+            self.pages.entry(second >> 12).or_default().push(number);
+            self.crossings.insert(name.0, number);
+        } else {
+            self.names.insert(name.0, number);
+            for waiting in self.pending.remove(&name.0).unwrap_or_default() {
+                self.pending_count -= 1;
+                self.patch(waiting.at, waiting.way, entries);
             }
         }
-        self.link(gpa, state, links);
-        Some(block.saved)
+        if let Some(before) = before {
+            // Links lead there still.
+            let old = self.blocks[before as usize].entries;
+            self.divert(old.saved, entries.saved);
+            self.divert(old.resume, entries.resume);
+            self.divert(old.direct, entries.direct);
+        }
+        self.crossroads.extend(crossings.into_iter().map(|place| Crossroad { place, key: 0, relinks: 0 }));
+        self.link(name, links);
+        Some(self.found(number))
     }
 
-    /// Links jumps within the page of `gpa`.
-    fn link(&mut self, gpa: u64, state: PageState, links: Vec<Link>) {
+    /// Links jumps within the page of the block `name`.
+    fn link(&mut self, name: Name, links: Vec<Link>) {
         for Link { at, target, way } in links {
-            let target = gpa & !0xfff | u64::from(target);
-            match self.blocks.get(&target) {
-                Some(&found) if found.state == state => self.patch(at, way, found),
-                _ => {
-                    self.pending.entry(target).or_default().push(Pending { at, way, state });
+            let target = name.at(target, way == Way::Plain);
+            match self.names.get(&target.0) {
+                Some(&found) => self.patch(at, way, self.blocks[found as usize].entries),
+                None => {
+                    self.pending.entry(target.0).or_default().push(Pending { at, way });
                     self.pending_count += 1;
                 }
             }
         }
     }
 
-    fn patch(&mut self, at: u64, way: Way, block: Block) {
+    fn patch(&mut self, at: u64, way: Way, entries: Entries) {
         let to = match way {
-            Way::Saved => block.saved,
-            Way::Direct => block.direct,
-            Way::Looped => block.looped,
+            Way::Saved => entries.saved,
+            Way::Resume | Way::Plain => entries.resume,
+            Way::Direct => entries.direct,
+            Way::Looped => entries.looped,
         };
+        self.patch_distance(at, to);
+    }
+
+    fn patch_distance(&mut self, at: u64, to: u64) {
         let distance = to.wrapping_sub(at + 4) as u32;
-        self.arena.patch(at, distance.to_le_bytes());
+        self.arena.patch(at, &distance.to_le_bytes());
+    }
+
+    /// Links a jump to another page with its target, for the address space of `key`.
+    pub fn link_crossroad(&mut self, number: u64, key: u64, target: Found) {
+        let Some(crossroad) = self.crossroads.get_mut(number as usize) else { return };
+        let place = crossroad.place;
+        if crossroad.relinks >= RELINKS {
+            self.counts.given_up += 1;
+            self.patch_distance(place.other, place.look_up);
+            return;
+        }
+        (crossroad.key, crossroad.relinks) = (key, crossroad.relinks + 1);
+        self.counts.linked += 1;
+        self.patch_distance(place.jump, target.resume);
+        self.arena.patch(place.key, &(key as u32).to_le_bytes());
     }
 
     /// Which instructions have been left to the interpreter, by how often they ran.
@@ -347,20 +575,35 @@ impl Drop for Translator {
         let interpreted: Vec<_> = self.interpreted_counts().into_iter().take(LISTED).collect();
         tracing::debug!(
             blocks = self.blocks.len(),
-            translated = self.translated,
-            invalidations = self.invalidations,
             keys = self.next_key,
-            exits = ?self.exits,
+            counts = ?self.counts,
             ?interpreted,
             "translated code ends"
         );
     }
 }
 
+/// The bytes of `extents`.
+fn gather(extents: &[Extent], page: &[u8; PAGE]) -> Box<[u8]> {
+    let bytes = |&(offset, length): &Extent| {
+        page.get(usize::from(offset)..usize::from(offset) + usize::from(length)).unwrap_or_default()
+    };
+    extents.iter().flat_map(bytes).copied().collect()
+}
+
+/// The longest instruction that begins at `gpa` and goes on in the page at `second`.
+fn two_pages(cpu: &Vcpu, gpa: u64, second: u64) -> Option<[u8; 15]> {
+    let mut bytes = [0; 15];
+    let (here, there) = bytes.split_at_mut((PAGE - (gpa & 0xfff) as usize).min(15));
+    cpu.shared.memory.read_slice(here, GuestAddress(gpa)).ok()?;
+    cpu.shared.memory.read_slice(there, GuestAddress(second)).ok()?;
+    Some(bytes)
+}
+
 #[cfg(test)]
 impl Translator {
     /// Number of blocks.
     pub fn len(&self) -> usize {
-        self.blocks.len()
+        self.names.len()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Anything that is not certain to mean the same on the host with translated operands is interpreted.
 
-use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpAccess, OpKind, Register, RflagsBits};
 
 use crate::extension::{Host, vector_alignment};
 
@@ -31,8 +31,22 @@ pub enum Kind {
     CallIndirect,
     /// Bytes released behind the return address.
     Return(u16),
+    /// DIV or IDIV, which may raise #DE.
+    Divide,
+    /// An instruction of the operating system, at privilege level 0.
+    System(System),
     /// By the interpreter's handler; whether the block goes on behind it.
     Interpret(bool),
+}
+
+/// Instructions of privilege level 0 that are translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum System {
+    Cli,
+    Sti,
+    Swapgs,
+    Stac,
+    Clac,
 }
 
 impl Kind {
@@ -50,8 +64,9 @@ impl Kind {
     }
 }
 
-/// Decides for an instruction that has been decoded with its offset in the page as its address.
-pub fn classify(instruction: &Instruction) -> Kind {
+/// Decides for an instruction that has been decoded with its offset in the page as its address, to run at
+/// privilege level 3 (`user`) or 0.
+pub fn classify(instruction: &Instruction, user: bool) -> Kind {
     let interpret = Kind::Interpret(instruction.flow_control() == FlowControl::Next);
     if instruction.is_invalid() {
         return interpret;
@@ -99,6 +114,14 @@ pub fn classify(instruction: &Instruction) -> Kind {
         | Mnemonic::Prefetcht1
         | Mnemonic::Prefetcht2
         | Mnemonic::Prefetchw => Kind::Nothing,
+        Mnemonic::Div | Mnemonic::Idiv if operands_fit(instruction) && accessed_size(instruction) >= 4 => {
+            Kind::Divide
+        }
+        Mnemonic::Cli if !user => Kind::System(System::Cli),
+        Mnemonic::Sti if !user => Kind::System(System::Sti),
+        Mnemonic::Swapgs if !user => Kind::System(System::Swapgs),
+        Mnemonic::Stac if !user => Kind::System(System::Stac),
+        Mnemonic::Clac if !user => Kind::System(System::Clac),
         mnemonic if is_plain(mnemonic) && operands_fit(instruction) && offered(instruction) => Kind::Plain,
         _ if uses_vectors(instruction) && operands_fit(instruction) && offered(instruction) => {
             vector_alignment(instruction).map_or(interpret, Kind::Vector)
@@ -183,6 +206,8 @@ fn is_plain(mnemonic: Mnemonic) -> bool {
             | M::Xchg
             | M::Xadd
             | M::Cmpxchg
+            | M::Cmpxchg8b
+            | M::Cmpxchg16b
             | M::Bt
             | M::Bts
             | M::Btr
@@ -259,14 +284,29 @@ fn is_plain(mnemonic: Mnemonic) -> bool {
     )
 }
 
-/// Registers 13 to 15, whose host namesakes have other duties.
+/// Registers 13 and 14, whose host namesakes have other duties.
 pub fn has_home(register: Register) -> bool {
-    register.is_gpr() && register.full_register().number() >= 13
+    register.is_gpr() && matches!(register.full_register().number(), 13 | 14)
+}
+
+/// Bytes of the memory operand, or of the first operand if there is none.
+pub fn accessed_size(instruction: &Instruction) -> usize {
+    let memory = instruction.memory_size();
+    match memory.size() {
+        0 => instruction.op0_register().size(),
+        _ if memory.is_broadcast() => memory.element_size(),
+        size => size,
+    }
+}
+
+/// Whether an access changes its operand.
+pub fn writes(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
 }
 
 /// Whether all operands are of the kinds that can be replaced.
 fn operands_fit(instruction: &Instruction) -> bool {
-    let (mut memory, mut high, mut extended) = (false, false, false);
+    let (mut memory, mut high) = (false, false);
     let mut homes = [None; 3];
     for operand in 0..instruction.op_count() {
         match instruction.op_kind(operand) {
@@ -278,10 +318,7 @@ fn operands_fit(instruction: &Instruction) -> bool {
                 if !register.is_gpr() {
                     return false;
                 }
-                match register {
-                    Register::AH | Register::CH | Register::DH | Register::BH => high = true,
-                    _ => extended |= register.full_register() == Register::RSP,
-                }
+                high |= matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
                 let number = register.full_register().number();
                 if has_home(register) && !homes.contains(&Some(number)) {
                     let Some(free) = homes.iter_mut().find(|home| home.is_none()) else { return false };
@@ -315,7 +352,7 @@ fn operands_fit(instruction: &Instruction) -> bool {
     }
     let scratch = if memory { 1 } else { 2 };
     // Operands AH to BH and registers 8 to 15 exclude each other.
-    homes.iter().flatten().count() <= scratch && !(high && (memory || extended))
+    homes.iter().flatten().count() <= scratch && !(high && memory)
 }
 
 /// Whether the address of the memory operand can be computed by one LEA.
@@ -335,8 +372,16 @@ fn address_fits(instruction: &Instruction) -> bool {
 /// The flags that `instruction` reads.
 pub fn reads(instruction: &Instruction, kind: Kind) -> u32 {
     match kind {
-        Kind::Plain | Kind::Vector(_) | Kind::Branch(..) => instruction.rflags_read() & FLAGS,
+        Kind::Plain | Kind::Vector(_) | Kind::Branch(..) | Kind::Divide => instruction.rflags_read() & FLAGS,
         Kind::Interpret(_) => FLAGS,
+        _ => 0,
+    }
+}
+
+/// The flags that `instruction` may change.
+pub fn modifies(instruction: &Instruction, kind: Kind) -> u32 {
+    match kind {
+        Kind::Plain | Kind::Vector(_) | Kind::Divide => instruction.rflags_modified() & FLAGS,
         _ => 0,
     }
 }
@@ -344,6 +389,10 @@ pub fn reads(instruction: &Instruction, kind: Kind) -> u32 {
 /// The flags that `instruction` gives a new value whatever its operands are.
 pub fn kills(instruction: &Instruction, kind: Kind) -> u32 {
     use Mnemonic as M;
+    if kind == Kind::Divide {
+        // Undefined, whatever the processor.
+        return FLAGS;
+    }
     if !matches!(kind, Kind::Plain | Kind::Vector(_)) {
         return 0;
     }

@@ -4,6 +4,7 @@
 /// Host registers by number.
 pub mod host {
     pub const RAX: u8 = 0;
+    pub const RCX: u8 = 1;
     pub const RDX: u8 = 2;
     pub const RSP: u8 = 4;
     pub const RBP: u8 = 5;
@@ -13,14 +14,22 @@ pub mod host {
     pub const S0: u8 = 13;
     /// Scratch.
     pub const S1: u8 = 14;
-    /// The guest's stack pointer.
-    pub const GUEST_RSP: u8 = 15;
+}
+
+/// What the host's segment registers lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Segment {
+    None,
+    /// FS: the present tables of the first level of the TLB.
+    Tables,
+    /// GS: the processor's state.
+    State,
 }
 
 /// A memory operand of a host instruction.
 #[derive(Debug, Clone, Copy)]
 pub struct Mem {
-    gs: bool,
+    segment: Segment,
     base: Option<u8>,
     index: Option<(u8, u8)>,
     disp: i32,
@@ -29,22 +38,32 @@ pub struct Mem {
 impl Mem {
     /// A field of the processor's state.
     pub fn state(offset: usize) -> Self {
-        Self { gs: true, base: None, index: None, disp: offset as i32 }
+        Self { segment: Segment::State, base: None, index: None, disp: offset as i32 }
+    }
+
+    /// A field of the state that is an array, at the distance in `index`.
+    pub fn state_at(offset: usize, index: u8, shift: u8) -> Self {
+        Self { segment: Segment::State, base: None, index: Some((index, shift)), disp: offset as i32 }
+    }
+
+    /// An entry of the first level's tables.
+    pub fn tables(base: u8, disp: i32) -> Self {
+        Self { segment: Segment::Tables, base: Some(base), index: None, disp }
     }
 
     /// `[base + disp]`.
     pub fn base(base: u8, disp: i32) -> Self {
-        Self { gs: false, base: Some(base), index: None, disp }
+        Self { segment: Segment::None, base: Some(base), index: None, disp }
     }
 
     /// `[disp]`, sign-extended.
     pub fn absolute(disp: i32) -> Self {
-        Self { gs: false, base: None, index: None, disp }
+        Self { segment: Segment::None, base: None, index: None, disp }
     }
 
     /// `[base + index << shift + disp]`.
     pub fn indexed(base: Option<u8>, index: u8, shift: u8, disp: i32) -> Self {
-        Self { gs: false, base, index: Some((index, shift)), disp }
+        Self { segment: Segment::None, base, index: Some((index, shift)), disp }
     }
 }
 
@@ -101,8 +120,10 @@ impl Emitter {
     }
 
     fn memory(&mut self, wide: bool, opcode: &[u8], reg: u8, mem: Mem) {
-        if mem.gs {
-            self.bytes(&[0x65]);
+        match mem.segment {
+            Segment::None => {}
+            Segment::Tables => self.bytes(&[0x64]),
+            Segment::State => self.bytes(&[0x65]),
         }
         let extend = |n: Option<u8>| n.unwrap_or(0) >> 3 & 1;
         let index = mem.index.map(|(register, _)| register);
@@ -148,6 +169,43 @@ impl Emitter {
         self.bytes(&[0xc0 | (reg & 7) << 3 | rm & 7]);
     }
 
+    /// `rorx to, from, count` of 64 bits, or MOV and SHR where the host has no BMI2: the bits that differ are
+    /// above 56.
+    pub fn shift_right_8(&mut self, to: u8, from: u8, bmi2: bool) {
+        if bmi2 {
+            // VEX.LZ.F2.0F3A.W1 F0 /r ib
+            self.bytes(&[0xc4, (!(to >> 3) & 1) << 7 | 0x40 | (!(from >> 3) & 1) << 5 | 3, 0xfb, 0xf0]);
+            self.bytes(&[0xc0 | (to & 7) << 3 | from & 7, 8]);
+        } else {
+            self.mov(to, from);
+            self.shr(to, 8);
+        }
+    }
+
+    /// `rdfsbase register`.
+    pub fn read_fs_base(&mut self, register: u8) {
+        self.bytes(&[0xf3, 0x48 | register >> 3, 0x0f, 0xae, 0xc0 | register & 7]);
+    }
+
+    /// `wrfsbase register`.
+    pub fn write_fs_base(&mut self, register: u8) {
+        self.bytes(&[0xf3, 0x48 | register >> 3, 0x0f, 0xae, 0xd0 | register & 7]);
+    }
+
+    /// `lea to, [label]`, whose distance is filled in later.
+    pub fn lea_label(&mut self, to: u8, label: Label) {
+        self.bytes(&[0x48 | (to >> 3) << 2, 0x8d, (to & 7) << 3 | 5]);
+        self.fix_up(label);
+    }
+
+    /// `jmp register`.
+    pub fn jump_register(&mut self, register: u8) {
+        if register >= 8 {
+            self.bytes(&[0x41]);
+        }
+        self.bytes(&[0xff, 0xe0 | register & 7]);
+    }
+
     /// `mov to, from` of 64 bits.
     pub fn mov(&mut self, to: u8, from: u8) {
         self.registers(true, &[0x89], from, to);
@@ -156,6 +214,11 @@ impl Emitter {
     /// `mov to, [mem]` of 64 bits.
     pub fn load(&mut self, to: u8, mem: Mem) {
         self.memory(true, &[0x8b], to, mem);
+    }
+
+    /// `mov to, [mem]`.
+    pub fn load_sized(&mut self, wide: bool, to: u8, mem: Mem) {
+        self.memory(wide, &[0x8b], to, mem);
     }
 
     /// `mov to, [mem]` of 32 bits.
@@ -202,6 +265,103 @@ impl Emitter {
     /// `cmp to, [mem]` of 64 bits.
     pub fn cmp_mem(&mut self, to: u8, mem: Mem) {
         self.memory(true, &[0x3b], to, mem);
+    }
+
+    /// `cmp dword [mem], imm32`; the executable address of the operand.
+    pub fn cmp_mem_far_32(&mut self, mem: Mem, value: u32) -> u64 {
+        self.memory(false, &[0x81], 7, mem);
+        let at = self.here();
+        self.bytes(&value.to_le_bytes());
+        at
+    }
+
+    /// `add qword [mem], imm32`, sign-extended.
+    pub fn add_to_mem(&mut self, mem: Mem, value: i32) {
+        self.memory(true, &[0x81], 0, mem);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `and dword [mem], imm32`.
+    pub fn and_mem_32(&mut self, mem: Mem, value: u32) {
+        self.memory(false, &[0x81], 4, mem);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `or dword [mem], imm32`.
+    pub fn or_mem_32(&mut self, mem: Mem, value: u32) {
+        self.memory(false, &[0x81], 1, mem);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `mov byte [mem], imm8`.
+    pub fn store_imm_8(&mut self, mem: Mem, value: u8) {
+        self.memory(false, &[0xc6], 0, mem);
+        self.bytes(&[value]);
+    }
+
+    /// `cmp byte [mem], imm8`.
+    pub fn cmp_mem_8(&mut self, mem: Mem, value: u8) {
+        self.memory(false, &[0x80], 7, mem);
+        self.bytes(&[value]);
+    }
+
+    /// `cmp a, b`.
+    pub fn cmp(&mut self, wide: bool, a: u8, b: u8) {
+        self.registers(wide, &[0x39], b, a);
+    }
+
+    /// `cmp register, imm8`.
+    pub fn cmp_imm_sized(&mut self, wide: bool, register: u8, value: u8) {
+        self.registers(wide, &[0x83], 7, register);
+        self.bytes(&[value]);
+    }
+
+    /// `div divisor` or `idiv divisor`.
+    pub fn divide(&mut self, wide: bool, signed: bool, divisor: u8) {
+        self.registers(wide, &[0xf7], if signed { 7 } else { 6 }, divisor);
+    }
+
+    /// `mov [mem], from` of 8 bits, of registers 8 to 15.
+    pub fn store_8(&mut self, mem: Mem, from: u8) {
+        self.memory(false, &[0x88], from, mem);
+    }
+
+    /// `sar register, count`.
+    pub fn sar(&mut self, wide: bool, register: u8, count: u8) {
+        self.registers(wide, &[0xc1], 7, register);
+        self.bytes(&[count]);
+    }
+
+    /// `mov to, from`.
+    pub fn mov_sized(&mut self, wide: bool, to: u8, from: u8) {
+        self.registers(wide, &[0x89], from, to);
+    }
+
+    /// `or to, [mem]` of 64 bits.
+    pub fn or_mem(&mut self, to: u8, mem: Mem) {
+        self.memory(true, &[0x0b], to, mem);
+    }
+
+    /// `bt [mem], bit` of 64 bits; the bit may lie beyond the operand.
+    pub fn bt(&mut self, mem: Mem, bit: u8) {
+        self.memory(true, &[0x0f, 0xa3], bit, mem);
+    }
+
+    /// `test byte [mem], imm8`.
+    pub fn test_mem_8(&mut self, mem: Mem, value: u8) {
+        self.memory(false, &[0xf6], 0, mem);
+        self.bytes(&[value]);
+    }
+
+    /// `movzx to, byte [mem]`.
+    pub fn load_byte(&mut self, to: u8, mem: Mem) {
+        self.memory(false, &[0x0f, 0xb6], to, mem);
+    }
+
+    /// `lock bts [mem], bit` of 64 bits; the bit may lie beyond the operand.
+    pub fn lock_bts(&mut self, mem: Mem, bit: u8) {
+        self.bytes(&[0xf0]);
+        self.memory(true, &[0x0f, 0xab], bit, mem);
     }
 
     /// `cmp dword [mem], imm8`.
@@ -319,6 +479,9 @@ impl Emitter {
 
 /// Condition codes of `jcc`.
 pub mod condition {
+    pub const BELOW: u8 = 2;
+    pub const ABOVE_OR_EQUAL: u8 = 3;
+    pub const BELOW_OR_EQUAL: u8 = 6;
     pub const EQUAL: u8 = 4;
     pub const NOT_EQUAL: u8 = 5;
     pub const ABOVE: u8 = 7;
@@ -352,6 +515,13 @@ mod tests {
         assert_eq!(text(|e| e.store_imm(Mem::base(13, 0), -1)), "mov qword ptr [r13],0FFFFFFFFFFFFFFFFh;");
         assert_eq!(text(|e| e.mov_imm(13, 7)), "mov r13d,7;");
         assert_eq!(text(|e| e.jump_mem(Mem::base(14, 16))), "jmp qword ptr [r14+10h];");
+        assert_eq!(text(|e| e.shift_right_8(14, 13, true)), "rorx r14,r13,8;");
+        assert_eq!(text(|e| e.sub_mem(13, Mem::tables(14, 0))), "sub r13,fs:[r14];");
+        assert_eq!(text(|e| e.write_fs_base(13)), "wrfsbase r13;");
+        assert_eq!(text(|e| e.read_fs_base(0)), "rdfsbase rax;");
+        assert_eq!(text(|e| e.lea(4, Mem::base(4, -8))), "lea rsp,[rsp-8];");
+        assert_eq!(text(|e| e.lock_bts(Mem::base(2, 0), 0)), "lock bts [rdx],rax;");
+        assert_eq!(text(|e| e.jump_register(14)), "jmp r14;");
         assert_eq!(text(|e| e.cmp_mem_imm_32(Mem::base(14, 0), 0)), "cmp dword ptr [r14],0;");
     }
 

@@ -12,13 +12,15 @@
 //!
 //! Host and guest speak the same language: most instructions are re-emitted as they are, with guest
 //! registers in the host registers of the same number and guest flags in the host's flags. Memory operands
-//! go through the first level of the software TLB, inline. What is not translated is done by the
-//! interpreter's handlers, called from the generated code; code that is not 64-bit is interpreted
-//! altogether.
+//! go through the first level of the software TLB, inline; accesses off the same base share a look-up
+//! ([`plan`]). What is not translated is done by the interpreter's handlers, called from the generated code;
+//! code that is not 64-bit is interpreted altogether.
 //!
-//! Blocks are found by guest physical address and do not depend on where they are mapped. A block is valid
-//! while its page's word in [`guest_memory::CodePages`] is unchanged. Pages that hold code are not in the
-//! first level for writes, so that every store to them comes to Rust.
+//! Blocks are found by guest physical address and privilege level and do not depend on where they are mapped.
+//! Jumps within a page are linked for good; jumps to other pages while the address space is the one for which
+//! they were linked. When a page that holds blocks is written, the ways into its blocks are made to lead out;
+//! a block is made good again if what it was made of turns out to be the same. Pages that hold code are not
+//! in the first level for writes, on no processor, so that every store to them comes to Rust.
 //!
 //! Vector instructions run natively while all register components that the host offers are enabled and
 //! MXCSR masks all exceptions; otherwise each is interpreted from the run loop. x87 and MMX are interpreted.
@@ -33,6 +35,7 @@ mod classify;
 mod emit;
 mod first_level;
 mod lower;
+mod plan;
 mod slow;
 mod state;
 mod stubs;
@@ -42,24 +45,50 @@ mod tests;
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-use guest_memory::{CodePages, PageState};
+use guest_memory::PageState;
 
 pub use cache::Translator;
-pub use first_level::FirstLevel;
+pub use first_level::{FirstLevel, WritableFilter};
 pub use state::Shared;
 
 use crate::extension::{Host, MXCSR_MASKS};
 use crate::fault::Fault;
+use crate::memory::Class;
 use crate::registers::{cr0, cr4, flag, gpr};
 use crate::vcpu::Vcpu;
 
-use state::{Jump, reason};
+use cache::Found;
+use state::{Jump, Switch, reason};
 
-/// What a look-up of RIP has come to.
-enum Found {
-    Code(u64),
-    /// The instruction cannot be translated where it is.
-    Interpret,
+/// All signals blocked for this thread, as long as this lives: generated code has no stack for a handler.
+pub struct Signals(libc::sigset_t);
+
+impl Signals {
+    /// Blocks all signals.
+    pub fn block() -> Self {
+        let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: both sets are the thread's own; the calls fill them and change its mask only.
+        unsafe {
+            let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+            Self(before.assume_init())
+        }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // SAFETY: the set is the one that the thread had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
+/// Whether the host lets programs set the bases of FS and GS, which generated code lives on.
+fn bases_can_be_set() -> bool {
+    const HWCAP2_FSGSBASE: u64 = 1 << 1;
+    // SAFETY: a query without side effects.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) & HWCAP2_FSGSBASE != 0 }
 }
 
 thread_local! {
@@ -78,26 +107,43 @@ fn set_gs_base(address: usize) {
     }
 }
 
+/// Runs generated code until it comes back with a reason.
+///
+/// # Safety
+/// `way_in` is the stub of the translator to which the block at `code`, a way in with flags in `status`,
+/// belongs; GS leads to the processor that it was made for, and nobody else uses either.
+unsafe fn enter(way_in: u64, code: u64) -> u64 {
+    // SAFETY: the stub was generated for this signature and keeps the ABI's registers.
+    unsafe {
+        let enter: unsafe extern "sysv64" fn(u64) -> u64 = std::mem::transmute(way_in as *const ());
+        enter(code)
+    }
+}
+
 impl Vcpu {
     /// As [`Self::execute`], with 64-bit code translated.
     pub fn execute_translated(&mut self) -> Result<(), Fault> {
         let translator = self.translator.take().map_or_else(Translator::new, Ok);
-        let mut translator = match translator {
-            Ok(translator) => translator,
+        let translator = match translator {
+            Ok(translator) => Box::into_raw(translator),
             // Told once by `Translator::new`.
             Err(_) => return self.execute(),
         };
-        let result = self.run_translated(&mut translator);
-        self.translator = Some(translator);
+        let result = self.run_translated(translator);
+        // SAFETY: it came from a box above; nobody has kept the pointer.
+        self.translator = Some(unsafe { Box::from_raw(translator) });
         result
     }
 
-    fn run_translated(&mut self, translator: &mut Translator) -> Result<(), Fault> {
+    fn run_translated(&mut self, translator: *mut Translator) -> Result<(), Fault> {
         let this = std::ptr::from_mut(self);
         set_gs_base(this.addr());
         self.generated.vcpu = this;
+        self.generated.translator = translator;
         self.generated.attention = &raw const self.vp.attention;
-        self.generated.jumps = translator.jumps();
+        self.generated.writable = self.vp.writable.bits();
+        // Why generated code came back the last time.
+        let mut reason = reason::LOOK_UP;
         loop {
             if self.vp.attention.load(Ordering::Relaxed) != 0 {
                 return Ok(());
@@ -105,18 +151,22 @@ impl Vcpu {
             if !self.code_64() {
                 return self.execute();
             }
-            let code = match self.find_code(translator)? {
-                Found::Code(code) => code,
-                Found::Interpret => return self.execute_one(),
-            };
-            self.refresh();
+            // SAFETY: `translator` is alive, and generated code, which uses it too, does not run now.
+            let known = unsafe { &mut *translator };
+            let Some(found) = self.find_code(known, reason)? else { return self.execute_one() };
+            if reason == reason::LINK && self.code_key(self.rip) == self.generated.code_key {
+                known.link_crossroad(self.generated.crossroad, self.generated.key, found);
+            }
+            let way_in = self.prepare(known);
             self.generated.vectors_before = 0;
-            self.generated.page = self.rip & !0xfff;
-            self.generated.code_key = self.code_key(self.rip);
-            self.generated.key = translator.key(self.generated.code_key);
-            match translator.enter(code) {
-                reason::LOOK_UP => {}
-                reason::MISS => self.check_transfer()?,
+            // SAFETY: the block was just found, and `prepare` has set what it needs.
+            reason = unsafe { enter(way_in, found.saved) };
+            self.access_changed();
+            // SAFETY: as above.
+            unsafe { &mut *translator }.came_back(reason);
+            match reason {
+                reason::LOOK_UP | reason::STALE | reason::PLAIN => {}
+                reason::MISS | reason::LINK => self.check_transfer()?,
                 reason::STEP => return self.execute_one(),
                 reason::FAULT => {
                     if let Some(fault) = self.pending_fault() {
@@ -127,6 +177,34 @@ impl Vcpu {
                 _ => return Ok(()),
             }
         }
+    }
+
+    /// From within generated code: where to go on at an RIP that is not behind the instruction. What
+    /// [`slow::interpret`] answers.
+    fn go_on_elsewhere(&mut self) -> u64 {
+        if !self.code_64() || self.vp.attention.load(Ordering::Relaxed) != 0 {
+            return slow::leave(reason::LOOK_UP);
+        }
+        // SAFETY: `run_translated` has set it and does not use it while generated code runs.
+        let translator = unsafe { &mut *self.generated.translator };
+        match self.find_code(translator, reason::LOOK_UP) {
+            Ok(Some(found)) => {
+                self.prepare(translator);
+                found.saved
+            }
+            Ok(None) => slow::leave(reason::LOOK_UP),
+            Err(_) => slow::leave(reason::FAULT),
+        }
+    }
+
+    /// Sets what generated code needs to know of RIP and the present mode. The stub that enters it.
+    fn prepare(&mut self, translator: &mut Translator) -> u64 {
+        self.refresh();
+        self.generated.page = self.rip & !0xfff;
+        self.generated.code_key = self.code_key(self.rip);
+        self.generated.key = translator.key(self.generated.code_key);
+        self.generated.jumps = translator.jumps();
+        translator.way_in()
     }
 
     /// Whether the run loop has something to do before the next instruction.
@@ -153,47 +231,62 @@ impl Vcpu {
             && self.extension.image.mxcsr & MXCSR_MASKS == MXCSR_MASKS
     }
 
-    /// Finds the code of RIP, by way of the jump cache.
-    fn find_code(&mut self, translator: &mut Translator) -> Result<Found, Fault> {
-        let ended = CodePages::ended();
-        if translator.ended != ended {
-            translator.ended = ended;
-            translator.forget_keys();
-            self.call_others();
-        }
+    /// Finds the block at RIP, by way of the jump cache if that can be trusted; `why` generated code came
+    /// back. `None` if the instruction cannot be translated where it is.
+    fn find_code(&mut self, translator: &mut Translator, why: u64) -> Result<Option<Found>, Fault> {
+        self.end_written_code(translator);
         self.relieve_blocks();
         if translator.thunks != self.extension.generation() {
             translator.thunks = self.extension.generation();
             translator.clear();
         }
         let (rip, key) = (self.rip, translator.key(self.code_key(self.rip)));
-        let jump = translator.jump(rip);
-        if jump.rip == rip && jump.key == key {
-            return Ok(Found::Code(jump.code));
+        if why == reason::LOOK_UP {
+            let jump = translator.jump(rip);
+            if jump.rip == rip && jump.key == key {
+                return Ok(Some(Found { saved: jump.code, resume: jump.code }));
+            }
         }
         let page = self.code_page(rip)?;
         if page.host.is_none() {
-            return Ok(Found::Interpret);
+            return Ok(None);
         }
         let state = self.mark_code(page.gpa);
-        let code = match translator.code(self, page.gpa, state) {
-            Some(code) => code,
+        let found = match translator.block(self, page.gpa, state, why == reason::PLAIN) {
+            Some(found) => found,
             None => {
                 let second = self.code_page((rip | 0xfff).wrapping_add(1))?;
                 if second.host.is_none() {
-                    return Ok(Found::Interpret);
+                    return Ok(None);
                 }
                 let second = (second.gpa, self.mark_code(second.gpa));
                 match translator.crossing(self, (page.gpa, state), second) {
-                    Some(code) => code,
-                    None => return Ok(Found::Interpret),
+                    Some(found) => found,
+                    None => return Ok(None),
                 }
             }
         };
-        // The key may have changed since, by the fetch itself.
-        let key = translator.key(self.code_key(rip));
-        *translator.jump(rip) = Jump { rip, key, code };
-        Ok(Found::Code(code))
+        if why != reason::PLAIN {
+            // The key may have changed since, by the fetch itself.
+            let key = translator.key(self.code_key(rip));
+            *translator.jump(rip) = Jump { rip, key, code: found.saved };
+        }
+        Ok(Some(found))
+    }
+
+    /// Bars the blocks of pages that have been written, and tells the other processors.
+    fn end_written_code(&mut self, translator: &mut Translator) {
+        let code = std::sync::Arc::clone(&self.shared.code);
+        let ended = code.ended();
+        self.generated.ended = ended;
+        if translator.ended == ended {
+            return;
+        }
+        let from = std::mem::replace(&mut translator.ended, ended);
+        if !code.ended_between(from, ended, |gfn| translator.end_page(&code, gfn)) {
+            translator.end_pages(&code);
+        }
+        self.call_others();
     }
 
     /// Tells the other processors that code has been overwritten.
@@ -206,16 +299,43 @@ impl Vcpu {
     }
 
     /// Says that code of the page of `gpa` is about to be decoded. The page leaves the tables by which
-    /// generated code stores; the word to remember.
+    /// generated code stores, on all processors; the word to remember.
     pub fn mark_code(&mut self, gpa: u64) -> PageState {
         let gfn = gpa >> 12;
         if self.shared.code.holds_code(gfn) {
             return self.shared.code.state(gfn);
         }
         let state = self.shared.code.mark(gfn);
-        let host = self.mmu.host.pointer(gpa).addr() as u64;
-        self.mmu.first_level.forbid_writes(host);
+        if self.shared.tier == crate::partition::Tier::Translator {
+            let host = self.mmu.host.pointer(gpa).addr() as u64;
+            self.mmu.first_level.forbid_writes(host);
+            self.forbid_writes_elsewhere(host);
+        }
         state
+    }
+
+    /// Waits until no other processor's generated code stores to the page at `host`.
+    fn forbid_writes_elsewhere(&mut self, host: u64) {
+        let shared = std::sync::Arc::clone(&self.shared);
+        let asked: Vec<_> = shared
+            .vps
+            .iter()
+            .enumerate()
+            .filter(|(index, vp)| *index != self.index as usize && vp.writable.contains(host))
+            .map(|(_, vp)| (vp, vp.ask_forbid(host)))
+            .collect();
+        for (vp, number) in asked {
+            vp.await_forbid(number, || self.forbid_asked_writes());
+        }
+    }
+
+    /// Does what others have asked for by [`crate::partition::VpShared::ask_forbid`].
+    pub fn forbid_asked_writes(&mut self) {
+        let vp = std::sync::Arc::clone(&self.vp);
+        vp.carry_out_forbids(|host| match host {
+            Some(host) => self.mmu.first_level.forbid_writes(host),
+            None => self.mmu.first_level.forbid_all_writes(),
+        });
     }
 
     /// Tells generated code where things are that may have moved: the tables of the present space and class,
@@ -224,7 +344,20 @@ impl Vcpu {
         self.generated.image = &raw mut *self.extension.image;
         self.generated.vectors_ready = u32::from(self.vectors_ready());
         self.mmu.switch_first_level();
-        (self.generated.read_table, self.generated.write_table) = self.mmu.first_level.pointers();
+        self.generated.tables = self.mmu.first_level.tables(self.mmu.class());
+        if self.cpl == 0 {
+            let barred = if self.cr4_has(cr4::SMAP) { Class::Supervisor } else { Class::SupervisorAndUser };
+            self.generated.stac = self.switch_to(Class::SupervisorAndUser);
+            self.generated.clac = self.switch_to(barred);
+        }
+    }
+
+    fn switch_to(&mut self, class: Class) -> Switch {
+        Switch {
+            tables: self.mmu.first_level.tables(class),
+            entries: self.mmu.entries_of(class),
+            class: class as u64,
+        }
     }
 
     /// A transfer to an address that is not canonical faults itself: what it has done is undone.

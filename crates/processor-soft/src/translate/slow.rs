@@ -1,7 +1,5 @@
-//! What generated code calls: an instruction of the interpreter, and accesses that the first level of the
-//! TLB does not know.
+//! What generated code calls: an instruction of the interpreter, and accesses that no level of the TLB knows.
 
-use guest_memory::CodePages;
 use iced_x86::Mnemonic;
 
 use super::state::{Site, reason, slow};
@@ -18,46 +16,53 @@ pub struct Interpreted {
     pub runs: u64,
 }
 
+/// What [`interpret`] answers to go on behind the instruction.
+const GO_ON: u64 = 0;
+
+/// What it answers to leave generated code; anything from [`super::stubs::ADDRESSES`] on is where to go on.
+pub fn leave(reason: u64) -> u64 {
+    reason + 1
+}
+
 impl Vcpu {
     fn interpret(&mut self, interpreted: &mut Interpreted, site: Site) -> u64 {
         let start = self.generated.page + u64::from(site.start);
         if interpreted.thunks != self.extension.generation() {
             self.rip = start;
-            return reason::LOOK_UP + 1;
+            return leave(reason::LOOK_UP);
         }
         interpreted.runs += 1;
         self.instructions += 1;
-        let ended = CodePages::ended();
         let ready = self.generated.vectors_ready;
         let result = self.run_ops(&interpreted.ops, start);
         match result {
-            Err(_) => return reason::FAULT + 1,
-            Ok(Flow::Leave) if self.wants_run_loop() => return reason::LEAVE + 1,
+            Err(_) => return leave(reason::FAULT),
+            Ok(Flow::Leave) if self.wants_run_loop() => return leave(reason::LEAVE),
             Ok(_) => {}
         }
         let goes_on = self.rip == self.generated.page + u64::from(site.next)
             && self.code_64()
             && self.code_key(self.rip) == self.generated.code_key
-            && ended == CodePages::ended();
+            && self.shared.code.ended() == self.generated.ended;
         if !goes_on {
-            return reason::LOOK_UP + 1;
+            return self.go_on_elsewhere();
         }
         self.refresh();
-        if ready > self.generated.vectors_ready { reason::LOOK_UP + 1 } else { 0 }
+        if ready > self.generated.vectors_ready { leave(reason::LOOK_UP) } else { GO_ON }
     }
 
     fn access(&mut self, linear: u64, site: Site) -> u64 {
+        self.access_changed();
+        // SAFETY: `run_translated` has set it and does not use it while generated code runs.
+        unsafe { &mut *self.generated.translator }.counts.misses += 1;
         let (size, write) = (usize::from(site.size), site.write);
-        if let Some(pointer) = self.mmu.promote(linear, size, write) {
-            self.generated.pointer = pointer;
-            return slow::PROCEED;
-        }
-        let ended = CodePages::ended();
         self.rip = self.generated.page + u64::from(site.start);
         if self.execute_one().is_err() {
             return slow::EXIT + reason::FAULT;
         }
-        if ended != CodePages::ended() || self.rip != self.generated.page + u64::from(site.next) {
+        if self.shared.code.ended() != self.generated.ended
+            || self.rip != self.generated.page + u64::from(site.next)
+        {
             return slow::EXIT + reason::LOOK_UP;
         }
         self.mmu.promote(linear, size, write);
@@ -66,7 +71,7 @@ impl Vcpu {
     }
 }
 
-/// Carries out an instruction. 0 to go on behind it, else a reason plus 1.
+/// Carries out an instruction. [`GO_ON`], what [`leave`] says, or the address of the block at the new RIP.
 ///
 /// # Safety
 /// Called by generated code only, which has spilled all registers: `vcpu` is the processor that runs it and
@@ -77,7 +82,7 @@ pub unsafe extern "sysv64" fn interpret(vcpu: *mut Vcpu, interpreted: *mut Inter
     vcpu.interpret(interpreted, Site::unpack(site))
 }
 
-/// An access that the first level does not know: a value of [`slow`].
+/// An access that the TLB does not know: a value of [`slow`].
 ///
 /// # Safety
 /// As for [`interpret`].

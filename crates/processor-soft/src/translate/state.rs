@@ -2,14 +2,18 @@
 
 use std::mem::offset_of;
 use std::ptr::{null, null_mut};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::extension::Image;
 use crate::registers::Seg;
 use crate::vcpu::Vcpu;
 
+use super::cache::Translator;
 use super::emit::Mem;
-use super::first_level::Entry;
+use super::first_level::Pair;
+use super::plan::SLOTS;
+use crate::memory::mmu_offset;
+use crate::system::MsrState;
 
 /// Number of entries of the jump cache.
 pub const JUMPS: usize = 1 << 15;
@@ -45,16 +49,32 @@ pub struct Shared {
     /// A jump's target while its return address is pushed.
     pub target: u64,
     pub host_rsp: u64,
+    /// Base of FS for Rust code.
+    pub host_fs: u64,
+    /// Where a stub goes back to.
+    pub back: u64,
+    /// The [`Site`] of a stub's caller, packed.
+    pub site: u64,
+    /// The [`super::cache::Crossroad`] through which generated code came back, if the reason is
+    /// [`reason::LINK`].
+    pub crossroad: u64,
+    /// Host addresses that accesses share: [`super::plan`].
+    pub slots: [u64; SLOTS],
     /// Where to begin.
     pub entry: u64,
-    /// What the slow path of an access found.
-    pub pointer: u64,
+    /// [`guest_memory::CodePages::ended`] up to which the translator knows.
+    pub ended: u64,
     /// Of the last transfer that the jump cache did not know: the offset of the instruction in its page,
     /// [`NO_CHECK`] if its target may be anything, and what it has added to RSP.
     pub transfer_start: u64,
     pub transfer_release: u64,
-    pub read_table: *const Entry,
-    pub write_table: *const Entry,
+    /// Of the present space and class.
+    pub tables: *const Pair,
+    /// What STAC and CLAC make of it, and of the second level.
+    pub stac: Switch,
+    pub clac: Switch,
+    /// Bits of the processor's [`super::first_level::WritableFilter`].
+    pub writable: *const AtomicU64,
     pub jumps: *const Jump,
     /// What must agree with a jump cache entry besides RIP: a number for address space, privilege level, and
     /// since when no code has become invalid ([`super::Translator::key`]).
@@ -71,6 +91,22 @@ pub struct Shared {
     /// Where they are otherwise.
     pub image: *mut Image,
     pub vcpu: *mut Vcpu,
+    /// What is running.
+    pub translator: *mut Translator,
+}
+
+/// What belongs to a class of access.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Switch {
+    pub tables: *const Pair,
+    /// Of the second level.
+    pub entries: *const u8,
+    pub class: u64,
+}
+
+impl Switch {
+    const NONE: Self = Self { tables: null(), entries: null(), class: 0 };
 }
 
 // SAFETY: the pointers lead to what belongs to the processor itself, or is atomic; they are set anew before
@@ -84,11 +120,18 @@ impl Shared {
             target: 0,
             host_rsp: 0,
             entry: 0,
-            pointer: 0,
+            ended: 0,
             transfer_start: NO_CHECK as u64,
             transfer_release: 0,
-            read_table: null(),
-            write_table: null(),
+            host_fs: 0,
+            back: 0,
+            site: 0,
+            crossroad: 0,
+            slots: [0; SLOTS],
+            tables: null(),
+            stac: Switch::NONE,
+            clac: Switch::NONE,
+            writable: null(),
             jumps: null(),
             key: 0,
             code_key: 0,
@@ -98,6 +141,7 @@ impl Shared {
             vectors_ready: 0,
             image: null_mut(),
             vcpu: null_mut(),
+            translator: null_mut(),
         }
     }
 }
@@ -115,11 +159,14 @@ field!(page, page);
 field!(target, target);
 field!(host_rsp, host_rsp);
 field!(entry, entry);
-field!(pointer, pointer);
 field!(transfer_start, transfer_start);
 field!(transfer_release, transfer_release);
-field!(read_table, read_table);
-field!(write_table, write_table);
+field!(host_fs, host_fs);
+field!(back, back);
+field!(site, site);
+field!(crossroad, crossroad);
+field!(tables, tables);
+field!(writable, writable);
 field!(jumps, jumps);
 field!(key, key);
 field!(attention, attention);
@@ -128,6 +175,62 @@ field!(vectors_before, vectors_before);
 field!(vectors_ready, vectors_ready);
 field!(image, image);
 field!(vcpu, vcpu);
+
+/// The upper half of [`Shared::site`].
+pub fn site_high() -> Mem {
+    Mem::state(offset_of!(Vcpu, generated) + offset_of!(Shared, site) + 4)
+}
+
+/// Whether [`Shared::site`] writes.
+pub fn site_write() -> Mem {
+    Mem::state(offset_of!(Vcpu, generated) + offset_of!(Shared, site) + 1)
+}
+
+/// A slot.
+pub fn slot(n: u8) -> Mem {
+    Mem::state(offset_of!(Vcpu, generated) + offset_of!(Shared, slots) + usize::from(n) * 8)
+}
+
+/// A field of what STAC (`set`) or CLAC switches to: 0 the tables, 1 the entries, 2 the class.
+pub fn switch(set: bool, field: usize) -> Mem {
+    let switch = if set { offset_of!(Shared, stac) } else { offset_of!(Shared, clac) };
+    Mem::state(offset_of!(Vcpu, generated) + switch + field * 8)
+}
+
+/// The second level's table of the present class.
+pub fn entries() -> Mem {
+    Mem::state(offset_of!(Vcpu, mmu) + mmu_offset::TABLE)
+}
+
+/// Its class.
+pub fn class() -> Mem {
+    Mem::state(offset_of!(Vcpu, mmu) + mmu_offset::CLASS)
+}
+
+/// Distance of its tags from `gs`.
+pub fn tags_offset() -> usize {
+    offset_of!(Vcpu, mmu) + mmu_offset::TAGS
+}
+
+/// [`Vcpu::flags`], the lower half.
+pub fn flags() -> Mem {
+    Mem::state(offset_of!(Vcpu, flags))
+}
+
+/// [`Vcpu::interrupt_waiting`].
+pub fn interrupt_waiting() -> Mem {
+    Mem::state(offset_of!(Vcpu, interrupt_waiting))
+}
+
+/// [`Vcpu::interrupt_shadow`].
+pub fn interrupt_shadow() -> Mem {
+    Mem::state(offset_of!(Vcpu, interrupt_shadow))
+}
+
+/// What SWAPGS exchanges with the base of GS.
+pub fn kernel_gs_base() -> Mem {
+    Mem::state(offset_of!(Vcpu, msrs) + offset_of!(MsrState, kernel_gs_base))
+}
 
 /// The home of general register `n`.
 pub fn register(n: usize) -> Mem {
@@ -170,14 +273,20 @@ pub mod reason {
     pub const STEP: u64 = 4;
     /// A transfer whose target the jump cache does not know.
     pub const MISS: u64 = 5;
+    /// The block at RIP is of a page that has been written since.
+    pub const STALE: u64 = 6;
+    /// A jump to another page that has no link, or one for another address space.
+    pub const LINK: u64 = 7;
+    /// Accesses that share a look-up do not lie in one page that the first level knows: from RIP on the block
+    /// is needed without sharing.
+    pub const PLAIN: u64 = 8;
     /// Number of reasons.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 9;
 }
 
-/// What the slow path of an access tells its caller: go on with the pointer, go on behind the instruction,
-/// or leave with a reason that is added to `EXIT`.
+/// What the Rust side of an access tells its caller: go on behind the instruction, or leave with a reason that
+/// is added to `EXIT`.
 pub mod slow {
-    pub const PROCEED: u64 = 0;
     pub const DONE: u64 = 1;
     pub const EXIT: u64 = 2;
 }

@@ -7,19 +7,27 @@
 //!                    └──┘ slow: an access that the first level of the TLB does not know
 //! ```
 //!
-//! Guest registers live in the host registers of the same number, but for RSP (host R15) and R13 to R15,
-//! which stay in [`Vcpu::regs`](crate::vcpu::Vcpu::regs): host R13 and R14 are scratch, host RSP is the
-//! host's stack. Arithmetic flags live in the host's flags. Vector and mask registers are loaded whole by the
-//! first block that uses them, and saved by the next call into Rust.
+//! Guest registers live in the host registers of the same number, RSP among them, but for R13 and R14, which
+//! stay in [`Vcpu::regs`](crate::vcpu::Vcpu::regs): host R13 and R14 are scratch. So there is no stack in
+//! generated code: who calls a stub gives it the address to come back to in S1. GS leads to the processor's
+//! state, FS to its present TLB tables. Arithmetic flags live in the host's flags. Vector and mask registers
+//! are loaded whole by the first block that uses them, and saved by the next call into Rust.
+//!
+//! Signal handlers would find neither a stack nor Rust's FS: the thread has all signals blocked
+//! ([`super::Signals`]).
 
 use iced_x86::{Code, Encoder, Instruction, MemoryOperand, Register};
 
 use super::emit::{Emitter, Mem, condition, host};
+use super::first_level::{ENTRIES, FILTER, WRITE};
 use super::state::{self, slow};
 use crate::extension::{Host, VectorWidth, offset};
+use crate::memory::mmu_offset;
 
 /// General registers that live in the host register of the same number.
-pub const RESIDENT: [u8; 12] = [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12];
+const RESIDENT: [u8; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15];
+/// Answers of the Rust function behind [`Stubs::interpret`] from here on are addresses of code.
+pub const ADDRESSES: u64 = 64;
 
 /// Addresses of the stubs.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,12 +38,15 @@ pub struct Stubs {
     pub exit: u64,
     /// The same with flags in `status` already.
     pub exit_flags_saved: u64,
-    /// Call here with the ops in S0 and a packed [`state::Site`] in S1.
+    /// Jump here with the ops in S0, the way back in S1 and the [`state::Site`] in the state.
     pub interpret: u64,
-    /// Call here with the linear address in S0 and a packed [`state::Site`] in S1. Comes back with the host
-    /// address in S0, or 5 bytes behind the return address if the instruction is done.
+    /// The same with flags in `status` already.
+    pub interpret_flags_saved: u64,
+    /// Jump here with the linear address in S0, the way back in S1 and the [`state::Site`] in the state. Comes
+    /// back with the host address in S0, or 5 bytes behind if the instruction is done.
     pub slow: u64,
-    /// Call here to load the guest's vector registers, with the address of the image in S0.
+    /// Jump here to load the guest's vector registers, with the address of the image in S0 and the way back
+    /// in S1.
     pub load_vectors: u64,
     /// The opposite, with the address in RAX.
     save_vectors: u64,
@@ -130,28 +141,42 @@ fn reload_vectors(e: &mut Emitter, load: u64) {
     e.cmp_mem_imm_32(state::vectors_before(), 0);
     e.jump_if(condition::EQUAL, skip);
     e.load(host::S0, state::image());
-    e.call_to(load);
+    e.lea_label(host::S1, skip);
+    e.jump_to(load);
     e.bind(skip);
 }
 
-fn spill(e: &mut Emitter, flags: bool) {
-    for n in RESIDENT {
+fn spill(e: &mut Emitter, registers: &[u8], flags: bool) {
+    for &n in registers {
         e.store(state::register(usize::from(n)), n);
     }
-    e.store(state::register(usize::from(host::RSP)), host::GUEST_RSP);
     if flags {
         e.bytes(&FLAGS_TO_AX);
         e.store_32(state::status(), host::RAX);
     }
 }
 
+/// The stack and the FS of Rust code, once everything has been spilled.
+fn rust_world(e: &mut Emitter) {
+    e.load(host::RSP, state::host_rsp());
+    e.load(host::RAX, state::host_fs());
+    e.write_fs_base(host::RAX);
+}
+
+/// Everything as generated code wants it.
 fn reload(e: &mut Emitter) {
+    e.load(host::RAX, state::tables());
+    e.write_fs_base(host::RAX);
     e.load_32(host::RAX, state::status());
     e.bytes(&AX_TO_FLAGS);
     for n in RESIDENT {
         e.load(n, state::register(usize::from(n)));
     }
-    e.load(host::GUEST_RSP, state::register(usize::from(host::RSP)));
+}
+
+/// Goes back to who called a stub.
+fn back(e: &mut Emitter) {
+    e.jump_mem(state::back());
 }
 
 /// RBX, RBP, R12–R15 of the caller.
@@ -179,7 +204,6 @@ fn call_rust(e: &mut Emitter, target: u64) {
 
 /// Back to Rust with the reason in RAX.
 fn leave(e: &mut Emitter) {
-    e.load(host::RSP, state::host_rsp());
     // add rsp, 8
     e.bytes(&[0x48, 0x83, 0xc4, 0x08]);
     for register in SAVED.into_iter().rev() {
@@ -188,15 +212,125 @@ fn leave(e: &mut Emitter) {
     e.bytes(&[0xc3]);
 }
 
+fn exit(e: &mut Emitter, save_vectors: u64, flags: bool) -> u64 {
+    let start = e.here();
+    spill(e, &RESIDENT, flags);
+    rust_world(e);
+    spill_vectors(e, save_vectors);
+    e.mov(host::RAX, host::S0);
+    leave(e);
+    start
+}
+
+fn interpret(e: &mut Emitter, stubs: &Stubs, target: u64, flags: bool) -> u64 {
+    let start = e.here();
+    e.store(state::back(), host::S1);
+    spill(e, &RESIDENT, flags);
+    rust_world(e);
+    spill_vectors(e, stubs.save_vectors);
+    e.load(host::RDI, state::vcpu());
+    e.mov(host::RSI, host::S0);
+    e.load(host::RDX, state::site());
+    call_rust(e, target);
+    let (out, elsewhere) = (e.label(), e.label());
+    e.cmp_imm(host::RAX, ADDRESSES as i32);
+    e.jump_if(condition::ABOVE_OR_EQUAL, elsewhere);
+    // test eax, eax
+    e.bytes(&[0x85, 0xc0]);
+    e.jump_if(condition::NOT_EQUAL, out);
+    reload_vectors(e, stubs.load_vectors);
+    reload(e);
+    back(e);
+    e.bind(elsewhere);
+    e.store(state::back(), host::RAX);
+    reload_vectors(e, stubs.load_vectors);
+    reload(e);
+    back(e);
+    e.bind(out);
+    // The reason is one more than in `reason`, so that 0 says "go on".
+    e.lea(host::RAX, Mem::base(host::RAX, -1));
+    leave(e);
+    start
+}
+
+/// The registers that the way through the second level of the TLB uses.
+const LENT: [u8; 3] = [host::RAX, host::RCX, host::RDX];
+
+/// An access that the first level of the TLB does not know: the second level is asked here, which needs
+/// neither Rust nor a stack.
+///
+/// ```text
+/// RAX  tag, then the host address     RCX  entry of the second level, then of the first     RDX  scratch
+/// ```
+fn second_level(e: &mut Emitter, rust: super::emit::Label) {
+    e.store(state::back(), host::S1);
+    spill(e, &LENT, false);
+    e.load_byte(host::RCX, state::site());
+    e.lea(host::RAX, Mem::indexed(Some(host::S0), host::RCX, 0, -1));
+    e.and_imm(host::RAX, -4096);
+    e.mov(host::RCX, host::S0);
+    e.shr(host::RCX, 63);
+    e.or_mem(host::RAX, Mem::state_at(state::tags_offset(), host::RCX, 3));
+    e.mov(host::RCX, host::S0);
+    e.shr(host::RCX, 12);
+    e.and_imm_32(host::RCX, mmu_offset::ENTRIES as i32 - 1);
+    e.shl_32(host::RCX, mmu_offset::ENTRY_SHIFT);
+    e.add_mem(host::RCX, state::entries());
+    let write = e.label();
+    e.cmp_mem_8(state::site_write(), 0);
+    e.jump_if(condition::NOT_EQUAL, write);
+    e.cmp_mem(host::RAX, Mem::base(host::RCX, mmu_offset::READ as i32));
+    e.jump_if(condition::NOT_EQUAL, rust);
+    e.load(host::RAX, Mem::base(host::RCX, mmu_offset::ADDEND as i32));
+    e.lea(host::RAX, Mem::indexed(Some(host::RAX), host::S0, 0, 0));
+    fill(e, 0);
+
+    e.bind(write);
+    e.cmp_mem(host::RAX, Mem::base(host::RCX, mmu_offset::WRITE as i32));
+    e.jump_if(condition::NOT_EQUAL, rust);
+    e.load(host::RAX, Mem::base(host::RCX, mmu_offset::ADDEND as i32));
+    e.lea(host::RAX, Mem::indexed(Some(host::RAX), host::S0, 0, 0));
+    // As `Mmu::promote`: first into the filter, then a look at the word.
+    let known = e.label();
+    e.mov(host::RDX, host::RAX);
+    e.shr(host::RDX, 12);
+    e.and_imm_32(host::RDX, FILTER as i32 - 1);
+    e.load(host::S1, state::writable());
+    e.bt(Mem::base(host::S1, 0), host::RDX);
+    e.jump_if(condition::BELOW, known);
+    e.lock_bts(Mem::base(host::S1, 0), host::RDX);
+    e.bind(known);
+    e.load(host::RDX, Mem::base(host::RCX, mmu_offset::WORD as i32));
+    e.test_mem_8(Mem::base(host::RDX, 0), 1);
+    e.jump_if(condition::NOT_EQUAL, rust);
+    fill(e, WRITE);
+}
+
+/// Enters the page of the linear address in S0, whose host address is in RAX, into the first level.
+fn fill(e: &mut Emitter, table: i32) {
+    e.mov(host::RCX, host::S0);
+    e.shr(host::RCX, 8);
+    e.and_imm_32(host::RCX, (ENTRIES as i32 - 1) << 4);
+    e.and_imm(host::S0, -4096);
+    e.store(Mem::tables(host::RCX, table), host::S0);
+    e.mov(host::S0, host::RAX);
+    e.and_imm(host::RAX, -4096);
+    e.store(Mem::tables(host::RCX, table + 8), host::RAX);
+    for n in LENT {
+        e.load(n, state::register(usize::from(n)));
+    }
+    back(e);
+}
+
 /// Writes the stubs. `interpret` and `slow` are the addresses of the Rust functions behind them.
-pub fn write(e: &mut Emitter, interpret: u64, slow_path: u64) -> Stubs {
+pub fn write(e: &mut Emitter, interpreter: u64, slow_path: u64) -> Stubs {
     let mut stubs = Stubs { load_vectors: e.here(), ..Stubs::default() };
     let image = Register::RAX + u32::from(host::S0);
     mxcsr(e, image, offset::MXCSR, true);
     vectors(e, image, true);
     e.store_imm_32(state::vectors(), 1);
     e.store_imm_32(state::vectors_before(), 0);
-    e.bytes(&[0xc3]);
+    e.jump_register(host::S1);
 
     stubs.save_vectors = e.here();
     vectors(e, Register::RAX, false);
@@ -210,70 +344,40 @@ pub fn write(e: &mut Emitter, interpret: u64, slow_path: u64) -> Stubs {
     for register in SAVED {
         push(e, register);
     }
-    // sub rsp, 8: calls out of blocks find the stack as the ABI wants it.
+    // sub rsp, 8: calls find the stack as the ABI wants it.
     e.bytes(&[0x48, 0x83, 0xec, 0x08]);
     e.store(state::host_rsp(), host::RSP);
+    e.read_fs_base(host::RAX);
+    e.store(state::host_fs(), host::RAX);
     e.store(state::entry(), host::RDI);
     reload(e);
     e.jump_mem(state::entry());
 
-    stubs.exit = e.here();
-    spill(e, true);
-    spill_vectors(e, stubs.save_vectors);
-    e.mov(host::RAX, host::S0);
-    leave(e);
-
-    stubs.exit_flags_saved = e.here();
-    spill(e, false);
-    spill_vectors(e, stubs.save_vectors);
-    e.mov(host::RAX, host::S0);
-    leave(e);
-
-    stubs.interpret = e.here();
-    spill(e, true);
-    spill_vectors(e, stubs.save_vectors);
-    e.load(host::RDI, state::vcpu());
-    e.mov(host::RSI, host::S0);
-    e.mov(host::RDX, host::S1);
-    e.bytes(&[0x48, 0x83, 0xec, 0x08]);
-    call_rust(e, interpret);
-    e.bytes(&[0x48, 0x83, 0xc4, 0x08]);
-    // test eax, eax
-    e.bytes(&[0x85, 0xc0]);
-    let out = e.label();
-    e.jump_if(condition::NOT_EQUAL, out);
-    reload_vectors(e, stubs.load_vectors);
-    reload(e);
-    e.bytes(&[0xc3]);
-    e.bind(out);
-    // The reason is one more than in `reason`, so that 0 says "go on".
-    e.lea(host::RAX, Mem::base(host::RAX, -1));
-    leave(e);
+    stubs.exit = exit(e, stubs.save_vectors, true);
+    stubs.exit_flags_saved = exit(e, stubs.save_vectors, false);
+    stubs.interpret = interpret(e, &stubs, interpreter, true);
+    stubs.interpret_flags_saved = interpret(e, &stubs, interpreter, false);
 
     stubs.slow = e.here();
-    spill(e, false);
+    let rust = e.label();
+    second_level(e, rust);
+    e.bind(rust);
+    let others: Vec<u8> = RESIDENT.into_iter().filter(|n| !LENT.contains(n)).collect();
+    spill(e, &others, false);
+    rust_world(e);
     spill_vectors(e, stubs.save_vectors);
     e.load(host::RDI, state::vcpu());
     e.mov(host::RSI, host::S0);
-    e.mov(host::RDX, host::S1);
-    e.bytes(&[0x48, 0x83, 0xec, 0x08]);
+    e.load(host::RDX, state::site());
     call_rust(e, slow_path);
-    e.bytes(&[0x48, 0x83, 0xc4, 0x08]);
-    let (not_proceed, out) = (e.label(), e.label());
-    e.bytes(&[0x85, 0xc0]);
-    e.jump_if(condition::NOT_EQUAL, not_proceed);
-    reload_vectors(e, stubs.load_vectors);
-    reload(e);
-    e.load(host::S0, state::pointer());
-    e.bytes(&[0xc3]);
-    e.bind(not_proceed);
+    let out = e.label();
     e.cmp_imm(host::RAX, slow::DONE as i32);
     e.jump_if(condition::NOT_EQUAL, out);
-    // add qword [rsp], 5: behind the jump that follows the call.
-    e.bytes(&[0x48, 0x83, 0x04, 0x24, 0x05]);
     reload_vectors(e, stubs.load_vectors);
+    // Behind the jump at the way back.
+    e.add_to_mem(state::back(), 5);
     reload(e);
-    e.bytes(&[0xc3]);
+    back(e);
     e.bind(out);
     e.lea(host::RAX, Mem::base(host::RAX, -(slow::EXIT as i32)));
     leave(e);

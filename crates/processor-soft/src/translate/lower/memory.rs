@@ -1,0 +1,168 @@
+//! Addresses: from what an operand says to a host address in S0.
+
+use iced_x86::{Instruction, Register};
+
+use super::super::block::Guest;
+use super::super::emit::{Label, Mem, condition, host};
+use super::super::first_level::{ENTRIES, WRITE};
+use super::super::plan::Share;
+use super::super::state::{self, Site, reason};
+use super::{Late, Link, Way, Writer, home, number, resident};
+use crate::registers::Seg;
+
+/// The linear address in the first level's entry that S1 leads to.
+pub fn entry_page(write: bool) -> Mem {
+    Mem::tables(host::S1, if write { WRITE } else { 0 })
+}
+
+fn entry_host(write: bool) -> Mem {
+    Mem::tables(host::S1, if write { WRITE + 8 } else { 8 })
+}
+
+impl Writer<'_> {
+    /// A guest register's value in a host register, loaded into `scratch` if it has none.
+    pub fn value(&mut self, register: Register, scratch: u8) -> u8 {
+        let n = number(register);
+        resident(n).unwrap_or_else(|| {
+            self.e.load(scratch, home(n));
+            scratch
+        })
+    }
+
+    /// Puts the linear address of the memory operand, and `beyond` bytes, into S0.
+    fn address(&mut self, instruction: &Instruction, beyond: i32) {
+        let displacement = (instruction.memory_displacement64() as i32).wrapping_add(beyond);
+        if instruction.memory_base() == Register::RIP {
+            self.e.load(host::S0, state::page());
+            self.e.lea(host::S0, Mem::base(host::S0, displacement));
+        } else {
+            let mem = self.address_operand(instruction, beyond);
+            self.e.lea(host::S0, mem);
+        }
+        match instruction.memory_segment() {
+            Register::FS => self.e.add_mem(host::S0, state::segment_base(Seg::Fs)),
+            Register::GS => self.e.add_mem(host::S0, state::segment_base(Seg::Gs)),
+            _ => {}
+        }
+    }
+
+    /// The address in host registers, without segment; not for operands relative to RIP.
+    pub fn address_operand(&mut self, instruction: &Instruction, beyond: i32) -> Mem {
+        let displacement = (instruction.memory_displacement64() as i32).wrapping_add(beyond);
+        let base = match instruction.memory_base() {
+            Register::None => None,
+            register => Some(self.value(register, host::S0)),
+        };
+        match instruction.memory_index() {
+            Register::None => match base {
+                Some(base) => Mem::base(base, displacement),
+                None => Mem::absolute(displacement),
+            },
+            register => {
+                let index = self.value(register, host::S1);
+                let shift = instruction.memory_index_scale().trailing_zeros() as u8;
+                Mem::indexed(base, index, shift, displacement)
+            }
+        }
+    }
+
+    /// Makes S1 lead to the entry for the linear address in S0, and S0 the distance from its page; jumps to
+    /// `label` unless `size` bytes lie in that page. The host's flags are overwritten. The executable address of
+    /// the jump's distance.
+    fn look_up_page(&mut self, size: u16, write: bool, label: Label) -> u64 {
+        self.e.shift_right_8(host::S1, host::S0, self.tools.bmi2);
+        self.e.and_imm_32(host::S1, (ENTRIES as i32 - 1) << 4);
+        self.e.sub_mem(host::S0, entry_page(write));
+        self.e.cmp_imm(host::S0, 4096 - i32::from(size));
+        let at = self.e.jump_if(condition::ABOVE, label);
+        self.e.add_mem(host::S0, entry_host(write));
+        at
+    }
+
+    /// Turns the linear address in S0 into a host address. `after` is where the instruction is done.
+    fn check(&mut self, site: Site, after: Label) {
+        let (label, access) = (self.e.label(), self.e.label());
+        self.look_up_page(u16::from(site.size), site.write, label);
+        self.e.bind(access);
+        self.late.push(Late::Slow { label, access, after, site });
+    }
+
+    /// Binds where the instruction goes on if it has been done out of line: S0 holds nothing there.
+    pub fn bind_after(&mut self, after: Label) {
+        self.e.bind(after);
+        if std::mem::take(&mut self.out_of_line) {
+            self.s0 = None;
+        }
+    }
+
+    /// Makes S0 lead to an operand of `size` bytes and answers the distance that remains; `address` puts the
+    /// linear address and a given number of bytes beyond it into S0. The host's flags may be overwritten, S1
+    /// too. `after` is where the instruction goes on if it has been done out of line.
+    pub fn point(
+        &mut self,
+        guest: &Guest,
+        share: Option<Share>,
+        (size, write): (usize, bool),
+        after: Label,
+        address: impl FnOnce(&mut Self, i32),
+    ) -> i32 {
+        match share {
+            Some(share) if self.filled >> share.slot & 1 != 0 => {
+                if self.s0 != Some(share.slot) {
+                    self.e.load(host::S0, state::slot(share.slot));
+                    self.s0 = Some(share.slot);
+                }
+                share.offset
+            }
+            Some(share) => {
+                self.clobber_flags(guest.live);
+                address(self, -share.offset);
+                let label = self.e.label();
+                let at = self.look_up_page(share.span, share.write, label);
+                self.links.push(Link { at, target: guest.start, way: Way::Plain });
+                let target = i32::from(guest.start);
+                self.late.push(Late::Exit { label, target, saved: true, reason: reason::PLAIN });
+                self.e.store(state::slot(share.slot), host::S0);
+                self.filled |= 1 << share.slot;
+                self.s0 = Some(share.slot);
+                share.offset
+            }
+            None => {
+                self.clobber_flags(guest.live);
+                address(self, 0);
+                self.check(Self::site(guest, size, write), after);
+                self.s0 = None;
+                self.out_of_line = true;
+                0
+            }
+        }
+    }
+}
+
+impl Writer<'_> {
+    /// [`Self::point`] for the memory operand.
+    pub fn operand(
+        &mut self,
+        guest: &Guest,
+        share: Option<Share>,
+        (size, write): (usize, bool),
+        after: Label,
+    ) -> i32 {
+        self.point(guest, share, (size, write), after, |writer, beyond| {
+            writer.address(&guest.instruction, beyond);
+        })
+    }
+
+    /// [`Self::point`] for 8 bytes at `displacement` from the stack pointer.
+    pub fn stack(
+        &mut self,
+        guest: &Guest,
+        share: Option<Share>,
+        (displacement, write): (i32, bool),
+        after: Label,
+    ) -> i32 {
+        self.point(guest, share, (8, write), after, |writer, beyond| {
+            writer.e.lea(host::S0, Mem::base(host::RSP, displacement + beyond));
+        })
+    }
+}

@@ -1,0 +1,458 @@
+//! Writes the host code of a block.
+//!
+//! ```text
+//! saved:   attention? ─▶ out        entered with flags in `Vcpu::status`: from Rust, by indirect jumps
+//! resume:  flags to the host, if they are live
+//! direct:  …                        entered with flags in the host's flags
+//! looped:  flags to `status`, if they are live; go to saved
+//!          what is rarely needed: slow paths, exits
+//! ```
+//!
+//! Flags move from the host to `status` only when an address has to be looked up while they are live, and
+//! back only when an instruction needs them.
+
+mod data;
+mod memory;
+mod stack;
+mod system;
+mod transfer;
+
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Register};
+
+use super::block::{End, Guest, PAGE, Scan};
+use super::classify::{FLAGS, Kind, kills, modifies, reads};
+use super::emit::{Emitter, Label, Mem, condition, host};
+use super::plan::{Plan, plan};
+use super::state::{self, NO_CHECK, Site, reason};
+use super::stubs::{Stubs, restore_flags, save_flags};
+
+/// A way into a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Saved,
+    Resume,
+    Direct,
+    Looped,
+    /// Into the block that shares no look-ups, flags in `status`.
+    Plain,
+}
+
+/// A jump whose target may have been, or may become, translated.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    /// Executable address of the distance.
+    pub at: u64,
+    /// Offset in the same page.
+    pub target: u16,
+    pub way: Way,
+}
+
+/// A jump to another page: linked for one address space at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Crossing {
+    /// Executable addresses of the key, of the distance if the key is another, and of the jump's distance.
+    pub key: u64,
+    pub other: u64,
+    pub jump: u64,
+    /// Where `other` leads when the jump is not to be linked any more.
+    pub look_up: u64,
+}
+
+/// The ways into a block, as executable addresses.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Entries {
+    pub saved: u64,
+    pub resume: u64,
+    pub direct: u64,
+    pub looped: u64,
+    /// What the others become when the block's page has been written: with flags in `status`, and in the
+    /// host.
+    pub stale_saved: u64,
+    pub stale: u64,
+}
+
+/// The code of a block and what must be known of it.
+pub struct Lowered {
+    pub code: Vec<u8>,
+    pub links: Vec<Link>,
+    /// In the order of the numbers that [`Writer::new`] was told to begin with.
+    pub crossings: Vec<Crossing>,
+    pub entries: Entries,
+}
+
+/// A NOP as long as the jump that a way into a block may become.
+const HEAD_FILLER: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
+
+/// Where the guest's arithmetic flags are, as far as they are live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flags {
+    Host,
+    /// In `status`.
+    Saved,
+    Both,
+}
+
+/// Code behind the block.
+enum Late {
+    /// The page is not in the first level: S1 leads to the entry that has been looked at.
+    Slow { label: Label, access: Label, after: Label, site: Site },
+    /// RIP becomes the offset; flags are in the host, or in `status`.
+    Exit { label: Label, target: i32, saved: bool, reason: u64 },
+    /// A conditional branch to another page, or one that is not taken.
+    Cross { label: Label, target: i32 },
+    /// The jump cache does not know the RIP in S0, or (`other_key`) S1's entry is of another space.
+    Miss { label: Label, other_key: Label, start: i32, release: i32 },
+    /// A [`Crossing`] is not linked, or for another space.
+    Unlinked { unlinked: Label, look_up: Label, number: usize, target: i32, start: i32, release: i32 },
+    /// The instruction at hand is left to the interpreter after all.
+    Interpreted { label: Label, after: Label, site: Site, ops: u64 },
+}
+
+/// What a writer works with.
+pub struct Tools<'a> {
+    pub stubs: &'a Stubs,
+    pub encoder: &'a mut Encoder,
+    pub info: &'a mut InstructionInfoFactory,
+    /// Number of the first [`Crossing`].
+    pub crossings: usize,
+    /// Each access is looked up by itself.
+    pub plain: bool,
+    /// Whether the host has BMI2.
+    pub bmi2: bool,
+}
+
+/// Writes one block.
+pub struct Writer<'a> {
+    e: Emitter,
+    tools: Tools<'a>,
+    late: Vec<Late>,
+    links: Vec<Link>,
+    crossings: Vec<Crossing>,
+    /// Executable addresses of what is not known before the end: `Crossing::look_up`.
+    start: u16,
+    flags: Flags,
+    /// Slots that have been filled.
+    filled: u32,
+    /// The slot whose contents S0 holds.
+    s0: Option<u8>,
+    /// The present instruction may be done out of line.
+    out_of_line: bool,
+    /// Executable address behind what is overwritten to bar the block.
+    head_end: u64,
+}
+
+/// The host's register for guest register `number` of `size` bytes.
+fn sized(number: u8, size: usize) -> Register {
+    let n = u32::from(number);
+    match size {
+        8 => Register::RAX + n,
+        4 => Register::EAX + n,
+        2 => Register::AX + n,
+        _ if number < 4 => Register::AL + n,
+        _ if number < 8 => Register::SPL + (n - 4),
+        _ => Register::R8L + (n - 8),
+    }
+}
+
+fn number(register: Register) -> u8 {
+    register.full_register().number() as u8
+}
+
+/// The host register in which guest register `n` lives, if it does in one.
+fn resident(n: u8) -> Option<u8> {
+    (n != host::S0 && n != host::S1).then_some(n)
+}
+
+/// The home of guest register `n` in the state.
+fn home(n: u8) -> Mem {
+    state::register(usize::from(n))
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(origin: u64, tools: Tools<'a>) -> Self {
+        Self {
+            e: Emitter::new(origin),
+            tools,
+            late: Vec::new(),
+            links: Vec::new(),
+            crossings: Vec::new(),
+            start: 0,
+            flags: Flags::Host,
+            filled: 0,
+            s0: None,
+            out_of_line: false,
+            head_end: 0,
+        }
+    }
+
+    /// Writes the block. `interpret` answers the address that [`Stubs::interpret`] gets for an instruction.
+    pub fn block(mut self, scan: &Scan, mut interpret: impl FnMut(&Guest) -> u64) -> Lowered {
+        let guests = &scan.guests;
+        self.start = guests.first().map_or(0, |guest| guest.start);
+        let start = i32::from(self.start);
+        let live = guests.first().is_none_or(|guest| guest.live != 0);
+        let mut entries = Entries { saved: self.e.here(), ..Entries::default() };
+        let out = self.e.label();
+        self.e.load(host::S0, state::attention());
+        self.e.cmp_mem_imm_32(Mem::base(host::S0, 0), 0);
+        self.e.jump_if(condition::NOT_EQUAL, out);
+        self.late.push(Late::Exit { label: out, target: start, saved: true, reason: reason::ATTENTION });
+        entries.resume = self.e.here();
+        if live {
+            restore_flags(&mut self.e);
+        } else {
+            self.e.bytes(&HEAD_FILLER);
+        }
+        entries.direct = self.e.here();
+        self.head_end = entries.direct + HEAD_FILLER.len() as u64;
+        if guests.iter().any(|guest| matches!(guest.kind, Kind::Vector(_))) {
+            self.need_vectors(live);
+        }
+        let plans = if self.tools.plain {
+            vec![Plan::default(); guests.len()]
+        } else {
+            plan(guests, self.tools.info)
+        };
+        for (index, guest) in guests.iter().enumerate() {
+            let after = guests.get(index + 1).map_or(FLAGS, |next| next.live);
+            if !self.guest(guest, plans[index], after, &mut interpret) {
+                let ops = interpret(guest);
+                self.interpreted(guest, ops);
+            }
+        }
+        match scan.end {
+            End::Transfer => {}
+            End::Next(offset) => {
+                self.jump_in_page(offset);
+            }
+            End::Crossing(offset) => self.cross(i32::from(offset), NO_CHECK, 0),
+        }
+        while let Some(late) = self.late.pop() {
+            self.late(late);
+        }
+        entries.stale = self.e.here();
+        save_flags(&mut self.e);
+        entries.stale_saved = self.e.here();
+        let stale = self.e.label();
+        let reason = if self.tools.plain { reason::PLAIN } else { reason::STALE };
+        self.late(Late::Exit { label: stale, target: start, saved: true, reason });
+        entries.looped = entries.saved;
+        if live {
+            entries.looped = self.e.here();
+            save_flags(&mut self.e);
+            self.e.jump_to(entries.saved);
+        }
+        debug_assert!(usize::from(self.start) < PAGE);
+        Lowered { code: self.e.finish(), links: self.links, crossings: self.crossings, entries }
+    }
+
+    /// Loads the vector registers unless they are loaded; leaves the block if they must not be.
+    fn need_vectors(&mut self, live: bool) {
+        if live {
+            self.save_flags();
+        }
+        let (loaded, label, back) = (self.e.label(), self.e.label(), self.e.label());
+        self.e.cmp_mem_imm_32(state::vectors(), 0);
+        self.e.jump_if(condition::NOT_EQUAL, loaded);
+        self.e.cmp_mem_imm_32(state::vectors_ready(), 0);
+        self.e.jump_if(condition::EQUAL, label);
+        self.e.load(host::S0, state::image());
+        self.e.lea_label(host::S1, back);
+        self.e.jump_to(self.tools.stubs.load_vectors);
+        self.e.bind(back);
+        self.e.bind(loaded);
+        self.flags = Flags::Saved;
+        let target = i32::from(self.start);
+        self.late.push(Late::Exit { label, target, saved: true, reason: reason::STEP });
+    }
+
+    fn site(guest: &Guest, size: usize, write: bool) -> Site {
+        Site { start: guest.start, next: guest.next, size: size as u8, write }
+    }
+
+    /// False if the instruction cannot be written after all; nothing has been written then. `after`: the
+    /// flags that are live behind it.
+    fn guest(
+        &mut self,
+        guest: &Guest,
+        plan: Plan,
+        after: u32,
+        interpret: &mut impl FnMut(&Guest) -> u64,
+    ) -> bool {
+        match guest.kind {
+            Kind::Interpret(_) => return false,
+            Kind::Nothing => {}
+            Kind::Plain | Kind::Vector(_) => return self.plain(guest, plan, after),
+            Kind::Divide => {
+                let ops = interpret(guest);
+                self.divide(guest, plan, ops);
+            }
+            Kind::System(system) => {
+                let ops = interpret(guest);
+                self.system(guest, system, ops);
+            }
+            Kind::Lea => self.lea(guest),
+            Kind::Push => self.push(guest, plan),
+            Kind::Pop => self.pop(guest, plan),
+            Kind::Leave => self.leave(guest, plan),
+            Kind::Jump(target) => self.jump(target),
+            Kind::Branch(condition, target) => self.branch(condition, target),
+            Kind::Call(target) => self.call(guest, plan, target),
+            Kind::JumpIndirect => self.jump_indirect(guest, plan),
+            Kind::CallIndirect => self.call_indirect(guest, plan),
+            Kind::Return(release) => self.ret(guest, plan, release),
+        }
+        true
+    }
+
+    fn interpreted(&mut self, guest: &Guest, ops: u64) {
+        let back = self.e.label();
+        self.e.mov_imm(host::S0, ops);
+        self.store_site(Self::site(guest, 0, false));
+        self.e.lea_label(host::S1, back);
+        let saved = self.flags != Flags::Host;
+        self.e.jump_to(if saved {
+            self.tools.stubs.interpret_flags_saved
+        } else {
+            self.tools.stubs.interpret
+        });
+        self.e.bind(back);
+        self.flags = Flags::Both;
+        self.forget_slots();
+    }
+
+    fn store_site(&mut self, site: Site) {
+        let packed = site.pack();
+        self.e.store_imm_32(state::site(), packed as u32 as i32);
+        self.e.store_imm_32(state::site_high(), (packed >> 32) as i32);
+    }
+
+    /// Mappings may have changed.
+    fn forget_slots(&mut self) {
+        self.filled = 0;
+        self.s0 = None;
+    }
+
+    /// A jump that may be linked later must not lie in what is overwritten to bar the block.
+    fn pad_head(&mut self) {
+        const NOPS: [&[u8]; 6] =
+            [&[], &[0x90], &[0x66, 0x90], &[0x0f, 0x1f, 0x00], &[0x0f, 0x1f, 0x40, 0x00], &HEAD_FILLER];
+        let missing = self.head_end.saturating_sub(self.e.here()) as usize;
+        self.e.bytes(NOPS[missing.min(HEAD_FILLER.len())]);
+    }
+
+    // Flags
+
+    /// Puts the flags into `status` if they are only in the host's.
+    fn save_flags(&mut self) {
+        if self.flags == Flags::Host {
+            save_flags(&mut self.e);
+            self.flags = Flags::Both;
+        }
+    }
+
+    /// The host's flags are about to be overwritten; `live` are those that must survive.
+    fn clobber_flags(&mut self, live: u32) {
+        if live != 0 {
+            self.save_flags();
+        }
+        self.flags = Flags::Saved;
+    }
+
+    /// Puts the flags into the host's if they are only in `status`. S1 is overwritten.
+    fn restore_flags(&mut self) {
+        if self.flags == Flags::Saved {
+            restore_flags(&mut self.e);
+            self.flags = Flags::Both;
+        }
+    }
+
+    /// Gets the flags ready for an instruction that is about to be written as it is.
+    fn prepare_flags(&mut self, guest: &Guest, after: u32) {
+        let modified = modifies(&guest.instruction, guest.kind);
+        let kept = after & modified & !kills(&guest.instruction, guest.kind);
+        let partly = modified != 0 && after & !modified != 0;
+        if reads(&guest.instruction, guest.kind) != 0 || kept != 0 || partly {
+            self.restore_flags();
+        }
+    }
+
+    /// The instruction has been written.
+    fn finish_flags(&mut self, guest: &Guest) {
+        if modifies(&guest.instruction, guest.kind) != 0 {
+            self.flags = Flags::Host;
+        }
+    }
+
+    fn encode(&mut self, instruction: &Instruction) -> Option<Vec<u8>> {
+        let encoded = self.tools.encoder.encode(instruction, 0);
+        let bytes = self.tools.encoder.take_buffer();
+        encoded.ok().map(|_| bytes)
+    }
+
+    // Code behind the block
+
+    fn late(&mut self, late: Late) {
+        match late {
+            Late::Slow { label, access, after, site } => {
+                let back = self.e.label();
+                self.e.bind(label);
+                self.e.add_mem(host::S0, memory::entry_page(site.write));
+                self.store_site(site);
+                self.e.lea_label(host::S1, back);
+                self.e.jump_to(self.tools.stubs.slow);
+                self.e.bind(back);
+                self.e.jump(access);
+                self.e.jump(after);
+            }
+            Late::Exit { label, target, saved, reason } => {
+                self.e.bind(label);
+                self.in_page_address(target);
+                self.exit(saved, reason);
+            }
+            Late::Cross { label, target } => {
+                self.e.bind(label);
+                self.flags = Flags::Host;
+                self.cross(target, NO_CHECK, 0);
+            }
+            Late::Miss { label, other_key, start, release } => {
+                self.e.bind(other_key);
+                self.e.load(host::S0, Mem::base(host::S1, 0));
+                self.e.bind(label);
+                self.e.store_imm(state::transfer_start(), start);
+                self.e.store_imm(state::transfer_release(), release);
+                self.exit(true, reason::MISS);
+            }
+            Late::Unlinked { unlinked, look_up, number, target, start, release } => {
+                self.e.bind(unlinked);
+                self.e.store_imm(state::transfer_start(), start);
+                self.e.store_imm(state::transfer_release(), release);
+                self.e.store_imm(state::crossroad(), (self.tools.crossings + number) as i32);
+                self.in_page_address(target);
+                self.exit(true, reason::LINK);
+                self.e.bind(look_up);
+                self.crossings[number].look_up = self.e.here();
+                self.in_page_address(target);
+                self.look_up(start, release);
+            }
+            Late::Interpreted { label, after, site, ops } => {
+                let back = self.e.label();
+                self.e.bind(label);
+                self.e.mov_imm(host::S0, ops);
+                self.store_site(site);
+                self.e.lea_label(host::S1, back);
+                self.e.jump_to(self.tools.stubs.interpret_flags_saved);
+                self.e.bind(back);
+                self.e.jump(after);
+            }
+        }
+    }
+
+    /// Leaves generated code with the RIP in S0.
+    fn exit(&mut self, saved: bool, reason: u64) {
+        self.e.store(state::rip(), host::S0);
+        self.e.mov_imm(host::S0, reason);
+        let stubs = self.tools.stubs;
+        self.e.jump_to(if saved { stubs.exit_flags_saved } else { stubs.exit });
+    }
+}

@@ -1,0 +1,54 @@
+//! Instructions of the operating system that need no call into Rust.
+
+use super::super::block::Guest;
+use super::super::classify::System;
+use super::super::emit::{condition, host};
+use super::super::state;
+use super::{Late, Writer};
+use crate::registers::{Seg, flag};
+
+impl Writer<'_> {
+    /// Writes an instruction that runs at privilege level 0; `ops` is for the interpreter.
+    pub fn system(&mut self, guest: &Guest, system: System, ops: u64) {
+        match system {
+            System::Swapgs => {
+                self.e.load(host::S0, state::segment_base(Seg::Gs));
+                self.e.load(host::S1, state::kernel_gs_base());
+                self.e.store(state::segment_base(Seg::Gs), host::S1);
+                self.e.store(state::kernel_gs_base(), host::S0);
+            }
+            System::Cli => {
+                self.clobber_flags(guest.live);
+                self.e.and_mem_32(state::flags(), !(flag::IF as u32));
+            }
+            System::Sti => {
+                self.clobber_flags(guest.live);
+                let (label, after) = (self.e.label(), self.e.label());
+                self.e.cmp_mem_8(state::interrupt_waiting(), 0);
+                self.e.jump_if(condition::NOT_EQUAL, label);
+                self.e.or_mem_32(state::flags(), flag::IF as u32);
+                self.e.store_imm_8(state::interrupt_shadow(), 1);
+                self.e.bind(after);
+                let site = Self::site(guest, 0, false);
+                self.late.push(Late::Interpreted { label, after, site, ops });
+            }
+            System::Stac | System::Clac => {
+                let set = system == System::Stac;
+                self.clobber_flags(guest.live);
+                if set {
+                    self.e.or_mem_32(state::flags(), flag::AC as u32);
+                } else {
+                    self.e.and_mem_32(state::flags(), !(flag::AC as u32));
+                }
+                self.e.load(host::S0, state::switch(set, 0));
+                self.e.write_fs_base(host::S0);
+                self.e.store(state::tables(), host::S0);
+                self.e.load(host::S0, state::switch(set, 1));
+                self.e.store(state::entries(), host::S0);
+                self.e.load_32(host::S0, state::switch(set, 2));
+                self.e.store_8(state::class(), host::S0);
+            }
+        }
+        self.forget_slots();
+    }
+}

@@ -1,0 +1,167 @@
+//! Jumps, branches, calls and returns.
+
+use iced_x86::OpKind;
+
+use super::super::block::{Guest, PAGE, in_page};
+use super::super::emit::{Label, Mem, condition, host};
+use super::super::plan::Plan;
+use super::super::state::{self, JUMPS, NO_CHECK, reason};
+use super::{Crossing, Flags, Late, Link, Way, Writer};
+
+/// A key that no address space has.
+const NO_KEY: u32 = u32::MAX;
+
+impl Writer<'_> {
+    /// Links a jump within the page.
+    pub fn link(&mut self, label: Label, at: u64, target: u16) {
+        let way = match (self.flags, target > self.start) {
+            (Flags::Host | Flags::Both, true) => Way::Direct,
+            (Flags::Host, false) => Way::Looped,
+            (Flags::Saved, true) => Way::Resume,
+            (Flags::Both | Flags::Saved, false) => Way::Saved,
+        };
+        self.links.push(Link { at, target, way });
+        let saved = self.flags != Flags::Host;
+        self.late.push(Late::Exit { label, target: i32::from(target), saved, reason: reason::LOOK_UP });
+    }
+
+    /// A jump to another offset of the page.
+    pub fn jump_in_page(&mut self, offset: u16) {
+        self.pad_head();
+        let label = self.e.label();
+        let at = self.e.jump(label);
+        self.link(label, at, offset);
+    }
+
+    pub fn jump(&mut self, target: i32) {
+        match in_page(target) {
+            Some(offset) => self.jump_in_page(offset),
+            None => self.cross(target, NO_CHECK, 0),
+        }
+    }
+
+    pub fn branch(&mut self, condition: u8, target: i32) {
+        self.restore_flags();
+        self.pad_head();
+        let label = self.e.label();
+        let at = self.e.jump_if(condition, label);
+        match in_page(target) {
+            Some(offset) => self.link(label, at, offset),
+            None => self.late.push(Late::Cross { label, target }),
+        }
+    }
+
+    /// Puts the linear address that is `offset` from the start of the page into S0.
+    pub fn in_page_address(&mut self, offset: i32) {
+        self.s0 = None;
+        self.e.load(host::S0, state::page());
+        self.e.lea(host::S0, Mem::base(host::S0, offset));
+    }
+
+    /// Goes to the linear address that is `target` from the start of the page, in another page or in two:
+    /// directly once linked, while the address space is the one for which the link was made. For `start` and
+    /// `release` see [`Self::look_up`].
+    pub fn cross(&mut self, target: i32, start: i32, release: i32) {
+        self.save_flags();
+        let (unlinked, look_up) = (self.e.label(), self.e.label());
+        let key = self.e.cmp_mem_far_32(state::key(), NO_KEY);
+        let other = self.e.jump_if(condition::NOT_EQUAL, unlinked);
+        let page = target & !(PAGE as i32 - 1);
+        if page != 0 {
+            self.e.add_to_mem(state::page(), page);
+        }
+        let jump = self.e.jump(unlinked);
+        let number = self.crossings.len();
+        self.crossings.push(Crossing { key, other, jump, look_up: 0 });
+        self.late.push(Late::Unlinked { unlinked, look_up, number, target, start, release });
+    }
+
+    /// Where a transfer goes on if it was done out of line and led to the next instruction.
+    fn done(&mut self, guest: &Guest) -> Label {
+        let label = self.e.label();
+        let target = i32::from(guest.next);
+        self.late.push(Late::Exit { label, target, saved: false, reason: reason::LOOK_UP });
+        label
+    }
+
+    /// Pushes the address of the next instruction.
+    fn push_return(&mut self, guest: &Guest, plan: Plan, done: Label) {
+        let offset = self.stack(guest, plan.stack, (-8, true), done);
+        self.e.load(host::S1, state::page());
+        self.e.lea(host::S1, Mem::base(host::S1, i32::from(guest.next)));
+        self.e.store(Mem::base(host::S0, offset), host::S1);
+        self.move_stack(-8);
+    }
+
+    pub fn call(&mut self, guest: &Guest, plan: Plan, target: i32) {
+        let done = self.done(guest);
+        self.push_return(guest, plan, done);
+        match in_page(target) {
+            Some(offset) => self.jump_in_page(offset),
+            None => self.cross(target, i32::from(guest.start), 8),
+        }
+    }
+
+    /// Puts the target of an indirect transfer into S0.
+    fn target(&mut self, guest: &Guest, plan: Plan, done: Label) {
+        let instruction = &guest.instruction;
+        if instruction.op0_kind() == OpKind::Memory {
+            let offset = self.operand(guest, plan.operand, (8, false), done);
+            self.e.load(host::S0, Mem::base(host::S0, offset));
+        } else {
+            let value = self.value(instruction.op0_register(), host::S0);
+            if value != host::S0 {
+                self.e.mov(host::S0, value);
+            }
+        }
+        self.s0 = None;
+    }
+
+    pub fn jump_indirect(&mut self, guest: &Guest, plan: Plan) {
+        let done = self.done(guest);
+        self.save_flags();
+        self.target(guest, plan, done);
+        self.look_up(i32::from(guest.start), 0);
+    }
+
+    pub fn call_indirect(&mut self, guest: &Guest, plan: Plan) {
+        let done = self.done(guest);
+        self.save_flags();
+        self.target(guest, plan, done);
+        self.e.store(state::target(), host::S0);
+        self.push_return(guest, plan, done);
+        self.e.load(host::S0, state::target());
+        self.look_up(i32::from(guest.start), 8);
+    }
+
+    pub fn ret(&mut self, guest: &Guest, plan: Plan, release: u16) {
+        let done = self.done(guest);
+        self.save_flags();
+        let offset = self.stack(guest, plan.stack, (0, false), done);
+        self.e.load(host::S0, Mem::base(host::S0, offset));
+        let release = 8 + i32::from(release);
+        self.move_stack(release);
+        self.look_up(i32::from(guest.start), -release);
+    }
+
+    /// Goes to the RIP in S0 by way of the jump cache; flags are in `status`. `start` and `release` are for
+    /// a target that is not canonical: the fault is that of the transfer, which has to be undone.
+    pub fn look_up(&mut self, start: i32, release: i32) {
+        let (label, other_key) = (self.e.label(), self.e.label());
+        self.e.mov(host::S1, host::S0);
+        self.e.shr(host::S1, 12);
+        self.e.xor_32(host::S1, host::S0);
+        self.e.and_imm_32(host::S1, JUMPS as i32 - 1);
+        self.e.shl_32(host::S1, 5);
+        self.e.add_mem(host::S1, state::jumps());
+        self.e.cmp_mem(host::S0, Mem::base(host::S1, 0));
+        self.e.jump_if(condition::NOT_EQUAL, label);
+        self.e.and_imm(host::S0, -4096);
+        self.e.store(state::page(), host::S0);
+        self.e.load(host::S0, state::key());
+        self.e.cmp_mem(host::S0, Mem::base(host::S1, 8));
+        self.e.jump_if(condition::NOT_EQUAL, other_key);
+        self.e.jump_mem(Mem::base(host::S1, 16));
+        self.late.push(Late::Miss { label, other_key, start, release });
+    }
+}
