@@ -107,11 +107,6 @@ impl MachineConfig {
         if self.cpus == 0 || self.cpus > MAX_CPUS {
             return Err(InputError::new("cpus", self.cpus, format!("must be from 1 to {MAX_CPUS}")));
         }
-        if self.cpus > 1 && self.processor == ProcessorChoice::Translator {
-            // A page in which one processor begins to run code must leave the others' tables for stores.
-            let reason = "the translator runs one processor so far; the interpreter runs more";
-            return Err(InputError::new("processor", "translator", reason));
-        }
         if self.memory.0 < MIN_MEMORY {
             return Err(InputError::new(
                 "memory",
@@ -203,8 +198,8 @@ impl ProcessorChoice {
     /// The tier of the software processor, and its name.
     pub fn tier(self) -> (Tier, &'static str) {
         match self {
-            Self::Auto | Self::Interpreter => (Tier::Interpreter, "interpreter"),
-            Self::Translator => (Tier::Translator, "translator"),
+            Self::Interpreter => (Tier::Interpreter, "interpreter"),
+            Self::Auto | Self::Translator => (Tier::Translator, "translator"),
         }
     }
 }

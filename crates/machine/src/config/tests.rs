@@ -82,10 +82,6 @@ fn every_refusal_names_the_option() {
     assert_eq!(refusal(&MachineConfig::default()), "--kernel: is required: there is nothing to boot");
     assert_eq!(refusal(&MachineConfig { cpus: 0, ..bootable() }), "--cpus 0: must be from 1 to 64");
     assert_eq!(
-        refusal(&MachineConfig { cpus: 2, processor: ProcessorChoice::Translator, ..bootable() }),
-        "--processor translator: the translator runs one processor so far; the interpreter runs more"
-    );
-    assert_eq!(
         refusal(&MachineConfig { memory: MemorySize(1 << 20), ..bootable() }),
         "--memory 1M: too small: a machine needs at least 32M"
     );

@@ -19,8 +19,9 @@ use crate::execute::decode_one;
 use crate::extension::{Arena, Host};
 use crate::vcpu::Vcpu;
 
-/// Bytes of code that a processor keeps.
-const ARENA: usize = 32 << 20;
+/// Bytes of code that all processors of a machine keep, and one at the most and at the least.
+const ARENAS: usize = 96 << 20;
+const ARENA: std::ops::RangeInclusive<usize> = 4 << 20..=32 << 20;
 /// Room that the largest block may take.
 const LARGEST: usize = 64 << 10;
 /// Blocks that a processor keeps.
@@ -179,18 +180,21 @@ pub struct Found {
 unsafe impl Send for Translator {}
 
 impl Translator {
-    /// A translator without blocks.
+    /// A translator without blocks, for one of so many processors.
     ///
     /// # Errors
     /// When the host refuses executable memory.
-    pub fn new() -> io::Result<Box<Self>> {
+    pub fn new(processors: usize) -> io::Result<Box<Self>> {
         if !bases_can_be_set() {
             tracing::error!("the host does not offer FSGSBASE, guest code is interpreted");
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let arena = Arena::new(ARENA).inspect_err(|error| {
-            tracing::error!("no executable memory for translated code, guest code is interpreted: {error}");
-        })?;
+        let arena = Arena::new((ARENAS / processors.max(1)).clamp(*ARENA.start(), *ARENA.end()))
+            .inspect_err(|error| {
+                tracing::error!(
+                    "no executable memory for translated code, guest code is interpreted: {error}"
+                );
+            })?;
         let mut translator = Box::new(Self {
             arena,
             stubs: Stubs::default(),

@@ -123,7 +123,8 @@ unsafe fn enter(way_in: u64, code: u64) -> u64 {
 impl Vcpu {
     /// As [`Self::execute`], with 64-bit code translated.
     pub fn execute_translated(&mut self) -> Result<(), Fault> {
-        let translator = self.translator.take().map_or_else(Translator::new, Ok);
+        let processors = self.shared.vps.len();
+        let translator = self.translator.take().map_or_else(|| Translator::new(processors), Ok);
         let translator = match translator {
             Ok(translator) => Box::into_raw(translator),
             // Told once by `Translator::new`.
