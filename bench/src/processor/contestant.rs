@@ -202,7 +202,7 @@ fn outcome(name: &str, line: &str, took: Duration) -> Outcome {
         }
         ["reached", rate] => match rate.parse::<f64>() {
             Ok(value) if value > 0.0 => Ok(Figure { value, check: None }),
-            _ => Err(line.to_owned()),
+            _ => Err("it reached nothing".to_owned()),
         },
         _ => Err(line.strip_prefix(name).unwrap_or(line).trim().to_owned()),
     }

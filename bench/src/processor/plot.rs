@@ -100,6 +100,11 @@ fn draw(jobs: &[Job], columns: &[Column]) -> Option<String> {
         line(format!(r#"<text x="{}" y="51">{label}</text>"#, x + 16.0));
         x += 36.0 + 6.6 * label.len() as f64;
     }
+    line(format!(
+        r##"<line x1="{x}" y1="46.5" x2="{}" y2="46.5" stroke="#cf222e" stroke-dasharray="4 3"/>"##,
+        x + 16.0
+    ));
+    line(format!(r#"<text x="{}" y="51">bar of the class</text>"#, x + 21.0));
     for tick in scale.ticks() {
         let (x, is_one) = (scale.x(tick), tick == 1.0);
         let (colour, weight) = if is_one { ("#24292f", 1.4) } else { ("#d8dee4", 1.0) };
@@ -113,6 +118,19 @@ fn draw(jobs: &[Job], columns: &[Column]) -> Option<String> {
         }
     }
     let mut y = TOP;
+    for class in jobs.chunk_by(|one, next| one.class == next.class) {
+        let (bar, rows) = (class[0].class.bar(), row * class.len() as f64);
+        if bar > 1.0 && bar <= scale.high {
+            line(format!(
+                r##"<line x1="{x:.1}" y1="{:.1}" x2="{x:.1}" y2="{:.1}" stroke="#cf222e" stroke-width="1.4" stroke-dasharray="4 3"/>"##,
+                y - 4.0,
+                y + rows - GAP + 4.0,
+                x = scale.x(bar)
+            ));
+        }
+        y += rows + CLASS_GAP;
+    }
+    y = TOP;
     for (at, job) in jobs.iter().enumerate() {
         let first = at == 0 || jobs[at - 1].class != job.class;
         if first && at > 0 {

@@ -34,9 +34,10 @@ fn print_jobs(jobs: &[Job], columns: &[Column]) {
 fn print_classes(jobs: &[Job], columns: &[Column]) {
     let head = ["geometric means", "jobs", "translator/tcg", "translator/native", "native/tcg", "bar", ""];
     let row = |name: &str, bar: f64, jobs: &[&Job]| {
-        let mean = |who, of| geometric_mean(jobs.iter().filter_map(|job| ratio(columns, who, of, job)));
+        let ratios = |who, of| jobs.iter().filter_map(move |job| ratio(columns, who, of, job));
+        let mean = |who, of| geometric_mean(ratios(who, of));
         let against_tcg = mean(Translator, Tcg);
-        let mut row = vec![name.to_owned(), jobs.len().to_string(), times(against_tcg)];
+        let mut row = vec![name.to_owned(), ratios(Translator, Tcg).count().to_string(), times(against_tcg)];
         row.extend([times(mean(Translator, Native)), times(mean(Native, Tcg))]);
         row.extend(at_least(against_tcg, bar));
         row
@@ -49,6 +50,10 @@ fn print_classes(jobs: &[Job], columns: &[Column]) {
         }
     }
     rows.push(row("all jobs", OVERALL_BAR, &jobs.iter().collect::<Vec<_>>()));
+    let measured = jobs.iter().filter_map(|job| Some((job, ratio(columns, Translator, Tcg, job)?)));
+    if let Some((slowest, _)) = measured.min_by(|(_, one), (_, other)| one.total_cmp(other)) {
+        rows.push(row(&format!("the slowest job, {}", slowest.name), 1.0, &[slowest]));
+    }
     print_table(head.map(str::to_owned).to_vec(), rows);
 }
 
@@ -107,49 +112,46 @@ fn print_upkeep(columns: &[Column]) {
 
 /// What has no figure, and results that differ.
 fn print_notes(jobs: &[Job], columns: &[Column]) {
-    let mut notes = Vec::new();
+    // Who failed for which reason, and at which jobs: a machine that cannot be had fails at all of them.
+    let mut notes: Vec<(String, String, Vec<&str>)> = Vec::new();
+    let mut note =
+        |who: String, what, why: &str| match notes.iter_mut().find(|note| note.0 == who && note.1 == why) {
+            Some((.., jobs)) => jobs.push(what),
+            None => notes.push((who, why.to_owned(), vec![what])),
+        };
     for column in columns {
         let name = column.contestant.name();
         for (outcomes, on) in [(&column.jobs, ""), (&column.two, " on two processors")] {
             for job in jobs {
-                if let Some(Err(why)) = outcomes.get(job.name) {
-                    notes.push(format!("{name}, {}{on}: {why}", job.name));
+                let outcome = outcomes.get(job.name);
+                if let Some(Err(why)) = outcome {
+                    note(format!("{name}{on}"), job.name, why);
+                }
+                let right =
+                    check(reference(columns, column.contestant).and_then(|column| column.jobs.get(job.name)));
+                if check(outcome).zip(right).is_some_and(|(check, right)| check != right) {
+                    note(format!("{name}{on}"), job.name, "the result is not the one that others have");
                 }
             }
         }
         for (what, cost) in [("memory", &column.memory), ("idle", &column.idle)] {
             if let Some(Err(why)) = cost {
-                notes.push(format!("{name}, {what}: {why}"));
-            }
-        }
-    }
-    for job in jobs {
-        let reference = [Native, Tcg].into_iter().find_map(|contestant| {
-            let column = columns.iter().find(|column| column.contestant == contestant)?;
-            Some((contestant, check(column.jobs.get(job.name))?))
-        });
-        let Some((reference, right)) = reference else { continue };
-        for column in columns {
-            for outcomes in [&column.jobs, &column.two] {
-                if check(outcomes.get(job.name)).is_some_and(|check| check != right) {
-                    notes.push(format!(
-                        "{}, {}: the result is another than that of {}",
-                        column.contestant.name(),
-                        job.name,
-                        reference.name()
-                    ));
-                }
+                note(name.to_owned(), what, why);
             }
         }
     }
     if !notes.is_empty() {
-        println!("\nn/a and wrong:");
-        // A machine that cannot be had has the same reason for each job.
-        notes.dedup_by(|next, kept| {
-            next.split_once(": ").map(|(_, why)| why) == kept.split_once(": ").map(|(_, why)| why)
-        });
-        notes.iter().for_each(|note| println!("  {note}"));
+        println!("\nn/a or wrong:");
     }
+    for (who, why, jobs) in notes {
+        println!("  {who}: {}: {why}", jobs.join(", "));
+    }
+}
+
+/// Whose results are taken as right: the host's, or QEMU's.
+fn reference(columns: &[Column], against: Contestant) -> Option<&Column> {
+    let find = |who| columns.iter().find(|column| column.contestant == who && who != against);
+    find(Native).or_else(|| find(Tcg))
 }
 
 fn check(outcome: Option<&Outcome>) -> Option<&str> {
