@@ -36,7 +36,7 @@ check:
 	cargo clippy --workspace --all-targets -- -D warnings
 
 unit:
-	cargo test --workspace --exclude guests --exclude bench
+	cargo test --workspace --exclude guests
 
 guests:
 	scripts/guest kernel generic cloud backports
