@@ -208,10 +208,12 @@ fn outcome(name: &str, line: &str, took: Duration) -> Outcome {
     }
 }
 
-/// One line out of what went wrong: what the program said last, or what was waited for.
+/// One line out of what went wrong: what was waited for, or what a program that has ended said last.
 fn reason(error: &str, errors: &str) -> String {
-    let last = errors.lines().rfind(|line| !line.trim().is_empty());
-    last.or(error.lines().next()).unwrap_or("it failed without a word").trim().to_owned()
+    let ended = error.contains("the output ended");
+    let last = errors.lines().rfind(|line| ended && !line.trim().is_empty());
+    let why = last.or(error.lines().next()).unwrap_or_default().trim();
+    why.strip_suffix("; last lines:").unwrap_or(why).to_owned()
 }
 
 #[cfg(test)]
@@ -235,6 +237,14 @@ mod tests {
     fn a_clock_that_is_wrong_is_told() {
         assert!(outcome("gzip", "gzip took 300000, 42", 2 * SECOND).unwrap_err().contains("clock"));
         assert!(outcome("gzip", "gzip took 3000000, 42", 2 * SECOND).unwrap_err().contains("clock"));
+    }
+
+    #[test]
+    fn the_last_words_of_a_program_that_ended_are_the_reason() {
+        let ended = "waiting for \"a\": the output ended; last lines:\nx";
+        assert_eq!(reason(ended, "WARN b\nbodhi: no\n"), "bodhi: no");
+        let late = "waiting for \"a\": it did not come in time; last lines:\nx";
+        assert_eq!(reason(late, "WARN b\n"), "waiting for \"a\": it did not come in time");
     }
 
     #[test]

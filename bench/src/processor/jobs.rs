@@ -94,8 +94,6 @@ pub enum Unit {
     Bytes,
     /// Operations a second: more is better.
     Operations,
-    /// 7-Zip's rating, in million instructions a second as it sees them: more is better.
-    Rating,
 }
 
 /// Something to be measured.
@@ -124,7 +122,7 @@ pub const JOBS: [Job; 43] = [
     job("sort", Class::Integer, Unit::Seconds),
     job("qsort", Class::Integer, Unit::Seconds),
     job("sieve", Class::Integer, Unit::Seconds),
-    job("7-zip", Class::Integer, Unit::Rating),
+    job("7-zip", Class::Integer, Unit::Seconds),
     job("sha256", Class::Hashing, Unit::Seconds),
     job("md5", Class::Hashing, Unit::Seconds),
     job("b2", Class::Hashing, Unit::Seconds),

@@ -172,7 +172,6 @@ pub fn figure(value: f64, unit: Unit) -> String {
         Unit::Seconds => format!("{} s", digits(value)),
         Unit::Bytes => format!("{} MB/s", digits(value / 1e6)),
         Unit::Operations => format!("{} /s", digits(value)),
-        Unit::Rating => format!("{} MIPS", digits(value)),
     }
 }
 
