@@ -6,16 +6,21 @@ SHELL := /bin/bash
 KERNEL ?= cloud
 # How long `make fuzz` runs each target.
 FUZZ_SECONDS ?= 120
+# What `make bench-processor` is limited to: jobs or classes, programs, rounds.
+ONLY ?=
+PROGRAMS ?=
+ROUNDS ?=
 # A guest keeps one core busy: as many at a time as there are cores.
 GUESTS_AT_A_TIME ?= $(shell nproc)
 
-.PHONY: help build run test test-all check unit guests bench fuzz
+.PHONY: help build run test test-all check unit guests bench bench-processor bench-made fuzz
 
 help:
 	@echo "make run        boot Debian on StorVSC and end in its shell (KERNEL=generic|cloud|backports)"
 	@echo "make test       formatting, lints, unit tests, guests that boot real kernels"
 	@echo "make test-all   the same with the slow guest tests"
-	@echo "make bench      the interpreter and the disks, next to QEMU TCG"
+	@echo "make bench      processors and disks next to QEMU TCG and the host, with tables and a picture"
+	@echo "make bench-processor   its first half; ONLY=sha256,boot PROGRAMS=translator,tcg ROUNDS=1 for a part of it"
 	@echo "make fuzz       every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)) seconds"
 
 build:
@@ -31,7 +36,7 @@ check:
 	cargo clippy --workspace --all-targets -- -D warnings
 
 unit:
-	cargo test --workspace --exclude guests --exclude bench
+	cargo test --workspace --exclude guests
 
 guests:
 	scripts/guest kernel generic cloud backports
@@ -44,13 +49,20 @@ test test-all:
 	$(MAKE) --no-print-directory check unit build guests
 	cargo test --release -p guests -- --test-threads $(GUESTS_AT_A_TIME) $(TESTS)
 
-bench:
-	scripts/setup build guest
+bench-made:
+	scripts/setup build guest bench
 	scripts/guest kernel cloud
-	scripts/guest root
+	scripts/guest bench
 	scripts/guest qemu
 	cargo build --release -p bodhi
+
+bench: bench-made
+	scripts/guest root
 	cargo run --release -p bench
+
+bench-processor: bench-made
+	cargo run --release -p bench -- processor $(if $(ONLY),--only $(ONLY)) $(if $(PROGRAMS),--programs $(PROGRAMS)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS))
 
 fuzz:
 	scripts/setup build fuzz

@@ -1,9 +1,8 @@
 //! fio on a disk, by the paravirtual and by the emulated path, and what a request costs in exits.
 
-use guests::{BOOT, Bus, Devices, Image, JOB, POWER_OFF, Program, Running, row};
+use guests::{BOOT, Bus, Devices, Image, JOB, Kernel, Machine, POWER_OFF, Program, Running, row};
 
-use crate::machine;
-use crate::table::{Better, Table};
+use crate::table::Table;
 
 /// How the guest reaches the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +35,7 @@ struct Figures {
 pub fn measure(table: &mut Table, path: Path) {
     let [ours, theirs] = [Program::Bodhi, Program::Qemu].map(|program| run(program, path));
     for ((name, ..), (ours, theirs)) in JOBS.iter().zip(ours.iter().zip(&theirs)) {
-        table.both(name, "/s", [ours.operations, theirs.operations], Better::More);
+        table.both(name, "/s", [ours.operations, theirs.operations]);
         if let (Some(exits), Some(interrupts)) = (ours.exits, ours.interrupts) {
             table.ours("    exits per request", "", exits);
             table.ours("    interrupts per request", "", interrupts);
@@ -47,9 +46,9 @@ pub fn measure(table: &mut Table, path: Path) {
 fn run(program: Program, path: Path) -> Vec<Figures> {
     let (root, data) = (Image::root(), Image::empty(DISK));
     let bus = if path == Path::Paravirtual { Bus::Scsi } else { Bus::Ide };
-    let mut machine = machine(program).disk(root.path(), bus).disk(data.path(), bus);
+    let mut machine = Machine::new(program, Kernel::Cloud).disk(root.path(), bus).disk(data.path(), bus);
     if program == Program::Bodhi {
-        machine = machine.api(root.folder().join("api"));
+        machine = machine.api(root.folder().join("api")).options(&["--processor", "interpreter"]);
         if path == Path::Emulated {
             machine = machine.options(&["--synthetic", "off"]);
         }

@@ -1,27 +1,43 @@
-//! The interpreter and the disks of bodhi, next to QEMU's translator (TCG): the same Debian kernel, the same jobs, one
-//! run. Prints tables with ratios and asserts nothing: what a number must be depends on the machine, the ratio tells.
+//! bodhi next to QEMU's translator (TCG) and to the host itself: the same Debian kernel, the same jobs, one run. Prints
+//! tables with ratios and what they should be, and asserts nothing: what a number must be depends on the machine, the
+//! ratio tells.
 
-mod boot;
 mod disk;
+mod processor;
 mod table;
 
-use guests::{Kernel, Machine, Program};
+use clap::{Parser, Subcommand};
 
 use table::Table;
 
-/// A machine to be measured: the cloud kernel, under bodhi on its interpreter.
-fn machine(program: Program) -> Machine {
-    let machine = Machine::new(program, Kernel::Cloud);
-    match program {
-        Program::Bodhi => machine.options(&["--processor", "interpreter"]),
-        Program::Qemu => machine,
-    }
+/// Measures bodhi side by side with QEMU TCG; everything, if no part is named.
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// The processors: jobs of every kind under interpreter, translator, QEMU TCG and in a chroot.
+    Processor(processor::Selection),
+    /// The disks: fio on StorVSC and IDE.
+    Disk,
 }
 
 fn main() {
-    let mut processor = Table::new("processor", ["bodhi interpreter", "QEMU TCG"]);
-    boot::measure(&mut processor);
-    processor.print();
+    match Arguments::parse().part {
+        Some(Part::Processor(selection)) => processor::measure(&selection),
+        Some(Part::Disk) => measure_disks(),
+        None => {
+            processor::measure(&processor::Selection::default());
+            measure_disks();
+        }
+    }
+}
+
+fn measure_disks() {
     let mut synthetic = Table::new("disk, paravirtual", ["bodhi StorVSC", "QEMU virtio-blk"]);
     disk::measure(&mut synthetic, disk::Path::Paravirtual);
     synthetic.print();

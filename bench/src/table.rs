@@ -1,14 +1,5 @@
 //! A table of figures, two columns side by side.
 
-/// Which of two figures is better.
-#[derive(Debug, Clone, Copy)]
-pub enum Better {
-    /// A time or a count.
-    Less,
-    /// A rate.
-    More,
-}
-
 /// Figures of two programs and their ratio.
 pub struct Table {
     title: String,
@@ -22,13 +13,9 @@ impl Table {
         Self { title: title.to_owned(), columns, rows: Vec::new() }
     }
 
-    /// A figure of both programs. The ratio is above one where the first program is the better.
-    pub fn both(&mut self, what: &str, unit: &str, values: [f64; 2], better: Better) {
-        let [ours, theirs] = values;
-        let ratio = match better {
-            Better::Less => theirs / ours,
-            Better::More => ours / theirs,
-        };
+    /// A rate of both programs. The ratio is above one where the first program is the better.
+    pub fn both(&mut self, what: &str, unit: &str, [ours, theirs]: [f64; 2]) {
+        let ratio = ours / theirs;
         let ratio = if ratio < 1.0 { format!("1 : {:.1}", 1.0 / ratio) } else { format!("{ratio:.1} : 1") };
         self.rows.push([what.to_owned(), figure(ours, unit), figure(theirs, unit), ratio]);
     }

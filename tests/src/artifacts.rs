@@ -46,13 +46,18 @@ pub fn root_image() -> PathBuf {
     made("guest/root.img")
 }
 
+/// The root file system with the jobs of the benchmarks: a disk image, and the same as a tree for a chroot.
+pub fn bench_system() -> (PathBuf, PathBuf) {
+    (made("guest/bench/root.img"), made("guest/bench/root"))
+}
+
 pub(crate) fn cache() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join(".cache")
 }
 
 fn made(path: &str) -> PathBuf {
     let file = cache().join(path);
-    assert!(file.exists(), "{} is missing: `make guests` makes it", file.display());
+    assert!(file.exists(), "{} is missing: `scripts/guest` makes it", file.display());
     file
 }
 

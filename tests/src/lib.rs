@@ -12,7 +12,7 @@ mod iso;
 mod machine;
 mod script;
 
-pub use artifacts::{Kernel, root_image};
+pub use artifacts::{Kernel, bench_system, root_image};
 pub use console::Console;
 pub use devices::{Devices, row};
 pub use disk::Image;

@@ -44,6 +44,9 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// RAM of every machine, in bytes.
+    pub const MEMORY: u64 = 512 << 20;
+
     /// A machine of `program` that boots `kernel`.
     pub fn new(program: Program, kernel: Kernel) -> Self {
         let append = vec!["console=ttyS0".to_owned(), "panic=-1".to_owned()];
@@ -123,7 +126,7 @@ impl Machine {
 
     fn bodhi_command(&self) -> Command {
         let mut command = Command::new(bodhi());
-        command.args(["run", "--memory", "512M", "--serial", "stdio"]);
+        command.args(["run", "--memory", &format!("{}M", Self::MEMORY >> 20), "--serial", "stdio"]);
         for (image, bus, options) in &self.disks {
             let bus = match bus {
                 Bus::Auto => "auto",
@@ -141,8 +144,8 @@ impl Machine {
         if let Some(libraries) = libraries {
             command.env("LD_LIBRARY_PATH", libraries);
         }
-        command.args(["-accel", "tcg", "-cpu", "max", "-m", "512M", "-nodefaults", "-no-reboot"]);
-        command.args(["-display", "none", "-serial", "stdio"]);
+        command.args(["-accel", "tcg", "-cpu", "max", "-m", &format!("{}M", Self::MEMORY >> 20)]);
+        command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
         for (image, bus, options) in &self.disks {
             let bus = if *bus == Bus::Ide { "ide" } else { "virtio" };
             let image = image.display();
@@ -175,9 +178,26 @@ impl Running {
     /// # Panics
     /// With the end of both outputs, if it does not come.
     pub fn expect_with(&self, text: &str, patience: Duration) -> (String, Duration) {
-        self.console
-            .expect_with(text, patience)
+        self.await_text(text, patience)
             .unwrap_or_else(|error| panic!("{error}\n--- errors:\n{}", self.errors.text()))
+    }
+
+    /// As [`expect_with`](Self::expect_with), for callers that go on without it.
+    ///
+    /// # Errors
+    /// What came instead.
+    pub fn await_text(&self, text: &str, patience: Duration) -> Result<(String, Duration), String> {
+        self.console.expect_with(text, patience)
+    }
+
+    /// What the program has printed as errors so far.
+    pub fn errors(&self) -> String {
+        self.errors.text()
+    }
+
+    /// The program's process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Types a line.
