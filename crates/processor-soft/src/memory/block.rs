@@ -34,10 +34,8 @@ impl Vcpu {
         let Some(target) = self.host_pointer(seg, offset, count * T::SIZE, Access::Write)? else {
             return Ok(false);
         };
-        for index in 0..count {
-            // SAFETY: within the `count` elements that `host_pointer` has checked.
-            unsafe { host::store(target.as_ptr().add(index * T::SIZE), value) };
-        }
+        // SAFETY: `host_pointer` has checked the `count` elements.
+        unsafe { host::fill(target.as_ptr(), value, count) };
         self.host_written();
         Ok(true)
     }

@@ -154,6 +154,31 @@ pub unsafe fn store<T: Word>(pointer: *mut u8, value: T) {
     }
 }
 
+/// Stores `count` times `value`, upwards.
+///
+/// # Safety
+/// `pointer` leads to `count` times `T::SIZE` bytes of guest RAM.
+pub unsafe fn fill<T: Word>(pointer: *mut u8, value: T, count: usize) {
+    let value = value.to_u64();
+    // SAFETY: as for `store`; the direction flag is clear in Rust code.
+    unsafe {
+        match T::SIZE {
+            1 => {
+                asm!("rep stosb", in("al") value as u8, inout("rdi") pointer => _, inout("rcx") count => _, options(nostack, preserves_flags))
+            }
+            2 => {
+                asm!("rep stosw", in("ax") value as u16, inout("rdi") pointer => _, inout("rcx") count => _, options(nostack, preserves_flags))
+            }
+            4 => {
+                asm!("rep stosd", in("eax") value as u32, inout("rdi") pointer => _, inout("rcx") count => _, options(nostack, preserves_flags))
+            }
+            _ => {
+                asm!("rep stosq", in("rax") value, inout("rdi") pointer => _, inout("rcx") count => _, options(nostack, preserves_flags))
+            }
+        }
+    }
+}
+
 /// LOCK CMPXCHG, whatever the alignment: returns what was there; `new` is stored if that was `expected`.
 ///
 /// # Safety

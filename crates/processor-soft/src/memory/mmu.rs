@@ -37,8 +37,10 @@ const NEVER: u64 = u64::MAX;
 const GENERATION: u64 = 1 << 44;
 /// Pages up to which a flush of ranges goes page by page.
 const RANGE_LIMIT: u64 = 64;
+/// Pages of the upper half that are not global and are remembered one by one.
+const LOCALS: usize = 32;
 /// Bits of the filter that remembers from which pages code has been fetched.
-const FILTER_BITS: u64 = 1 << 16;
+const FILTER_BITS: u64 = 1 << 19;
 /// Large pages are remembered by regions of this many address bits: the largest but the gigabyte.
 const REGION_SHIFT: u32 = 22;
 /// The regions of pages of 1 GiB.
@@ -141,16 +143,19 @@ pub struct Mmu {
     /// Spaces of the lower and the upper half. Numbers count up from 1.
     spaces: [u64; 2],
     next_space: u64,
-    /// Pages that are not global have been entered for the upper half.
-    upper_has_local: bool,
+    /// Pages that are not global and have been entered for the upper half, with the log2 of their regions;
+    /// with more than [`LOCALS`] the whole half is dropped in their place.
+    upper_locals: Vec<(u64, u32)>,
     contexts: [Context; CONTEXTS],
     /// Index of the current context.
     current: usize,
     victim: usize,
-    /// Multiples of [`GENERATION`]: grows when code mappings may have gone.
-    code_generation: u64,
-    /// Pages from which code has been fetched.
+    /// Multiples of [`GENERATION`], for each half: grows when code mappings may have gone.
+    code_generation: [u64; 2],
+    /// Pages from which code has been fetched, and the regions in which they are.
     fetched: Filter,
+    fetched_regions: Filter,
+    fetched_huge: Filter,
     /// Regions of which parts of large pages have been entered, by the sizes above: an INVLPG anywhere in
     /// a large page drops all of it.
     large: Filter,
@@ -190,12 +195,14 @@ impl Mmu {
             last_write: std::ptr::null(),
             spaces: [0; 2],
             next_space: 1,
-            upper_has_local: false,
+            upper_locals: Vec::new(),
             contexts: [Context::default(); CONTEXTS],
             current: 0,
             victim: 0,
-            code_generation: 0,
+            code_generation: [0; 2],
             fetched: Filter::new(),
+            fetched_regions: Filter::new(),
+            fetched_huge: Filter::new(),
             large: Filter::new(),
             huge: Filter::new(),
             entries,
@@ -270,7 +277,7 @@ impl Mmu {
     /// while it is the same, so is the translation. Add the privilege level for the rights.
     #[inline(always)]
     pub fn code_key(&self, linear: u64) -> u64 {
-        self.spaces[(linear >> 63) as usize].wrapping_add(self.code_generation)
+        self.spaces[(linear >> 63) as usize].wrapping_add(self.code_generation[(linear >> 63) as usize])
     }
 
     /// Enters the page of `linear`.
@@ -279,7 +286,7 @@ impl Mmu {
             return;
         }
         let half = (linear >> 63) as usize;
-        self.upper_has_local |= half == 1 && !page.global;
+        self.remember_local(linear, page);
         self.remember_size(linear, page);
         let tag = linear & !TAG_MASK | self.tags[half];
         self.entries[class as usize][slot(linear)] = Entry {
@@ -309,8 +316,10 @@ impl Mmu {
     /// Enters the page of `linear` as code.
     pub fn code_fill(&mut self, linear: u64, user: bool, page: &Page) {
         let half = (linear >> 63) as usize;
-        self.upper_has_local |= half == 1 && !page.global;
+        self.remember_local(linear, page);
         self.fetched.insert(linear >> 12);
+        self.fetched_regions.insert(linear >> REGION_SHIFT);
+        self.fetched_huge.insert(linear >> HUGE_SHIFT);
         self.remember_size(linear, page);
         self.code_entries[usize::from(user)][(linear >> 12) as usize & (CODE_ENTRIES - 1)] = CodeEntry {
             tag: linear & !TAG_MASK | self.tags[half],
@@ -348,13 +357,42 @@ impl Mmu {
         for table in self.code_entries.iter_mut() {
             table.fill(EMPTY_CODE);
         }
+        for fetched in [&mut self.fetched, &mut self.fetched_regions, &mut self.fetched_huge] {
+            fetched.clear();
+        }
         self.large.clear();
         self.huge.clear();
         self.set_class(self.class);
     }
 
+    /// Takes note of a page that a switch of the address space drops.
+    fn remember_local(&mut self, linear: u64, page: &Page) {
+        if linear >> 63 == 0 || page.global || self.upper_locals.len() > LOCALS {
+            return;
+        }
+        let shift = match page.shift {
+            12 => 12,
+            shift if shift <= REGION_SHIFT => REGION_SHIFT,
+            _ => HUGE_SHIFT,
+        };
+        let local = (linear >> shift << shift, shift);
+        if !self.upper_locals.contains(&local) {
+            self.upper_locals.push(local);
+        }
+    }
+
+    /// Drops what is not global of the upper half.
+    fn drop_upper_locals(&mut self) {
+        if self.upper_locals.len() > LOCALS {
+            return self.new_upper();
+        }
+        for (linear, shift) in std::mem::take(&mut self.upper_locals) {
+            self.flush_region(linear, shift);
+        }
+    }
+
     fn new_upper(&mut self) {
-        self.upper_has_local = false;
+        self.upper_locals.clear();
         let space = self.new_space();
         self.set_spaces([self.spaces[0], space]);
     }
@@ -372,9 +410,7 @@ impl Mmu {
     pub fn flush_local(&mut self) {
         let Context { pcid, base, .. } = self.contexts[self.current];
         self.contexts = [Context::default(); CONTEXTS];
-        if self.upper_has_local {
-            self.new_upper();
-        }
+        self.drop_upper_locals();
         let space = self.new_space();
         self.enter(pcid, base, space);
     }
@@ -391,9 +427,7 @@ impl Mmu {
     pub fn flush_context(&mut self, pcid: u16) {
         if self.contexts[self.current].pcid == pcid {
             let base = self.contexts[self.current].base;
-            if self.upper_has_local {
-                self.new_upper();
-            }
+            self.drop_upper_locals();
             let space = self.new_space();
             self.enter(pcid, base, space);
         } else if let Some(context) = self.contexts.iter_mut().find(|context| context.pcid == pcid) {
@@ -403,9 +437,7 @@ impl Mmu {
 
     /// CR3 has been loaded: `keep` says that the entries of `pcid` may still be used.
     pub fn switch(&mut self, pcid: u16, base: u64, keep: bool) {
-        if self.upper_has_local {
-            self.new_upper();
-        }
+        self.drop_upper_locals();
         let known = self.contexts.iter().find(|context| context.pcid == pcid && context.space != 0);
         let space = match known {
             Some(context) if keep && context.base == base => context.space,
@@ -442,6 +474,11 @@ impl Mmu {
         } else {
             12
         };
+        self.flush_region(linear, shift);
+    }
+
+    /// Drops the region of 2^`shift` bytes around `linear` in all address spaces.
+    fn flush_region(&mut self, linear: u64, shift: u32) {
         let region = linear >> shift;
         let first = region << (shift - 12);
         let pages = 1_u64 << (shift - 12);
@@ -464,21 +501,28 @@ impl Mmu {
                 }
             }
         }
-        let code = shift == HUGE_SHIFT || (0..pages).any(|offset| self.fetched.contains(first + offset));
+        let code = match shift {
+            HUGE_SHIFT => self.fetched_huge.contains(region),
+            REGION_SHIFT => self.fetched_regions.contains(region),
+            _ => self.fetched.contains(region),
+        };
         if code {
-            self.forget_code();
+            self.forget_code((linear >> 63) as usize);
         }
         self.table = self.entries[self.class as usize].as_ptr();
     }
 
-    /// Makes all [`Self::code_key`]s new.
-    fn forget_code(&mut self) {
-        self.fetched.clear();
+    /// Makes all [`Self::code_key`]s of one half new.
+    fn forget_code(&mut self, half: usize) {
         for table in self.code_entries.iter_mut() {
-            table.fill(EMPTY_CODE);
+            // Entries of the other half may stay, and are known to have been fetched.
+            table
+                .iter_mut()
+                .filter(|entry| entry.tag >> 63 == half as u64)
+                .for_each(|entry| *entry = EMPTY_CODE);
         }
-        let (generation, overflow) = self.code_generation.overflowing_add(GENERATION);
-        self.code_generation = generation;
+        let (generation, overflow) = self.code_generation[half].overflowing_add(GENERATION);
+        self.code_generation[half] = generation;
         if overflow {
             // Keys of long ago would come back: take them from other spaces.
             self.flush_all();
