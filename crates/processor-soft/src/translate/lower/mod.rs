@@ -119,6 +119,10 @@ pub struct Tools<'a> {
     pub plain: bool,
     /// Whether the host has BMI2.
     pub bmi2: bool,
+    /// Whether look-ups in the first level are counted.
+    pub counting: bool,
+    /// Where the address goes at which each guest instruction's code begins, if that is wanted.
+    pub marks: Option<&'a mut Vec<u64>>,
 }
 
 /// Writes one block.
@@ -214,6 +218,9 @@ impl<'a> Writer<'a> {
             plan(guests, self.tools.info)
         };
         for (index, guest) in guests.iter().enumerate() {
+            if let Some(marks) = &mut self.tools.marks {
+                marks.push(self.e.here());
+            }
             let after = guests.get(index + 1).map_or(FLAGS, |next| next.live);
             if !self.guest(guest, plans[index], after, &mut interpret) {
                 let ops = interpret(guest);
@@ -226,6 +233,9 @@ impl<'a> Writer<'a> {
                 self.jump_in_page(offset);
             }
             End::Crossing(offset) => self.cross(i32::from(offset), NO_CHECK, 0),
+        }
+        if let Some(marks) = &mut self.tools.marks {
+            marks.push(self.e.here());
         }
         while let Some(late) = self.late.pop() {
             self.late(late);
