@@ -72,13 +72,15 @@ pub struct Entry {
 const EMPTY: Entry = Entry { read: NEVER, write: NEVER, addend: 0, word: std::ptr::null() };
 
 #[derive(Clone, Copy)]
+#[repr(C)]
 struct CodeEntry {
     tag: u64,
     gpa: u64,
     host: *mut u8,
+    _pad: u64,
 }
 
-const EMPTY_CODE: CodeEntry = CodeEntry { tag: NEVER, gpa: 0, host: std::ptr::null_mut() };
+const EMPTY_CODE: CodeEntry = CodeEntry { tag: NEVER, gpa: 0, host: std::ptr::null_mut(), _pad: 0 };
 
 /// A process-context with entries in the tables.
 #[derive(Clone, Copy, Default)]
@@ -92,7 +94,7 @@ struct Context {
 
 /// Where generated code finds the fields of [`Mmu`] and [`Entry`].
 pub mod mmu_offset {
-    use super::{Entry, Mmu};
+    use super::{CodeEntry, Entry, Mmu};
     use std::mem::offset_of;
 
     pub const TABLE: usize = offset_of!(Mmu, table);
@@ -106,6 +108,10 @@ pub mod mmu_offset {
     pub const ENTRY_SHIFT: u8 = size_of::<Entry>().trailing_zeros() as u8;
     /// Number of entries of a table.
     pub const ENTRIES: usize = super::ENTRIES;
+    pub const CODE_TAG: usize = offset_of!(CodeEntry, tag);
+    pub const CODE_GPA: usize = offset_of!(CodeEntry, gpa);
+    pub const CODE_ENTRY_SHIFT: u8 = size_of::<CodeEntry>().trailing_zeros() as u8;
+    pub const CODE_ENTRIES: usize = super::CODE_ENTRIES;
 }
 
 /// Paging state and the software TLB of one processor.
@@ -231,6 +237,11 @@ impl Mmu {
         self.entries[class as usize].as_ptr().cast()
     }
 
+    /// The code table of a privilege level, for generated code.
+    pub fn code_entries(&self, user: bool) -> *const u8 {
+        self.code_entries[usize::from(user)].as_ptr().cast()
+    }
+
     /// Puts the page of an operand into the first level, if this level has it and, for a write, it holds no
     /// code.
     pub fn promote(&mut self, linear: u64, size: usize, write: bool) -> bool {
@@ -305,6 +316,7 @@ impl Mmu {
             tag: linear & !TAG_MASK | self.tags[half],
             gpa: page.gpa & !TAG_MASK,
             host: page.host,
+            _pad: 0,
         };
     }
 

@@ -14,7 +14,7 @@ use super::block::{Extent, Guest, PAGE, Scan, scan, scan_crossing};
 use super::counts::{Counts, Told};
 use super::emit::Emitter;
 use super::inspect::{Inspection, Translated};
-use super::lower::{Crossing, Entries, Link, Lowered, Tools, Way, Writer};
+use super::lower::{Ahead, Crossing, Entries, Link, Lowered, Tools, Way, Writer};
 use super::slow::{self, Interpreted};
 use super::state::{JUMPS, Jump, jump_slot, no_jump};
 use super::stubs::{self, Stubs};
@@ -23,8 +23,8 @@ use crate::extension::{Arena, Host};
 use crate::vcpu::Vcpu;
 
 /// Bytes of code that all processors of a machine keep, and one at the most and at the least.
-const ARENAS: usize = 96 << 20;
-const ARENA: std::ops::RangeInclusive<usize> = 4 << 20..=32 << 20;
+const ARENAS: usize = 128 << 20;
+const ARENA: std::ops::RangeInclusive<usize> = 8 << 20..=48 << 20;
 /// Room that the largest block may take.
 const LARGEST: usize = 64 << 10;
 /// Blocks that a processor keeps.
@@ -107,8 +107,6 @@ struct Block {
 /// A jump to another page.
 struct Crossroad {
     place: Crossing,
-    /// The key for which it is linked.
-    key: u64,
     relinks: u8,
 }
 
@@ -479,6 +477,7 @@ impl Translator {
             origin: self.arena.next(),
             code,
             marks: &self.marks,
+            stubs: &self.stubs,
         });
     }
 
@@ -524,7 +523,7 @@ impl Translator {
             self.divert(old.resume, entries.resume);
             self.divert(old.direct, entries.direct);
         }
-        self.crossroads.extend(crossings.into_iter().map(|place| Crossroad { place, key: 0, relinks: 0 }));
+        self.crossroads.extend(crossings.into_iter().map(|place| Crossroad { place, relinks: 0 }));
         self.link(name, links);
         Some(self.found(number))
     }
@@ -558,8 +557,14 @@ impl Translator {
         self.arena.patch(at, &distance.to_le_bytes());
     }
 
+    /// Where a jump to another page goes.
+    pub fn crossing_target(&self, number: u64) -> Ahead {
+        self.crossroads.get(number as usize).map_or(Ahead::default(), |crossroad| crossroad.place.ahead)
+    }
+
     /// Links a jump to another page with its target, for the address space of `key`.
-    pub fn link_crossroad(&mut self, number: u64, key: u64, target: Found) {
+    /// Whether this `counts`: in the upper half of the address space the key of before will not come back.
+    pub fn link_crossroad(&mut self, number: u64, key: u64, target: Found, counts: bool) {
         let Some(crossroad) = self.crossroads.get_mut(number as usize) else { return };
         let place = crossroad.place;
         if crossroad.relinks >= RELINKS {
@@ -567,7 +572,7 @@ impl Translator {
             self.patch_distance(place.other, place.look_up);
             return;
         }
-        (crossroad.key, crossroad.relinks) = (key, crossroad.relinks + 1);
+        crossroad.relinks += u8::from(counts);
         self.counts.linked += 1;
         self.patch_distance(place.jump, target.resume);
         self.arena.patch(place.key, &(key as u32).to_le_bytes());

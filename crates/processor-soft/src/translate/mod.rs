@@ -162,7 +162,8 @@ impl Vcpu {
             let known = unsafe { &mut *translator };
             let Some(found) = self.find_code(known, reason)? else { return self.execute_one() };
             if reason == reason::LINK && self.code_key(self.rip) == self.generated.code_key {
-                known.link_crossroad(self.generated.crossroad, self.generated.key, found);
+                let counts = self.rip >> 63 == 0;
+                known.link_crossroad(self.generated.crossroad, self.generated.key, found, counts);
             }
             let way_in = self.prepare(known);
             self.generated.vectors_before = 0;
@@ -173,7 +174,16 @@ impl Vcpu {
             unsafe { &mut *translator }.came_back(reason);
             match reason {
                 reason::LOOK_UP | reason::STALE | reason::PLAIN => {}
-                reason::MISS | reason::LINK => self.check_transfer()?,
+                reason::MISS => self.check_transfer()?,
+                reason::LINK | reason::CROSS => {
+                    // SAFETY: as above.
+                    let ahead = unsafe { &*translator }.crossing_target(self.generated.crossroad);
+                    if reason == reason::LINK {
+                        self.rip = self.generated.page.wrapping_add(ahead.target as u64);
+                    }
+                    self.generated.transfer = lower::pack_transfer(ahead.start, ahead.release);
+                    self.check_transfer()?;
+                }
                 reason::STEP => return self.execute_one(),
                 reason::FAULT => {
                     if let Some(fault) = self.pending_fault() {
@@ -216,9 +226,11 @@ impl Vcpu {
     fn prepare(&mut self, translator: &mut Translator) -> u64 {
         self.refresh();
         self.generated.page = self.rip & !0xfff;
+        self.generated.half = self.rip >> 63;
         self.generated.code_key = self.code_key(self.rip);
         self.generated.key = translator.key(self.generated.code_key);
         self.generated.jumps = translator.jumps();
+        self.generated.code_entries = self.mmu.code_entries(self.cpl == 3);
         translator.way_in()
     }
 
@@ -267,6 +279,7 @@ impl Vcpu {
             return Ok(None);
         }
         let state = self.mark_code(page.gpa);
+        let mut only = page.gpa & !0xfff;
         let found = match translator.block(self, page.gpa, state, why == reason::PLAIN) {
             Some(found) => found,
             None => {
@@ -275,6 +288,7 @@ impl Vcpu {
                     return Ok(None);
                 }
                 let second = (second.gpa, self.mark_code(second.gpa));
+                only = state::NO_PAGE;
                 match translator.crossing(self, (page.gpa, state), second) {
                     Some(found) => found,
                     None => return Ok(None),
@@ -284,7 +298,7 @@ impl Vcpu {
         if why != reason::PLAIN {
             // The key may have changed since, by the fetch itself.
             let key = translator.key(self.code_key(rip));
-            *translator.jump(rip) = Jump { rip, key, code: found.saved };
+            *translator.jump(rip) = Jump { rip, key, code: found.saved, page: only };
         }
         Ok(Some(found))
     }
@@ -377,11 +391,12 @@ impl Vcpu {
 
     /// A transfer to an address that is not canonical faults itself: what it has done is undone.
     fn check_transfer(&mut self) -> Result<(), Fault> {
-        if self.canonical(self.rip) || self.generated.transfer_start == state::NO_CHECK as u64 {
+        let (start, release) = (self.generated.transfer as u16, self.generated.transfer >> 16);
+        if self.canonical(self.rip) || i32::from(start) == state::NO_CHECK {
             return Ok(());
         }
-        self.rip = self.generated.page + self.generated.transfer_start;
-        self.regs[gpr::RSP] = self.regs[gpr::RSP].wrapping_add(self.generated.transfer_release);
+        self.rip = self.generated.page + u64::from(start);
+        self.regs[gpr::RSP] = self.regs[gpr::RSP].wrapping_add(release as u64);
         Err(self.general_protection())
     }
 }

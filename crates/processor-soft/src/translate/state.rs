@@ -26,7 +26,12 @@ pub struct Jump {
     /// [`Shared::key`] when the entry was made.
     pub key: u64,
     pub code: u64,
+    /// Guest physical address of the page, or what no page has if the code lies in two.
+    pub page: u64,
 }
+
+/// [`Jump::page`] of code that another address space may have in part.
+pub const NO_PAGE: u64 = u64::MAX;
 
 /// Where RIP is looked up in the jump cache.
 pub fn jump_slot(rip: u64) -> usize {
@@ -35,10 +40,10 @@ pub fn jump_slot(rip: u64) -> usize {
 
 /// What stands in `slot` while it is free: a RIP that belongs into another slot.
 pub fn no_jump(slot: usize) -> Jump {
-    Jump { rip: u64::from(slot == 0), key: 0, code: 0 }
+    Jump { rip: u64::from(slot == 0), key: 0, code: 0, page: NO_PAGE }
 }
 
-/// No instruction: [`Shared::transfer_start`] of jumps whose target needs no check.
+/// No instruction: in [`Shared::transfer`] of jumps whose target needs no check.
 pub const NO_CHECK: i32 = 0xffff;
 
 /// The fields.
@@ -53,8 +58,6 @@ pub struct Shared {
     pub host_fs: u64,
     /// Where a stub goes back to.
     pub back: u64,
-    /// The [`Site`] of a stub's caller, packed.
-    pub site: u64,
     /// The [`super::cache::Crossroad`] through which generated code came back, if the reason is
     /// [`reason::LINK`].
     pub crossroad: u64,
@@ -64,10 +67,11 @@ pub struct Shared {
     pub entry: u64,
     /// [`guest_memory::CodePages::ended`] up to which the translator knows.
     pub ended: u64,
-    /// Of the last transfer that the jump cache did not know: the offset of the instruction in its page,
-    /// [`NO_CHECK`] if its target may be anything, and what it has added to RSP.
-    pub transfer_start: u64,
-    pub transfer_release: u64,
+    /// Of the last transfer that the jump cache did not know: in the lower half the offset of the instruction
+    /// in its page, [`NO_CHECK`] if its target may be anything; in the upper half what it has added to RSP.
+    pub transfer: i32,
+    /// Bit 63 of RIP.
+    pub half: u64,
     /// Of the present space and class.
     pub tables: *const Pair,
     /// What STAC and CLAC make of it, and of the second level.
@@ -76,6 +80,8 @@ pub struct Shared {
     /// Bits of the processor's [`super::first_level::WritableFilter`].
     pub writable: *const AtomicU64,
     pub jumps: *const Jump,
+    /// The code table of the second level for the present privilege level.
+    pub code_entries: *const u8,
     /// What must agree with a jump cache entry besides RIP: a number for address space, privilege level, and
     /// since when no code has become invalid ([`super::Translator::key`]).
     pub key: u64,
@@ -125,11 +131,10 @@ impl Shared {
             host_rsp: 0,
             entry: 0,
             ended: 0,
-            transfer_start: NO_CHECK as u64,
-            transfer_release: 0,
+            transfer: NO_CHECK,
+            half: 0,
             host_fs: 0,
             back: 0,
-            site: 0,
             crossroad: 0,
             slots: [0; SLOTS],
             tables: null(),
@@ -137,6 +142,7 @@ impl Shared {
             clac: Switch::NONE,
             writable: null(),
             jumps: null(),
+            code_entries: null(),
             key: 0,
             code_key: 0,
             attention: null(),
@@ -165,15 +171,15 @@ field!(page, page);
 field!(target, target);
 field!(host_rsp, host_rsp);
 field!(entry, entry);
-field!(transfer_start, transfer_start);
-field!(transfer_release, transfer_release);
+field!(transfer, transfer);
+field!(half, half);
 field!(host_fs, host_fs);
 field!(back, back);
-field!(site, site);
 field!(crossroad, crossroad);
 field!(tables, tables);
 field!(writable, writable);
 field!(jumps, jumps);
+field!(code_entries, code_entries);
 field!(key, key);
 field!(attention, attention);
 field!(vectors, vectors);
@@ -183,16 +189,6 @@ field!(image, image);
 field!(vcpu, vcpu);
 field!(second_level, second_level);
 field!(look_ups, look_ups);
-
-/// The upper half of [`Shared::site`].
-pub fn site_high() -> Mem {
-    Mem::state(offset_of!(Vcpu, generated) + offset_of!(Shared, site) + 4)
-}
-
-/// Whether [`Shared::site`] writes.
-pub fn site_write() -> Mem {
-    Mem::state(offset_of!(Vcpu, generated) + offset_of!(Shared, site) + 1)
-}
 
 /// A slot.
 pub fn slot(n: u8) -> Mem {
@@ -288,11 +284,13 @@ pub mod reason {
     /// Accesses that share a look-up do not lie in one page that the first level knows: from RIP on the block
     /// is needed without sharing.
     pub const PLAIN: u64 = 8;
+    /// A jump to another page that has no link and that the jump cache does not know.
+    pub const CROSS: u64 = 9;
     /// Number of reasons.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
     /// Their names.
     pub const NAMES: [&str; COUNT] =
-        ["look-up", "attention", "leave", "fault", "step", "miss", "stale", "link", "plain"];
+        ["look-up", "attention", "leave", "fault", "step", "miss", "stale", "link", "plain", "cross"];
 }
 
 /// What the Rust side of an access tells its caller: go on behind the instruction, or leave with a reason that

@@ -18,9 +18,9 @@
 
 use iced_x86::{Code, Encoder, Instruction, MemoryOperand, Register};
 
-use super::emit::{Emitter, Mem, condition, host};
+use super::emit::{Emitter, Label, Mem, condition, host};
 use super::first_level::{ENTRIES, FILTER, WRITE};
-use super::state::{self, slow};
+use super::state::{self, JUMPS, reason, slow};
 use crate::extension::{Host, VectorWidth, offset};
 use crate::memory::mmu_offset;
 
@@ -34,16 +34,26 @@ pub const ADDRESSES: u64 = 64;
 pub struct Stubs {
     /// `extern "sysv64" fn(entry) -> reason`.
     pub enter: u64,
-    /// Jump here with a reason in S0: flags are in the host's flags.
+    /// Jump here with an offset from the page and, in the lowest 8 bits, a reason in S0: flags are in the
+    /// host's flags.
     pub exit: u64,
     /// The same with flags in `status` already.
     pub exit_flags_saved: u64,
-    /// Jump here with the ops in S0, the way back in S1 and the [`state::Site`] in the state.
+    /// Jump here with the RIP of a transfer in S0 and its slot of the jump cache in S1: the slot is of another
+    /// RIP or another address space. [`state::Shared::transfer`] is set, flags are in `status`.
+    pub miss: u64,
+    /// Jump here with a RIP in S0 to go there by way of the jump cache; [`state::Shared::crossroad`] is set,
+    /// flags are in `status`.
+    pub look_up: u64,
+    /// Jump here with the number of a crossroad in S0; flags are in `status`.
+    pub link: u64,
+    /// Jump here with the ops in S0 and the way back in S1; the 8 bytes before that are the packed
+    /// [`state::Site`].
     pub interpret: u64,
     /// The same with flags in `status` already.
     pub interpret_flags_saved: u64,
-    /// Jump here with the linear address in S0, the way back in S1 and the [`state::Site`] in the state. Comes
-    /// back with the host address in S0, or 5 bytes behind if the instruction is done.
+    /// The same with the linear address in S0. Comes back with the host address in S0, or 5 bytes behind if the
+    /// instruction is done.
     pub slow: u64,
     /// Jump here to load the guest's vector registers, with the address of the image in S0 and the way back
     /// in S1.
@@ -53,12 +63,20 @@ pub struct Stubs {
 }
 
 impl Stubs {
+    /// Whether the stub at `address` wants a packed [`state::Site`] behind the jump that leads to it.
+    pub fn takes_site(&self, address: u64) -> bool {
+        [self.interpret, self.interpret_flags_saved, self.slow].contains(&address)
+    }
+
     /// Each stub's name and address.
     pub fn named(self) -> impl Iterator<Item = (&'static str, u64)> {
         let Self {
             enter,
             exit,
             exit_flags_saved,
+            miss,
+            look_up,
+            link,
             interpret,
             interpret_flags_saved,
             slow,
@@ -69,6 +87,9 @@ impl Stubs {
             ("enter", enter),
             ("exit", exit),
             ("exit-flags-saved", exit_flags_saved),
+            ("miss", miss),
+            ("look-up", look_up),
+            ("link", link),
             ("interpret", interpret),
             ("interpret-flags-saved", interpret_flags_saved),
             ("slow", slow),
@@ -242,10 +263,89 @@ fn leave(e: &mut Emitter) {
 fn exit(e: &mut Emitter, save_vectors: u64, flags: bool) -> u64 {
     let start = e.here();
     spill(e, &RESIDENT, flags);
+    e.mov(host::RAX, host::S0);
+    e.shr(host::RAX, 8);
+    e.add_mem(host::RAX, state::page());
+    e.store(state::rip(), host::RAX);
     rust_world(e);
     spill_vectors(e, save_vectors);
-    e.mov(host::RAX, host::S0);
+    // movzx eax, r13b
+    e.bytes(&[0x41, 0x0f, 0xb6, 0xc5]);
     leave(e);
+    start
+}
+
+/// Leaves with a reason; RIP is up to date, flags are in `status`.
+fn exit_for(e: &mut Emitter, save_vectors: u64, reason: u64) {
+    spill(e, &RESIDENT, false);
+    rust_world(e);
+    spill_vectors(e, save_vectors);
+    e.mov_imm(host::RAX, reason);
+    leave(e);
+}
+
+/// Goes to the RIP in S0 by way of the jump cache; flags are in `status`. The labels are where it goes if the
+/// slot in S1 has another RIP, or the same one of another key.
+pub fn look_up(e: &mut Emitter) -> (Label, Label) {
+    let (label, other_key) = (e.label(), e.label());
+    e.mov(host::S1, host::S0);
+    e.shr(host::S1, 12);
+    e.xor_32(host::S1, host::S0);
+    e.and_imm_32(host::S1, JUMPS as i32 - 1);
+    e.shl_32(host::S1, 5);
+    e.add_mem(host::S1, state::jumps());
+    e.cmp_mem(host::S0, Mem::base(host::S1, 0));
+    e.jump_if(condition::NOT_EQUAL, label);
+    e.and_imm(host::S0, -4096);
+    e.store(state::page(), host::S0);
+    e.load(host::S0, state::key());
+    e.cmp_mem(host::S0, Mem::base(host::S1, 8));
+    e.jump_if(condition::NOT_EQUAL, other_key);
+    e.jump_mem(Mem::base(host::S1, 16));
+    (label, other_key)
+}
+
+/// The RIP in S0 has not been found under the present key. If the slot in S1 is of the same RIP, of another
+/// time or address space, and the same page is there now, it is good again.
+fn miss(e: &mut Emitter, save_vectors: u64, reason: u64) -> u64 {
+    let start = e.here();
+    let (out, restore) = (e.label(), e.label());
+    e.cmp_mem(host::S0, Mem::base(host::S1, 0));
+    e.jump_if(condition::NOT_EQUAL, out);
+    spill(e, &LENT, false);
+    // The same half of the address space: the key says nothing of the other one.
+    e.mov(host::RAX, host::S0);
+    e.shr(host::RAX, 63);
+    e.cmp_mem(host::RAX, state::half());
+    e.jump_if(condition::NOT_EQUAL, restore);
+    e.load(host::RAX, Mem::state_at(state::tags_offset(), host::RAX, 3));
+    e.mov(host::RCX, host::S0);
+    e.and_imm(host::RCX, -4096);
+    e.lea(host::RAX, Mem::indexed(Some(host::RAX), host::RCX, 0, 0));
+    e.mov(host::RDX, host::S0);
+    e.shr(host::RDX, 12);
+    e.and_imm_32(host::RDX, mmu_offset::CODE_ENTRIES as i32 - 1);
+    e.shl_32(host::RDX, mmu_offset::CODE_ENTRY_SHIFT);
+    e.add_mem(host::RDX, state::code_entries());
+    e.cmp_mem(host::RAX, Mem::base(host::RDX, mmu_offset::CODE_TAG as i32));
+    e.jump_if(condition::NOT_EQUAL, restore);
+    e.load(host::RAX, Mem::base(host::RDX, mmu_offset::CODE_GPA as i32));
+    e.cmp_mem(host::RAX, Mem::base(host::S1, 24));
+    e.jump_if(condition::NOT_EQUAL, restore);
+    e.load(host::RAX, state::key());
+    e.store(Mem::base(host::S1, 8), host::RAX);
+    e.store(state::page(), host::RCX);
+    for n in LENT {
+        e.load(n, state::register(usize::from(n)));
+    }
+    e.jump_mem(Mem::base(host::S1, 16));
+    e.bind(restore);
+    for n in LENT {
+        e.load(n, state::register(usize::from(n)));
+    }
+    e.bind(out);
+    e.store(state::rip(), host::S0);
+    exit_for(e, save_vectors, reason);
     start
 }
 
@@ -257,7 +357,7 @@ fn interpret(e: &mut Emitter, stubs: &Stubs, target: u64, flags: bool) -> u64 {
     spill_vectors(e, stubs.save_vectors);
     e.load(host::RDI, state::vcpu());
     e.mov(host::RSI, host::S0);
-    e.load(host::RDX, state::site());
+    e.load(host::RDX, Mem::base(host::S1, -8));
     call_rust(e, target);
     let (out, elsewhere) = (e.label(), e.label());
     e.cmp_imm(host::RAX, ADDRESSES as i32);
@@ -289,10 +389,10 @@ const LENT: [u8; 3] = [host::RAX, host::RCX, host::RDX];
 /// ```text
 /// RAX  tag, then the host address     RCX  entry of the second level, then of the first     RDX  scratch
 /// ```
-fn second_level(e: &mut Emitter, rust: super::emit::Label) {
+fn second_level(e: &mut Emitter, rust: Label) {
     e.store(state::back(), host::S1);
     spill(e, &LENT, false);
-    e.load_byte(host::RCX, state::site());
+    e.load_byte(host::RCX, Mem::base(host::S1, -8));
     e.lea(host::RAX, Mem::indexed(Some(host::S0), host::RCX, 0, -1));
     e.and_imm(host::RAX, -4096);
     e.mov(host::RCX, host::S0);
@@ -304,7 +404,7 @@ fn second_level(e: &mut Emitter, rust: super::emit::Label) {
     e.shl_32(host::RCX, mmu_offset::ENTRY_SHIFT);
     e.add_mem(host::RCX, state::entries());
     let write = e.label();
-    e.cmp_mem_8(state::site_write(), 0);
+    e.cmp_mem_8(Mem::base(host::S1, -7), 0);
     e.jump_if(condition::NOT_EQUAL, write);
     e.cmp_mem(host::RAX, Mem::base(host::RCX, mmu_offset::READ as i32));
     e.jump_if(condition::NOT_EQUAL, rust);
@@ -383,6 +483,17 @@ pub fn write(e: &mut Emitter, interpreter: u64, slow_path: u64) -> Stubs {
 
     stubs.exit = exit(e, stubs.save_vectors, true);
     stubs.exit_flags_saved = exit(e, stubs.save_vectors, false);
+    stubs.miss = miss(e, stubs.save_vectors, reason::MISS);
+    let crossing_miss = miss(e, stubs.save_vectors, reason::CROSS);
+    stubs.look_up = e.here();
+    let (label, other_key) = look_up(e);
+    e.bind(other_key);
+    e.load(host::S0, Mem::base(host::S1, 0));
+    e.bind(label);
+    e.jump_to(crossing_miss);
+    stubs.link = e.here();
+    e.store(state::crossroad(), host::S0);
+    exit_for(e, stubs.save_vectors, reason::LINK);
     stubs.interpret = interpret(e, &stubs, interpreter, true);
     stubs.interpret_flags_saved = interpret(e, &stubs, interpreter, false);
 
@@ -396,7 +507,8 @@ pub fn write(e: &mut Emitter, interpreter: u64, slow_path: u64) -> Stubs {
     spill_vectors(e, stubs.save_vectors);
     e.load(host::RDI, state::vcpu());
     e.mov(host::RSI, host::S0);
-    e.load(host::RDX, state::site());
+    e.load(host::RDX, state::back());
+    e.load(host::RDX, Mem::base(host::RDX, -8));
     call_rust(e, slow_path);
     let out = e.label();
     e.cmp_imm(host::RAX, slow::DONE as i32);

@@ -56,6 +56,15 @@ pub struct Crossing {
     pub jump: u64,
     /// Where `other` leads when the jump is not to be linked any more.
     pub look_up: u64,
+    pub ahead: Ahead,
+}
+
+/// Where a [`Crossing`] goes: relative to the page. For the rest see [`Writer::look_up`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ahead {
+    pub target: i32,
+    pub start: i32,
+    pub release: i32,
 }
 
 /// The ways into a block, as executable addresses.
@@ -103,7 +112,7 @@ enum Late {
     /// The jump cache does not know the RIP in S0, or (`other_key`) S1's entry is of another space.
     Miss { label: Label, other_key: Label, start: i32, release: i32 },
     /// A [`Crossing`] is not linked, or for another space.
-    Unlinked { unlinked: Label, look_up: Label, number: usize, target: i32, start: i32, release: i32 },
+    Unlinked { unlinked: Label, number: usize, target: i32 },
     /// The instruction at hand is left to the interpreter after all.
     Interpreted { label: Label, after: Label, site: Site, ops: u64 },
 }
@@ -143,6 +152,11 @@ pub struct Writer<'a> {
     out_of_line: bool,
     /// Executable address behind what is overwritten to bar the block.
     head_end: u64,
+}
+
+/// [`super::Shared::transfer`].
+pub fn pack_transfer(start: i32, release: i32) -> i32 {
+    release << 16 | start & 0xffff
 }
 
 /// The host's register for guest register `number` of `size` bytes.
@@ -316,25 +330,21 @@ impl<'a> Writer<'a> {
     }
 
     fn interpreted(&mut self, guest: &Guest, ops: u64) {
-        let back = self.e.label();
         self.e.mov_imm(host::S0, ops);
-        self.store_site(Self::site(guest, 0, false));
-        self.e.lea_label(host::S1, back);
-        let saved = self.flags != Flags::Host;
-        self.e.jump_to(if saved {
-            self.tools.stubs.interpret_flags_saved
-        } else {
-            self.tools.stubs.interpret
-        });
-        self.e.bind(back);
+        let stubs = self.tools.stubs;
+        let stub = if self.flags != Flags::Host { stubs.interpret_flags_saved } else { stubs.interpret };
+        self.call_stub(stub, Self::site(guest, 0, false));
         self.flags = Flags::Both;
         self.forget_slots();
     }
 
-    fn store_site(&mut self, site: Site) {
-        let packed = site.pack();
-        self.e.store_imm_32(state::site(), packed as u32 as i32);
-        self.e.store_imm_32(state::site_high(), (packed >> 32) as i32);
+    /// Calls a stub that wants to know the instruction.
+    fn call_stub(&mut self, stub: u64, site: Site) {
+        let back = self.e.label();
+        self.e.lea_label(host::S1, back);
+        self.e.jump_to(stub);
+        self.e.bytes(&site.pack().to_le_bytes());
+        self.e.bind(back);
     }
 
     /// Mappings may have changed.
@@ -405,20 +415,17 @@ impl<'a> Writer<'a> {
     fn late(&mut self, late: Late) {
         match late {
             Late::Slow { label, access, after, site } => {
-                let back = self.e.label();
                 self.e.bind(label);
                 self.e.add_mem(host::S0, memory::entry_page(site.write));
-                self.store_site(site);
-                self.e.lea_label(host::S1, back);
-                self.e.jump_to(self.tools.stubs.slow);
-                self.e.bind(back);
+                self.call_stub(self.tools.stubs.slow, site);
                 self.e.jump(access);
                 self.e.jump(after);
             }
             Late::Exit { label, target, saved, reason } => {
                 self.e.bind(label);
-                self.in_page_address(target);
-                self.exit(saved, reason);
+                self.e.mov_imm(host::S0, (target as u64) << 8 | reason);
+                let stubs = self.tools.stubs;
+                self.e.jump_to(if saved { stubs.exit_flags_saved } else { stubs.exit });
             }
             Late::Cross { label, target } => {
                 self.e.bind(label);
@@ -429,40 +436,25 @@ impl<'a> Writer<'a> {
                 self.e.bind(other_key);
                 self.e.load(host::S0, Mem::base(host::S1, 0));
                 self.e.bind(label);
-                self.e.store_imm(state::transfer_start(), start);
-                self.e.store_imm(state::transfer_release(), release);
-                self.exit(true, reason::MISS);
+                self.e.store_imm_32(state::transfer(), pack_transfer(start, release));
+                self.e.jump_to(self.tools.stubs.miss);
             }
-            Late::Unlinked { unlinked, look_up, number, target, start, release } => {
+            Late::Unlinked { unlinked, number, target } => {
                 self.e.bind(unlinked);
-                self.e.store_imm(state::transfer_start(), start);
-                self.e.store_imm(state::transfer_release(), release);
-                self.e.store_imm(state::crossroad(), (self.tools.crossings + number) as i32);
-                self.in_page_address(target);
-                self.exit(true, reason::LINK);
-                self.e.bind(look_up);
+                let crossroad = (self.tools.crossings + number) as u64;
+                self.e.mov_imm(host::S0, crossroad);
+                self.e.jump_to(self.tools.stubs.link);
                 self.crossings[number].look_up = self.e.here();
+                self.e.store_imm_32(state::crossroad(), crossroad as i32);
                 self.in_page_address(target);
-                self.look_up(start, release);
+                self.e.jump_to(self.tools.stubs.look_up);
             }
             Late::Interpreted { label, after, site, ops } => {
-                let back = self.e.label();
                 self.e.bind(label);
                 self.e.mov_imm(host::S0, ops);
-                self.store_site(site);
-                self.e.lea_label(host::S1, back);
-                self.e.jump_to(self.tools.stubs.interpret_flags_saved);
-                self.e.bind(back);
+                self.call_stub(self.tools.stubs.interpret_flags_saved, site);
                 self.e.jump(after);
             }
         }
-    }
-
-    /// Leaves generated code with the RIP in S0.
-    fn exit(&mut self, saved: bool, reason: u64) {
-        self.e.store(state::rip(), host::S0);
-        self.e.mov_imm(host::S0, reason);
-        let stubs = self.tools.stubs;
-        self.e.jump_to(if saved { stubs.exit_flags_saved } else { stubs.exit });
     }
 }

@@ -5,8 +5,9 @@ use iced_x86::OpKind;
 use super::super::block::{Guest, PAGE, in_page};
 use super::super::emit::{Label, Mem, condition, host};
 use super::super::plan::Plan;
-use super::super::state::{self, JUMPS, NO_CHECK, reason};
-use super::{Crossing, Flags, Late, Link, Way, Writer};
+use super::super::state::{self, NO_CHECK, reason};
+use super::super::stubs::look_up;
+use super::{Ahead, Crossing, Flags, Late, Link, Way, Writer};
 
 /// A key that no address space has.
 const NO_KEY: u32 = u32::MAX;
@@ -63,7 +64,7 @@ impl Writer<'_> {
     /// `release` see [`Self::look_up`].
     pub fn cross(&mut self, target: i32, start: i32, release: i32) {
         self.save_flags();
-        let (unlinked, look_up) = (self.e.label(), self.e.label());
+        let unlinked = self.e.label();
         let key = self.e.cmp_mem_far_32(state::key(), NO_KEY);
         let other = self.e.jump_if(condition::NOT_EQUAL, unlinked);
         let page = target & !(PAGE as i32 - 1);
@@ -72,8 +73,9 @@ impl Writer<'_> {
         }
         let jump = self.e.jump(unlinked);
         let number = self.crossings.len();
-        self.crossings.push(Crossing { key, other, jump, look_up: 0 });
-        self.late.push(Late::Unlinked { unlinked, look_up, number, target, start, release });
+        let ahead = Ahead { target, start, release };
+        self.crossings.push(Crossing { key, other, jump, look_up: 0, ahead });
+        self.late.push(Late::Unlinked { unlinked, number, target });
     }
 
     /// Where a transfer goes on if it was done out of line and led to the next instruction.
@@ -147,21 +149,7 @@ impl Writer<'_> {
     /// Goes to the RIP in S0 by way of the jump cache; flags are in `status`. `start` and `release` are for
     /// a target that is not canonical: the fault is that of the transfer, which has to be undone.
     pub fn look_up(&mut self, start: i32, release: i32) {
-        let (label, other_key) = (self.e.label(), self.e.label());
-        self.e.mov(host::S1, host::S0);
-        self.e.shr(host::S1, 12);
-        self.e.xor_32(host::S1, host::S0);
-        self.e.and_imm_32(host::S1, JUMPS as i32 - 1);
-        self.e.shl_32(host::S1, 5);
-        self.e.add_mem(host::S1, state::jumps());
-        self.e.cmp_mem(host::S0, Mem::base(host::S1, 0));
-        self.e.jump_if(condition::NOT_EQUAL, label);
-        self.e.and_imm(host::S0, -4096);
-        self.e.store(state::page(), host::S0);
-        self.e.load(host::S0, state::key());
-        self.e.cmp_mem(host::S0, Mem::base(host::S1, 8));
-        self.e.jump_if(condition::NOT_EQUAL, other_key);
-        self.e.jump_mem(Mem::base(host::S1, 16));
+        let (label, other_key) = look_up(&mut self.e);
         self.late.push(Late::Miss { label, other_key, start, release });
     }
 }
