@@ -13,8 +13,8 @@ pub type Extent = (u16, u16);
 
 /// Instructions of a block at most.
 const LIMIT: usize = 64;
-/// Instructions at a branch's target that are looked at.
-const LOOK_AHEAD: usize = 8;
+/// Instructions behind the way out of a block that are looked at.
+const LOOK_AHEAD: usize = 24;
 
 pub const PAGE: usize = 4096;
 
@@ -110,7 +110,7 @@ fn find_live(page: &[u8; PAGE], guests: &mut [Guest], end: End, user: bool, exte
     for guest in guests.iter_mut().rev() {
         live = match guest.kind {
             Kind::Jump(target) | Kind::Call(target) => live_at(target),
-            Kind::Branch(_, target) => live | live_at(target),
+            Kind::Branch(_, target) | Kind::CountZero(target) => live | live_at(target),
             _ => live,
         };
         live = live & !kills(&guest.instruction, guest.kind) | reads(&guest.instruction, guest.kind);
@@ -123,26 +123,77 @@ pub fn in_page(target: i32) -> Option<u16> {
     u16::try_from(target).ok().filter(|&target| usize::from(target) < PAGE)
 }
 
-/// The flags that may be live at `target`: found by looking at the first instructions there.
+/// The flags that may be live at `target`: found by looking at the instructions there, on both sides of
+/// branches within the page.
 fn live_at(page: &[u8; PAGE], target: i32, user: bool, extents: &mut Vec<Extent>) -> u32 {
-    let Some(offset) = in_page(target) else { return FLAGS };
-    let bytes = page.get(usize::from(offset)..).unwrap_or_default();
-    let mut decoder = Decoder::with_ip(64, bytes, u64::from(offset), DecoderOptions::NONE);
-    let (mut unknown, mut live) = (FLAGS, 0);
-    for _ in 0..LOOK_AHEAD {
-        let instruction = decoder.decode();
-        if instruction.is_invalid() {
-            break;
+    let mut search = Search { page, user, extents, seen: Vec::new(), budget: LOOK_AHEAD };
+    search.live(target, FLAGS)
+}
+
+/// A look at the code behind a block.
+struct Search<'a> {
+    page: &'a [u8; PAGE],
+    user: bool,
+    extents: &'a mut Vec<Extent>,
+    /// Where it has been, and for which flags: a loop adds nothing to what is found on its way out.
+    seen: Vec<(u16, u32)>,
+    /// Instructions that may still be looked at.
+    budget: usize,
+}
+
+impl Search<'_> {
+    /// Which of the flags in `unknown` may be live at `target`.
+    fn live(&mut self, target: i32, mut unknown: u32) -> u32 {
+        let Some(offset) = in_page(target) else { return unknown };
+        if self.seen.iter().any(|&(at, flags)| at == offset && unknown & !flags == 0) {
+            return 0;
         }
-        let kind = classify(&instruction, user);
-        live |= reads(&instruction, kind) & unknown;
-        unknown &= !kills(&instruction, kind);
-        if unknown == 0 || kind.ends() || matches!(kind, Kind::Branch(..)) {
-            break;
+        self.seen.push((offset, unknown));
+        let bytes = self.page.get(usize::from(offset)..).unwrap_or_default();
+        let mut decoder = Decoder::with_ip(64, bytes, u64::from(offset), DecoderOptions::NONE);
+        let mut live = 0;
+        let mut further = None;
+        while unknown != 0 {
+            let next = decoder.ip() as u16;
+            if self.budget == 0 || usize::from(next) >= PAGE {
+                live |= unknown;
+                break;
+            }
+            self.budget -= 1;
+            let instruction = decoder.decode();
+            if instruction.is_invalid() {
+                live |= unknown;
+                break;
+            }
+            let kind = classify(&instruction, self.user);
+            let read = reads(&instruction, kind) & unknown;
+            live |= read;
+            unknown &= !(kills(&instruction, kind) | read);
+            match kind {
+                Kind::Branch(_, target) | Kind::CountZero(target) => {
+                    further = Some((target, decoder.ip() as i32));
+                    break;
+                }
+                Kind::Jump(target) => {
+                    further = Some((target, target));
+                    break;
+                }
+                kind if kind.ends() => {
+                    live |= unknown;
+                    break;
+                }
+                _ => {}
+            }
         }
+        self.extents.push((offset, decoder.ip().min(PAGE as u64) as u16 - offset));
+        if let Some((taken, next)) = further {
+            live |= self.live(taken, unknown);
+            if next != taken {
+                live |= self.live(next, unknown & !live);
+            }
+        }
+        live
     }
-    extents.push((offset, decoder.ip().min(PAGE as u64) as u16 - offset));
-    live | unknown
 }
 
 #[cfg(test)]

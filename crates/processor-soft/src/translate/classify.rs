@@ -27,6 +27,8 @@ pub enum Kind {
     Call(i32),
     /// Condition code and target.
     Branch(u8, i32),
+    /// JRCXZ.
+    CountZero(i32),
     JumpIndirect,
     CallIndirect,
     /// Bytes released behind the return address.
@@ -47,6 +49,8 @@ pub enum System {
     Swapgs,
     Stac,
     Clac,
+    /// RDTSC, at any privilege level.
+    ReadTime,
 }
 
 impl Kind {
@@ -79,6 +83,7 @@ pub fn classify(instruction: &Instruction, user: bool) -> Kind {
     match instruction.code() {
         Code::Jmp_rel8_64 | Code::Jmp_rel32_64 if near => return target(Kind::Jump),
         Code::Call_rel32_64 if near => return target(Kind::Call),
+        Code::Jrcxz_rel8_64 if near => return target(Kind::CountZero),
         Code::Jmp_rm64 if operands_fit(instruction) => return Kind::JumpIndirect,
         Code::Call_rm64 if operands_fit(instruction) => return Kind::CallIndirect,
         Code::Retnq => return Kind::Return(0),
@@ -117,6 +122,7 @@ pub fn classify(instruction: &Instruction, user: bool) -> Kind {
         Mnemonic::Div | Mnemonic::Idiv if operands_fit(instruction) && accessed_size(instruction) >= 4 => {
             Kind::Divide
         }
+        Mnemonic::Rdtsc => Kind::System(System::ReadTime),
         Mnemonic::Cli if !user => Kind::System(System::Cli),
         Mnemonic::Sti if !user => Kind::System(System::Sti),
         Mnemonic::Swapgs if !user => Kind::System(System::Swapgs),
@@ -350,9 +356,8 @@ fn operands_fit(instruction: &Instruction) -> bool {
             _ => return false,
         }
     }
-    let scratch = if memory { 1 } else { 2 };
     // Operands AH to BH and registers 8 to 15 exclude each other.
-    homes.iter().flatten().count() <= scratch && !(high && memory)
+    homes.iter().flatten().count() <= 2 && !(high && memory)
 }
 
 /// Whether the address of the memory operand can be computed by one LEA.

@@ -425,6 +425,17 @@ impl Emitter {
         self.bytes(&[count]);
     }
 
+    /// `rdtsc`.
+    pub fn read_time(&mut self) {
+        self.bytes(&[0x0f, 0x31]);
+    }
+
+    /// `shl register, count` of 64 bits.
+    pub fn shl(&mut self, register: u8, count: u8) {
+        self.registers(true, &[0xc1], 4, register);
+        self.bytes(&[count]);
+    }
+
     /// `shl register, count` of 32 bits.
     pub fn shl_32(&mut self, register: u8, count: u8) {
         self.registers(false, &[0xc1], 4, register);

@@ -372,6 +372,8 @@ impl Vcpu {
     fn refresh(&mut self) {
         self.generated.image = &raw mut *self.extension.image;
         self.generated.vectors_ready = u32::from(self.vectors_ready());
+        self.generated.time_offset = self.shared.clock.tsc_offset().wrapping_add(self.msrs.tsc_offset);
+        self.generated.time_barred = u8::from(self.cpl != 0 && self.cr4_has(cr4::TSD));
         self.mmu.switch_first_level();
         self.generated.tables = self.mmu.first_level.tables(self.mmu.class());
         if self.cpl == 0 {

@@ -19,7 +19,7 @@
 use iced_x86::{Code, Instruction, InstructionInfoFactory, OpKind, Register};
 
 use super::block::Guest;
-use super::classify::{Kind, accessed_size, writes};
+use super::classify::{Kind, System, accessed_size, writes};
 
 /// Bytes that a group spans at most: the wider, the likelier it lies in two pages.
 const SPAN: i64 = 512;
@@ -41,10 +41,13 @@ pub struct Share {
 }
 
 /// The accesses of an instruction: by its memory operand and by the stack pointer.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
     pub operand: Option<Share>,
     pub stack: Option<Share>,
+    /// Later instructions, by number, whose memory operand is looked up before this one, because flags are
+    /// live between.
+    pub early: Vec<usize>,
 }
 
 /// Symbolic value of a register.
@@ -95,8 +98,17 @@ pub fn plan(guests: &[Guest], info: &mut InstructionInfoFactory) -> Vec<Plan> {
         planner.instruction(index, guest, info);
     }
     let mut plans = vec![Plan::default(); guests.len()];
-    let shared = planner.groups.iter().filter(|group| group.members.len() > 1).take(SLOTS);
-    for (slot, group) in shared.enumerate() {
+    let early: Vec<_> = planner.groups.iter().map(|group| earlier(guests, group, info)).collect();
+    let shared = planner
+        .groups
+        .iter()
+        .zip(early)
+        .filter(|(group, early)| group.members.len() > 1 || early.is_some())
+        .take(SLOTS);
+    for (slot, (group, early)) in shared.enumerate() {
+        if let (Some(early), Some(&(first, ..))) = (early, group.members.first()) {
+            plans[early].early.push(first);
+        }
         for &(index, stack, distance) in &group.members {
             let share = Share {
                 slot: slot as u8,
@@ -111,6 +123,50 @@ pub fn plan(guests: &[Guest], info: &mut InstructionInfoFactory) -> Vec<Plan> {
     plans
 }
 
+/// An instruction before which no flags are live and the address of the first access of `group` is already
+/// what it will be, if flags are live before that access itself.
+fn earlier(guests: &[Guest], group: &Group, info: &mut InstructionInfoFactory) -> Option<usize> {
+    let &(first, stack, _) = group.members.first()?;
+    let guest = &guests[first];
+    if stack || guest.live == 0 {
+        return None;
+    }
+    let address = 1_u32.checked_shl(register_bit(guest.instruction.memory_base())).unwrap_or(0)
+        | 1_u32.checked_shl(register_bit(guest.instruction.memory_index())).unwrap_or(0);
+    for (index, before) in guests[..first].iter().enumerate().rev() {
+        let keeps = match before.kind {
+            Kind::Nothing | Kind::Plain | Kind::Vector(_) | Kind::Lea => {
+                written(&before.instruction, info) & address == 0
+            }
+            Kind::Push | Kind::Pop => {
+                address & 1 << RSP == 0 && written(&before.instruction, info) & address == 0
+            }
+            _ => false,
+        };
+        if !keeps {
+            return None;
+        }
+        if before.live == 0 {
+            return Some(index);
+        }
+    }
+    None
+}
+
+/// The number of a general register, or one that no register has.
+fn register_bit(register: Register) -> u32 {
+    if register.is_gpr() { number(register) as u32 } else { u32::MAX }
+}
+
+/// The general registers that an instruction may write.
+fn written(instruction: &Instruction, info: &mut InstructionInfoFactory) -> u32 {
+    info.info(instruction)
+        .used_registers()
+        .iter()
+        .filter(|used| writes(used.access()) && used.register().is_gpr())
+        .fold(0, |set, used| set | 1 << number(used.register()))
+}
+
 fn number(register: Register) -> usize {
     register.full_register().number() & 15
 }
@@ -122,6 +178,7 @@ impl Planner {
     fn instruction(&mut self, index: usize, guest: &Guest, info: &mut InstructionInfoFactory) {
         let instruction = &guest.instruction;
         match guest.kind {
+            Kind::System(System::ReadTime) => self.forget(instruction, info),
             Kind::Interpret(_) | Kind::System(_) => {
                 self.epoch += 1;
                 self.forget(instruction, info);
@@ -172,7 +229,7 @@ impl Planner {
                 }
                 self.computed(instruction, info);
             }
-            Kind::Nothing | Kind::Jump(_) | Kind::Branch(..) => {}
+            Kind::Nothing | Kind::Jump(_) | Kind::Branch(..) | Kind::CountZero(_) => {}
         }
     }
 
@@ -193,7 +250,20 @@ impl Planner {
     fn operand(&mut self, index: usize, guest: &Guest, size: usize, write: bool) {
         let instruction = &guest.instruction;
         let displacement = instruction.memory_displacement64() as i64;
-        if instruction.memory_index() != Register::None || size == 0 || displacement.abs() > FARTHEST {
+        if size == 0 || displacement.abs() > FARTHEST {
+            return;
+        }
+        if instruction.memory_index() != Register::None {
+            // Alone: nobody knows what is near.
+            let base = Base { epoch: self.epoch, version: self.next, segment: Register::None };
+            self.next += 1;
+            self.groups.push(Group {
+                base,
+                min: 0,
+                max: size as i64,
+                write,
+                members: vec![(index, false, 0)],
+            });
             return;
         }
         let value = match instruction.memory_base() {
@@ -274,12 +344,7 @@ impl Planner {
 
     /// Makes the values of all registers new that an instruction may write.
     fn forget(&mut self, instruction: &Instruction, info: &mut InstructionInfoFactory) {
-        let written: u32 = info
-            .info(instruction)
-            .used_registers()
-            .iter()
-            .filter(|used| writes(used.access()) && used.register().is_gpr())
-            .fold(0, |set, used| set | 1 << number(used.register()));
+        let written = written(instruction, info);
         for register in (0..16).filter(|n| written >> n & 1 != 0) {
             self.renew(register);
         }
@@ -341,6 +406,23 @@ mod tests {
             a.ret().unwrap();
         });
         assert!(plans.iter().all(|plan| plan.operand.is_none()));
+    }
+
+    #[test]
+    fn an_access_between_a_comparison_and_its_branch_is_looked_up_before_the_comparison() {
+        let plans = plans(|a| {
+            let mut out = a.create_label();
+            a.mov(eax, 1).unwrap();
+            a.cmp(ecx, 5).unwrap();
+            a.mov(rax, qword_ptr(rdi + rsi * 8)).unwrap();
+            a.je(out).unwrap();
+            a.xor(eax, eax).unwrap();
+            a.set_label(&mut out).unwrap();
+            a.xor(edx, edx).unwrap();
+            a.ret().unwrap();
+        });
+        assert_eq!(plans[1].early, [2]);
+        assert!(plans[2].operand.is_some());
     }
 
     #[test]

@@ -72,6 +72,10 @@ pub struct Shared {
     pub transfer: i32,
     /// Bit 63 of RIP.
     pub half: u64,
+    /// What is added to the host's TSC.
+    pub time_offset: u64,
+    /// Not 0 if RDTSC raises an exception at the present privilege level.
+    pub time_barred: u8,
     /// Of the present space and class.
     pub tables: *const Pair,
     /// What STAC and CLAC make of it, and of the second level.
@@ -133,6 +137,8 @@ impl Shared {
             ended: 0,
             transfer: NO_CHECK,
             half: 0,
+            time_offset: 0,
+            time_barred: 0,
             host_fs: 0,
             back: 0,
             crossroad: 0,
@@ -173,6 +179,8 @@ field!(host_rsp, host_rsp);
 field!(entry, entry);
 field!(transfer, transfer);
 field!(half, half);
+field!(time_offset, time_offset);
+field!(time_barred, time_barred);
 field!(host_fs, host_fs);
 field!(back, back);
 field!(crossroad, crossroad);

@@ -9,9 +9,12 @@ use super::super::plan::Plan;
 use super::super::state::{self, reason};
 use super::{Late, Writer, home, number, resident, sized};
 
+/// Registers that an instruction may be lent if it does not use them itself.
+const LENDERS: [u8; 8] = [3, 5, 6, 7, 8, 9, 10, 11];
+
 impl Writer<'_> {
     /// False, and nothing written, if there is no such instruction with these operands.
-    pub fn plain(&mut self, guest: &Guest, plan: Plan, live: u32) -> bool {
+    pub fn plain(&mut self, guest: &Guest, plan: &Plan, live: u32) -> bool {
         if self.register_move(&guest.instruction) {
             return true;
         }
@@ -20,7 +23,7 @@ impl Writer<'_> {
         instruction.set_has_repne_prefix(false);
         let count = instruction.op_count();
         let memory = (0..count).find(|&n| instruction.op_kind(n) == OpKind::Memory);
-        let homes = [host::S1, host::S0];
+        let mut homes = [host::S1, host::S0];
         let mut used: [Option<u8>; 2] = [None; 2];
         let (mut load, mut store) = ([false; 2], [false; 2]);
         let info = self.tools.info.info(&guest.instruction);
@@ -40,9 +43,23 @@ impl Writer<'_> {
             store[place] |= writes(access);
             instruction.set_op_register(n, sized(homes[place], register.size()));
         }
+        let mut lent = None;
         if memory.is_some() && used[1].is_some() {
-            // S0 is needed for the address.
-            return false;
+            // S0 is needed for the address: another register is lent.
+            let taken =
+                self.tools.info.info(&guest.instruction).used_registers().iter().fold(0, |set, used| {
+                    set | if used.register().is_gpr() { 1_u32 << number(used.register()) } else { 0 }
+                });
+            let Some(free) = LENDERS.into_iter().find(|&n| taken >> n & 1 == 0) else { return false };
+            for n in 0..count {
+                if instruction.op_kind(n) == OpKind::Register
+                    && instruction.op_register(n) == sized(host::S0, instruction.op_register(n).size())
+                {
+                    instruction.set_op_register(n, sized(free, instruction.op_register(n).size()));
+                }
+            }
+            homes[1] = free;
+            lent = Some(free);
         }
         // A single operand with a home may be used where it is.
         if memory.is_none()
@@ -78,12 +95,15 @@ impl Writer<'_> {
             unreachable!("an operand has an encoding at any distance");
         };
         self.prepare_flags(guest, live);
+        if let Some(lent) = lent {
+            self.e.store(state::target(), lent);
+        }
         for place in 0..2 {
             if let Some(register) = used[place].filter(|_| load[place]) {
                 self.e.load(homes[place], home(register));
             }
         }
-        if used[1].is_some() {
+        if used[1].is_some() && lent.is_none() {
             self.s0 = None;
         }
         self.e.bytes(&bytes);
@@ -91,6 +111,9 @@ impl Writer<'_> {
             if let Some(register) = used[place].filter(|_| store[place]) {
                 self.e.store(home(register), homes[place]);
             }
+        }
+        if let Some(lent) = lent {
+            self.e.load(lent, state::target());
         }
         self.finish_flags(guest);
         self.bind_after(after);
@@ -163,7 +186,7 @@ impl Writer<'_> {
 
     /// DIV and IDIV: by the host if the quotient surely fits, else by the interpreter (`ops`), which knows
     /// when to raise #DE.
-    pub fn divide(&mut self, guest: &Guest, plan: Plan, ops: u64) {
+    pub fn divide(&mut self, guest: &Guest, plan: &Plan, ops: u64) {
         let instruction = &guest.instruction;
         let wide = accessed_size(instruction) == 8;
         let after = self.e.label();

@@ -120,14 +120,7 @@ impl Writer<'_> {
             Some(share) => {
                 self.clobber_flags(guest.live);
                 address(self, -share.offset);
-                let label = self.e.label();
-                let at = self.look_up_page(share.span, share.write, label);
-                self.links.push(Link { at, target: guest.start, way: Way::Plain });
-                let target = i32::from(guest.start);
-                self.late.push(Late::Exit { label, target, saved: true, reason: reason::PLAIN });
-                self.e.store(state::slot(share.slot), host::S0);
-                self.filled |= 1 << share.slot;
-                self.s0 = Some(share.slot);
+                self.fill_slot(guest, share);
                 share.offset
             }
             None => {
@@ -143,6 +136,27 @@ impl Writer<'_> {
 }
 
 impl Writer<'_> {
+    /// Looks up the range of `share`, whose linear address is in S0, before the instruction `guest`.
+    fn fill_slot(&mut self, guest: &Guest, share: Share) {
+        let label = self.e.label();
+        let at = self.look_up_page(share.span, share.write, label);
+        self.links.push(Link { at, target: guest.start, way: Way::Plain });
+        let target = i32::from(guest.start);
+        self.late.push(Late::Exit { label, target, saved: true, reason: reason::PLAIN });
+        self.e.store(state::slot(share.slot), host::S0);
+        self.filled |= 1 << share.slot;
+        self.s0 = Some(share.slot);
+    }
+
+    /// Before the instruction `guest`, looks up what the memory operand of a `later` one needs.
+    pub fn early(&mut self, guest: &Guest, later: &Guest, share: Option<Share>) {
+        if let Some(share) = share.filter(|share| self.filled >> share.slot & 1 == 0) {
+            self.clobber_flags(guest.live);
+            self.address(&later.instruction, -share.offset);
+            self.fill_slot(guest, share);
+        }
+    }
+
     /// [`Self::point`] for the memory operand.
     pub fn operand(
         &mut self,

@@ -108,7 +108,7 @@ enum Late {
     /// RIP becomes the offset; flags are in the host, or in `status`.
     Exit { label: Label, target: i32, saved: bool, reason: u64 },
     /// A conditional branch to another page, or one that is not taken.
-    Cross { label: Label, target: i32 },
+    Cross { label: Label, target: i32, saved: bool },
     /// The jump cache does not know the RIP in S0, or (`other_key`) S1's entry is of another space.
     Miss { label: Label, other_key: Label, start: i32, release: i32 },
     /// A [`Crossing`] is not linked, or for another space.
@@ -235,8 +235,11 @@ impl<'a> Writer<'a> {
             if let Some(marks) = &mut self.tools.marks {
                 marks.push(self.e.here());
             }
+            for &later in &plans[index].early {
+                self.early(guest, &guests[later], plans[later].operand);
+            }
             let after = guests.get(index + 1).map_or(FLAGS, |next| next.live);
-            if !self.guest(guest, plans[index], after, &mut interpret) {
+            if !self.guest(guest, &plans[index], after, &mut interpret) {
                 let ops = interpret(guest);
                 self.interpreted(guest, ops);
             }
@@ -299,7 +302,7 @@ impl<'a> Writer<'a> {
     fn guest(
         &mut self,
         guest: &Guest,
-        plan: Plan,
+        plan: &Plan,
         after: u32,
         interpret: &mut impl FnMut(&Guest) -> u64,
     ) -> bool {
@@ -321,6 +324,7 @@ impl<'a> Writer<'a> {
             Kind::Leave => self.leave(guest, plan),
             Kind::Jump(target) => self.jump(target),
             Kind::Branch(condition, target) => self.branch(condition, target),
+            Kind::CountZero(target) => self.count_zero(target),
             Kind::Call(target) => self.call(guest, plan, target),
             Kind::JumpIndirect => self.jump_indirect(guest, plan),
             Kind::CallIndirect => self.call_indirect(guest, plan),
@@ -427,9 +431,9 @@ impl<'a> Writer<'a> {
                 let stubs = self.tools.stubs;
                 self.e.jump_to(if saved { stubs.exit_flags_saved } else { stubs.exit });
             }
-            Late::Cross { label, target } => {
+            Late::Cross { label, target, saved } => {
                 self.e.bind(label);
-                self.flags = Flags::Host;
+                self.flags = if saved { Flags::Saved } else { Flags::Host };
                 self.cross(target, NO_CHECK, 0);
             }
             Late::Miss { label, other_key, start, release } => {

@@ -9,7 +9,7 @@ use super::super::state;
 use super::{Writer, home, number, resident};
 
 impl Writer<'_> {
-    pub fn push(&mut self, guest: &Guest, plan: Plan) {
+    pub fn push(&mut self, guest: &Guest, plan: &Plan) {
         let instruction = &guest.instruction;
         let after = self.e.label();
         if instruction.op0_kind() == OpKind::Memory {
@@ -37,7 +37,7 @@ impl Writer<'_> {
         self.bind_after(after);
     }
 
-    pub fn pop(&mut self, guest: &Guest, plan: Plan) {
+    pub fn pop(&mut self, guest: &Guest, plan: &Plan) {
         let after = self.e.label();
         let offset = self.stack(guest, plan.stack, (0, false), after);
         let n = number(guest.instruction.op0_register());
@@ -57,7 +57,7 @@ impl Writer<'_> {
         self.bind_after(after);
     }
 
-    pub fn leave(&mut self, guest: &Guest, plan: Plan) {
+    pub fn leave(&mut self, guest: &Guest, plan: &Plan) {
         let after = self.e.label();
         let offset = self.point(guest, plan.stack, (8, false), after, |writer, beyond| {
             writer.e.lea(host::S0, Mem::base(host::RBP, beyond));

@@ -2,15 +2,35 @@
 
 use super::super::block::Guest;
 use super::super::classify::System;
-use super::super::emit::{condition, host};
+use super::super::emit::{Mem, condition, host};
 use super::super::state;
 use super::{Late, Writer};
 use crate::registers::{Seg, flag};
 
 impl Writer<'_> {
-    /// Writes an instruction that runs at privilege level 0; `ops` is for the interpreter.
+    /// Writes an instruction of an operating system; `ops` is for the interpreter.
     pub fn system(&mut self, guest: &Guest, system: System, ops: u64) {
         match system {
+            System::ReadTime => {
+                self.clobber_flags(guest.live);
+                let (label, after) = (self.e.label(), self.e.label());
+                self.e.cmp_mem_8(state::time_barred(), 0);
+                self.e.jump_if(condition::NOT_EQUAL, label);
+                self.e.read_time();
+                self.e.mov(host::S1, host::RDX);
+                self.e.shl(host::S1, 32);
+                self.e.lea(host::RAX, Mem::indexed(Some(host::RAX), host::S1, 0, 0));
+                self.e.add_mem(host::RAX, state::time_offset());
+                self.e.mov(host::RDX, host::RAX);
+                self.e.shr(host::RDX, 32);
+                self.e.mov_32(host::RAX, host::RAX);
+                self.e.bind(after);
+                let site = Self::site(guest, 0, false);
+                self.late.push(Late::Interpreted { label, after, site, ops });
+                // The interpreter changes no mapping either, but S0.
+                self.s0 = None;
+                return;
+            }
             System::Swapgs => {
                 self.e.load(host::S0, state::segment_base(Seg::Gs));
                 self.e.load(host::S1, state::kernel_gs_base());

@@ -48,7 +48,21 @@ impl Writer<'_> {
         let at = self.e.jump_if(condition, label);
         match in_page(target) {
             Some(offset) => self.link(label, at, offset),
-            None => self.late.push(Late::Cross { label, target }),
+            None => self.late.push(Late::Cross { label, target, saved: false }),
+        }
+    }
+
+    pub fn count_zero(&mut self, target: i32) {
+        let label = self.e.label();
+        // jrcxz over the next jump; jmp over the one after that.
+        self.e.bytes(&[0xe3, 0x02, 0xeb, 0x05]);
+        let at = self.e.jump(label);
+        match in_page(target) {
+            Some(offset) => self.link(label, at, offset),
+            None => {
+                let saved = self.flags != Flags::Host;
+                self.late.push(Late::Cross { label, target, saved });
+            }
         }
     }
 
@@ -87,7 +101,7 @@ impl Writer<'_> {
     }
 
     /// Pushes the address of the next instruction.
-    fn push_return(&mut self, guest: &Guest, plan: Plan, done: Label) {
+    fn push_return(&mut self, guest: &Guest, plan: &Plan, done: Label) {
         let offset = self.stack(guest, plan.stack, (-8, true), done);
         self.e.load(host::S1, state::page());
         self.e.lea(host::S1, Mem::base(host::S1, i32::from(guest.next)));
@@ -95,7 +109,7 @@ impl Writer<'_> {
         self.move_stack(-8);
     }
 
-    pub fn call(&mut self, guest: &Guest, plan: Plan, target: i32) {
+    pub fn call(&mut self, guest: &Guest, plan: &Plan, target: i32) {
         let done = self.done(guest);
         self.push_return(guest, plan, done);
         match in_page(target) {
@@ -105,7 +119,7 @@ impl Writer<'_> {
     }
 
     /// Puts the target of an indirect transfer into S0.
-    fn target(&mut self, guest: &Guest, plan: Plan, done: Label) {
+    fn target(&mut self, guest: &Guest, plan: &Plan, done: Label) {
         let instruction = &guest.instruction;
         if instruction.op0_kind() == OpKind::Memory {
             let offset = self.operand(guest, plan.operand, (8, false), done);
@@ -119,14 +133,14 @@ impl Writer<'_> {
         self.s0 = None;
     }
 
-    pub fn jump_indirect(&mut self, guest: &Guest, plan: Plan) {
+    pub fn jump_indirect(&mut self, guest: &Guest, plan: &Plan) {
         let done = self.done(guest);
         self.save_flags();
         self.target(guest, plan, done);
         self.look_up(i32::from(guest.start), 0);
     }
 
-    pub fn call_indirect(&mut self, guest: &Guest, plan: Plan) {
+    pub fn call_indirect(&mut self, guest: &Guest, plan: &Plan) {
         let done = self.done(guest);
         self.save_flags();
         self.target(guest, plan, done);
@@ -136,7 +150,7 @@ impl Writer<'_> {
         self.look_up(i32::from(guest.start), 8);
     }
 
-    pub fn ret(&mut self, guest: &Guest, plan: Plan, release: u16) {
+    pub fn ret(&mut self, guest: &Guest, plan: &Plan, release: u16) {
         let done = self.done(guest);
         self.save_flags();
         let offset = self.stack(guest, plan.stack, (0, false), done);
