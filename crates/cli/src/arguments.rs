@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use machine::MachineConfig;
 use machine::config::{
     CdromConfig, DiskConfig, Display, Enlightenments, InputError, MemorySize, Net, ProcessorChoice, Serial,
-    Switch,
+    Switch, Translator,
 };
 
 use crate::{BAD_INPUT, say};
@@ -124,6 +124,10 @@ pub(crate) struct RunArguments {
     /// What carries out the guest's instructions: auto, interpreter or translator
     #[arg(long, value_name = "P", value_parser = parse::<ProcessorChoice>)]
     processor: Option<ProcessorChoice>,
+    /// What is told of translated code: none, or a list of map (names for perf), count (of TLB look-ups) and
+    /// dump=F (the blocks as text)
+    #[arg(long, value_name = "T", value_parser = parse::<Translator>)]
+    translator: Option<Translator>,
     /// What the guest is offered of the hypervisor interface: all, none or a list of names
     #[arg(long, value_name = "E", value_parser = parse::<Enlightenments>)]
     enlightenments: Option<Enlightenments>,
@@ -231,6 +235,7 @@ impl RunArguments {
         set(&mut config.memory, &self.memory);
         set(&mut config.append, &self.append);
         set(&mut config.processor, &self.processor);
+        set(&mut config.translator, &self.translator);
         set(&mut config.enlightenments, &self.enlightenments);
         set(&mut config.synthetic, &self.synthetic);
         set(&mut config.serial, &self.serial);

@@ -38,7 +38,7 @@ fn text(devices: &Devices, json: bool) -> Result<String, ClientError> {
     if json {
         return Ok(serde_json::to_string_pretty(devices)? + "\n");
     }
-    Ok(worker::device_table(&devices.devices))
+    Ok(worker::device_table(&devices.devices) + &worker::processor_table(&devices.counts))
 }
 
 fn ask(client: &mut Client) -> Result<Devices, ClientError> {

@@ -22,6 +22,7 @@ pub(crate) fn run(arguments: &RunArguments) -> ExitCode {
 
 fn tell(report: &Report) -> ExitCode {
     say(format_args!("{}", worker::device_table(&report.devices)));
+    say(format_args!("{}", worker::processor_table(&report.counts)));
     match &report.end {
         End::PoweredOff => ExitCode::SUCCESS,
         End::Stopped if report.forced => {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use counters::{DeviceRow, Registry};
+use processor_soft::Inspection;
 use serde::{Deserialize, Serialize};
 
 use crate::build::Panel;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub disks: Arc<Disks>,
     pub control: Arc<Control>,
     pub registry: Arc<Registry>,
+    pub inspection: Arc<Inspection>,
     pub panel: Mutex<Option<Arc<Panel>>>,
     /// The device table as it was at the end.
     pub last_table: Mutex<Option<Vec<DeviceRow>>>,

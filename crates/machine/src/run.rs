@@ -36,17 +36,19 @@ impl Machine {
     ///
     /// # Errors
     /// When the configuration is wrong, a file does not do, or the host lacks something. Nothing has been
-    /// created or changed then.
+    /// created or changed then, but for files that tell of translated code.
     pub fn new(config: MachineConfig, serial: Box<dyn Write + Send>) -> Result<Self, Error> {
         config.validate()?;
         check_host_memory(&config)?;
         let mut files = BootFiles::open(&config)?;
         let disks = Arc::new(Disks::open(&config)?);
+        let inspection = Arc::new(config.translator.open()?);
         let shared = Arc::new(Shared {
             config,
             disks,
             control: Arc::default(),
             registry: Arc::new(Registry::new()),
+            inspection,
             panel: Mutex::default(),
             last_table: Mutex::default(),
             resets: AtomicU64::new(0),
@@ -103,6 +105,7 @@ fn power_on(shared: &Arc<Shared>, files: &mut BootFiles, serial: &SerialOutput) 
         config: &shared.config,
         control: Arc::clone(&shared.control),
         registry: Arc::clone(&shared.registry),
+        inspection: Arc::clone(&shared.inspection),
         disks: &shared.disks,
         files,
         serial: Arc::clone(serial),

@@ -32,3 +32,4 @@ mod translate;
 mod vcpu;
 
 pub use partition::{SoftConfig, SoftPartition, Tier};
+pub use translate::Inspection;

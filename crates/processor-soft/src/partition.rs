@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use clock::VmClock;
+use counters::Registry;
 use guest_memory::{CodePages, GuestMemory};
 use interrupt::{LocalApic, ProcessorSignal};
 use processor::{
@@ -12,7 +13,7 @@ use processor::{
 
 use crate::run::SoftProcessor;
 use crate::system::UnknownMsrs;
-use crate::translate::WritableFilter;
+use crate::translate::{Inspection, Totals, WritableFilter};
 use crate::vcpu::Vcpu;
 
 /// Flush requests that a processor keeps apart; with more it flushes everything.
@@ -32,6 +33,10 @@ pub struct SoftConfig {
     pub clock: Arc<VmClock>,
     /// How guest code is carried out.
     pub tier: Tier,
+    /// What is to be told of translated code.
+    pub inspection: Arc<Inspection>,
+    /// Where the translator's counts go.
+    pub registry: Arc<Registry>,
 }
 
 /// How the software processor carries out guest code.
@@ -57,6 +62,9 @@ pub struct Shared {
     pub code: Arc<CodePages>,
     pub clock: Arc<VmClock>,
     pub tier: Tier,
+    pub inspection: Arc<Inspection>,
+    /// Counts of the translator, if there is one.
+    pub totals: Option<Totals>,
     pub bus: OnceLock<Arc<dyn Bus>>,
     pub hypervisor: OnceLock<Arc<dyn HypervisorInterface>>,
     pub vps: Vec<Arc<VpShared>>,
@@ -299,6 +307,8 @@ impl SoftPartition {
                 code: config.code,
                 clock: config.clock,
                 tier: config.tier,
+                inspection: config.inspection,
+                totals: (config.tier == Tier::Translator).then(|| Totals::new(&config.registry)),
                 bus: OnceLock::new(),
                 hypervisor: OnceLock::new(),
                 vps,

@@ -16,6 +16,9 @@ use crate::system::{Mtrr, TripleFault, dr6};
 use crate::translate::Signals;
 use crate::vcpu::Vcpu;
 
+/// Turns of the run loop after which the registry is told what has been counted.
+const TELL: u32 = 64;
+
 /// A processor and its run loop.
 pub struct SoftProcessor {
     vcpu: Box<Vcpu>,
@@ -115,8 +118,9 @@ impl Vcpu {
         exit
     }
 
-    /// Tells the hypervisor interface how long guest code has run.
+    /// Tells the hypervisor interface how long guest code has run, and the registry what has been counted.
     pub fn account(&mut self) {
+        self.tell_counts();
         self.vp.instructions.store(self.instructions, std::sync::atomic::Ordering::Relaxed);
         if let Some(hypervisor) = &self.hypervisor {
             let nanoseconds = u64::try_from(self.running_since.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -157,7 +161,13 @@ impl Vcpu {
         } else {
             let result = match self.shared.tier {
                 Tier::Interpreter => self.execute(),
-                Tier::Translator => self.execute_translated(),
+                Tier::Translator => {
+                    self.translated_turns = self.translated_turns.wrapping_add(1);
+                    if self.translated_turns % TELL == 0 {
+                        self.tell_counts();
+                    }
+                    self.execute_translated()
+                }
             };
             if let Err(_fault) = result {
                 // Delivered in the next turn, after what others ask for.

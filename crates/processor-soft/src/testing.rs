@@ -117,6 +117,8 @@ pub fn partition(
         code,
         clock: VmClock::new(),
         tier: Tier::Interpreter,
+        inspection: Arc::default(),
+        registry: Arc::default(),
     });
     let bus = Arc::new(FakeBus::default());
     partition.attach_bus(bus.clone());

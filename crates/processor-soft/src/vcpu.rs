@@ -82,6 +82,8 @@ pub struct Vcpu {
     pub step_spared: bool,
     /// Since when time in guest code has not been told to the hypervisor interface.
     pub running_since: Instant,
+    /// Turns of the run loop that led into translated code.
+    pub translated_turns: u32,
     /// PAUSE instructions so far.
     pub pauses: u32,
     /// DR6 bits of debug traps that the present instruction has earned.
@@ -145,6 +147,7 @@ impl Vcpu {
             nmi_waiting: false,
             step_spared: false,
             running_since: Instant::now(),
+            translated_turns: 0,
             pauses: 0,
             pending_debug: 0,
             apic_page: u64::MAX,

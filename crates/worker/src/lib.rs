@@ -11,8 +11,9 @@ pub mod control;
 mod signals;
 mod table;
 
-pub use table::device_table;
+pub use table::{device_table, processor_table};
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub struct Report {
     pub forced: bool,
     /// The device table.
     pub devices: Vec<DeviceRow>,
+    /// The counts that belong to no device.
+    pub counts: BTreeMap<String, u64>,
 }
 
 /// Runs the machine of `config` in this process until it ends.
@@ -93,7 +96,8 @@ pub fn run(config: MachineConfig) -> Result<Report, Error> {
     drop(terminal);
     drop(socket);
     console.close();
-    Ok(Report { end, forced: ending.forced(), devices: handle.devices() })
+    let counts = handle.counts().into_iter().collect();
+    Ok(Report { end, forced: ending.forced(), devices: handle.devices(), counts })
 }
 
 /// The terminal of this process as it was, for those who end the process in a hurry.

@@ -1,4 +1,6 @@
-//! The device table as text.
+//! The device table as text, and below it what the processors count.
+
+use std::collections::BTreeMap;
 
 use counters::{DeviceRow, Kind};
 
@@ -32,6 +34,36 @@ pub fn device_table(rows: &[DeviceRow]) -> String {
     text
 }
 
+/// What begins the names of counts of translated code.
+const TRANSLATOR: &str = "translator.";
+
+/// What the processors' translators have counted and how often the TLB hit, with a heading; nothing if there is
+/// nothing.
+pub fn processor_table(counts: &BTreeMap<String, u64>) -> String {
+    let own = |(name, &count): (&String, &u64)| {
+        name.strip_prefix(TRANSLATOR).filter(|_| count != 0).map(|name| (name.to_owned(), count.to_string()))
+    };
+    let mut lines: Vec<_> = counts.iter().filter_map(own).collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    lines.extend(hit_rate(counts).map(|rate| ("tlb.hit-rate".to_owned(), format!("{rate:.2} %"))));
+    lines.insert(0, ("translator".to_owned(), "count".to_owned()));
+    let names = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let values = lines.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
+    let text = lines.iter().map(|(name, value)| format!("{name:<names$}  {value:>values$}\n"));
+    "\n".to_owned() + &text.collect::<String>()
+}
+
+/// How many of 100 look-ups the first level of the TLB answers, if they are counted.
+fn hit_rate(counts: &BTreeMap<String, u64>) -> Option<f64> {
+    let count = |name: &str| counts.get(&format!("{TRANSLATOR}tlb.{name}")).copied().unwrap_or(0);
+    let look_ups = count("look-ups");
+    let misses: u64 =
+        ["second-level", "filled", "split", "uncached", "code-writes", "faults"].into_iter().map(count).sum();
+    (look_ups != 0).then(|| 100.0 - 100.0 * misses as f64 / look_ups as f64)
+}
+
 fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Synthetic => "synthetic",
@@ -61,5 +93,22 @@ mod tests {
         assert_eq!(lines[0], "device   kind       exits");
         assert!(lines[1].starts_with("ide0     emulated       7 "), "{text}");
         assert!(lines[2].starts_with("serial0  emulated  123456 "), "{text}");
+    }
+    #[test]
+    fn a_processor_that_counts_look_ups_tells_its_hit_rate() {
+        let counts = [("translator.tlb.look-ups", 400), ("translator.tlb.second-level", 3), ("msr.clock", 9)];
+        let mut counts: BTreeMap<_, _> = counts.map(|(name, count)| (name.to_owned(), count)).into();
+        counts.insert("translator.tlb.split".to_owned(), 1);
+        let text = processor_table(&counts);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[1], "translator          count");
+        assert_eq!(lines[2], "tlb.look-ups          400");
+        assert_eq!(lines[5], "tlb.hit-rate      99.00 %");
+    }
+
+    #[test]
+    fn without_translated_code_there_is_nothing_to_tell_of_it() {
+        let counts = [("translator.cleared".to_owned(), 0), ("msr.clock".to_owned(), 9)].into();
+        assert_eq!(processor_table(&counts), "");
     }
 }

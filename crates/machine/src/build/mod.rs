@@ -24,7 +24,7 @@ use guest_memory::CodePages;
 use guest_memory::GuestMemory;
 use interrupt::ProcessorSignal;
 use processor::{Partition, Processor};
-use processor_soft::{SoftConfig, SoftPartition};
+use processor_soft::{Inspection, SoftConfig, SoftPartition};
 use vm_memory::{Bytes, GuestAddress};
 use vmbus::Server;
 
@@ -48,6 +48,7 @@ pub(crate) struct Parts<'a> {
     pub config: &'a MachineConfig,
     pub control: Arc<Control>,
     pub registry: Arc<Registry>,
+    pub inspection: Arc<Inspection>,
     pub disks: &'a Arc<Disks>,
     pub files: &'a mut BootFiles,
     pub serial: SerialOutput,
@@ -83,7 +84,7 @@ pub(crate) struct Panel {
 impl Board {
     /// Builds a board, loads the kernel and leaves the boot processor at its entry.
     pub fn build(parts: Parts<'_>) -> Result<Self, Error> {
-        let Parts { config, control, registry, disks, files, serial } = parts;
+        let Parts { config, control, registry, inspection, disks, files, serial } = parts;
         disks.reset();
         let (memory, code) = guest_memory::allocate(config.memory.0)?;
         let vmbus_exists = config.has_vmbus()?;
@@ -103,6 +104,8 @@ impl Board {
             code: Arc::clone(&code),
             clock: vm_clock,
             tier: config.processor.tier().0,
+            inspection,
+            registry: Arc::clone(&registry),
         });
         let interrupts = Interrupts::new(config.cpus, &clock, &*timers);
         let signals = connect_processors(&partition, &interrupts);

@@ -46,6 +46,7 @@ fn a_board_that_is_shut_down_gives_its_memory_back() {
         config: &config,
         control: Arc::default(),
         registry: Arc::clone(&registry),
+        inspection: Arc::default(),
         disks: &disks,
         files: &mut files,
         serial: Arc::new(Mutex::new(Box::new(std::io::sink()))),

@@ -4,11 +4,13 @@ mod cdrom;
 mod disk;
 mod error;
 mod size;
+mod translator;
 
 pub use cdrom::{CdromBus, CdromConfig};
 pub use disk::{DiskBus, DiskConfig, DiskFormat};
 pub use error::InputError;
 pub use size::MemorySize;
+pub use translator::Translator;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -54,6 +56,9 @@ pub struct MachineConfig {
     pub cdrom: Option<CdromConfig>,
     /// What carries out the guest's instructions.
     pub processor: ProcessorChoice,
+    /// What is to be told of translated code.
+    #[serde(skip_serializing_if = "Translator::is_none")]
+    pub translator: Translator,
     /// Which parts of the hypervisor interface the guest is offered.
     pub enlightenments: Enlightenments,
     /// Whether the guest gets synthetic devices beside the emulated ones.
@@ -81,6 +86,7 @@ impl Default for MachineConfig {
             disks: Vec::new(),
             cdrom: None,
             processor: ProcessorChoice::Auto,
+            translator: Translator::default(),
             enlightenments: Enlightenments::All,
             synthetic: Switch::On,
             serial: Serial::Stdio,
@@ -119,6 +125,10 @@ impl MachineConfig {
         }
         if self.append.contains(['\0', '\n']) {
             return Err(InputError::bare("append", "a command line is one line without NUL"));
+        }
+        if !self.translator.is_none() && self.processor.tier().0 != Tier::Translator {
+            let reason = "there is no translated code, --processor takes the interpreter";
+            return Err(InputError::new("translator", String::from(self.translator.clone()), reason));
         }
         self.validate_disks(self.has_vmbus()?)
     }

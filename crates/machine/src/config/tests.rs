@@ -156,3 +156,25 @@ fn a_synthetic_cdrom_needs_the_vmbus_and_no_place_on_ide() {
     let config = MachineConfig { cdrom: Some("a.iso".parse().unwrap()), ..config };
     assert_eq!(refusal(&config), "--disk 3.img: at most 4 drives fit on the IDE buses");
 }
+
+#[test]
+fn what_is_told_of_translated_code_is_a_list() {
+    let choice: Translator = "map,dump=blocks.txt".parse().unwrap();
+    assert_eq!(choice, Translator { map: true, count: false, dump: Some("blocks.txt".into()) });
+    assert_eq!(String::from(choice), "map,dump=blocks.txt");
+    assert!("none".parse::<Translator>().unwrap().is_none());
+    assert!("dump=".parse::<Translator>().is_err());
+    assert!("".parse::<Translator>().is_err());
+}
+
+#[test]
+fn an_interpreter_has_no_translated_code_to_tell_of() {
+    let config = MachineConfig {
+        kernel: Some("vmlinuz".into()),
+        processor: ProcessorChoice::Interpreter,
+        translator: Translator { map: true, ..Translator::default() },
+        ..MachineConfig::default()
+    };
+    let error = config.validate().unwrap_err().to_string();
+    assert!(error.starts_with("--translator map: "), "{error}");
+}

@@ -1,4 +1,6 @@
 //! Executable memory: one stretch mapped twice, once writable and once executable, so that no page is both.
+//!
+//! The memory is anonymous: `perf` looks for names of code in such memory in `/tmp/perf-PID.map`.
 
 use std::io;
 use std::ptr::NonNull;
@@ -23,32 +25,23 @@ impl Arena {
     /// # Errors
     /// When the host refuses the memory or its executable mapping.
     pub fn new(size: usize) -> io::Result<Self> {
-        // SAFETY: the name is a valid C string; the call makes a new descriptor.
-        let fd = unsafe { libc::memfd_create(c"bodhi-code".as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
+        let (read, write, exec) = (libc::PROT_READ, libc::PROT_WRITE, libc::PROT_EXEC);
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let writable = unsafe { libc::mmap(std::ptr::null_mut(), size, read | write, flags, -1, 0) };
+        let writable = mapped(writable)?;
+        // SAFETY: of a shared mapping, an old size of 0 maps the same pages a second time elsewhere.
+        let again = unsafe { libc::mremap(writable.as_ptr().cast(), 0, size, libc::MREMAP_MAYMOVE) };
+        let executable = mapped(again).inspect_err(|_| {
+            // SAFETY: the mapping was made above and nothing refers to it.
+            unsafe { libc::munmap(writable.as_ptr().cast(), size) };
+        })?;
+        let arena = Self { writable, executable, size, used: 0 };
+        // SAFETY: the mapping was made above and nothing refers to it.
+        if unsafe { libc::mprotect(executable.as_ptr().cast(), size, read | exec) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        let arena = Self::map(fd, size);
-        // SAFETY: `fd` was made above and is closed once; mappings outlive their descriptor.
-        unsafe { libc::close(fd) };
-        arena
-    }
-
-    fn map(fd: libc::c_int, size: usize) -> io::Result<Self> {
-        let length = libc::off_t::try_from(size).map_err(io::Error::other)?;
-        // SAFETY: `fd` is an open memfd.
-        if unsafe { libc::ftruncate(fd, length) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let writable = map_shared(fd, size, libc::PROT_READ | libc::PROT_WRITE)?;
-        match map_shared(fd, size, libc::PROT_READ | libc::PROT_EXEC) {
-            Ok(executable) => Ok(Self { writable, executable, size, used: 0 }),
-            Err(error) => {
-                // SAFETY: the mapping was made above and nothing refers to it.
-                unsafe { libc::munmap(writable.as_ptr().cast(), size) };
-                Err(error)
-            }
-        }
+        Ok(arena)
     }
 
     /// Copies `code` into the arena; its executable address, or `None` if there is no room.
@@ -104,9 +97,8 @@ impl Drop for Arena {
     }
 }
 
-fn map_shared(fd: libc::c_int, size: usize, protection: libc::c_int) -> io::Result<NonNull<u8>> {
-    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-    let at = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, libc::MAP_SHARED, fd, 0) };
+/// What MMAP and MREMAP answer.
+fn mapped(at: *mut libc::c_void) -> io::Result<NonNull<u8>> {
     if at == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
+use std::sync::Arc;
 
 use guest_memory::{CodePages, PageState};
 use iced_x86::{CpuidFeature, Encoder, InstructionInfoFactory, Mnemonic};
@@ -10,10 +11,12 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::bases_can_be_set;
 use super::block::{Extent, Guest, PAGE, Scan, scan, scan_crossing};
+use super::counts::{Counts, Told};
 use super::emit::Emitter;
+use super::inspect::{Inspection, Translated};
 use super::lower::{Ahead, Crossing, Entries, Link, Lowered, Tools, Way, Writer};
 use super::slow::{self, Interpreted};
-use super::state::{JUMPS, Jump, jump_slot, no_jump, reason};
+use super::state::{JUMPS, Jump, jump_slot, no_jump};
 use super::stubs::{self, Stubs};
 use crate::execute::decode_one;
 use crate::extension::{Arena, Host};
@@ -114,26 +117,6 @@ struct Pending {
     way: Way,
 }
 
-/// Counts that the log tells at the end.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// Ways back into Rust, by [`reason`].
-    exits: [u64; reason::COUNT],
-    /// Blocks that have been translated; found unchanged after their page had been written; changed.
-    translated: u64,
-    renewed: u64,
-    changed: u64,
-    /// Pages with blocks that have been written.
-    ended: u64,
-    /// How often all has been forgotten.
-    cleared: u64,
-    /// Jumps to other pages that have been linked; those that are left to the jump cache.
-    linked: u64,
-    given_up: u64,
-    /// Accesses that the first level of the TLB did not know, nor the second.
-    pub misses: u64,
-}
-
 /// Everything that one processor has translated.
 pub struct Translator {
     arena: Arena,
@@ -161,6 +144,11 @@ pub struct Translator {
     info: InstructionInfoFactory,
     bmi2: bool,
     pub counts: Counts,
+    /// What others know of them.
+    pub told: Told,
+    inspection: Arc<Inspection>,
+    /// Where the code of each instruction of the last block begins, if somebody wants to know.
+    marks: Vec<u64>,
     /// [`CodePages::ended`] up to which blocks of written pages have been barred.
     pub ended: u64,
     /// [`crate::extension::ExtensionState::generation`] for which the code is good.
@@ -182,7 +170,7 @@ impl Translator {
     ///
     /// # Errors
     /// When the host refuses executable memory.
-    pub fn new(processors: usize) -> io::Result<Box<Self>> {
+    pub fn new(processors: usize, inspection: Arc<Inspection>) -> io::Result<Box<Self>> {
         if !bases_can_be_set() {
             tracing::error!("the host does not offer FSGSBASE, guest code is interpreted");
             return Err(io::ErrorKind::Unsupported.into());
@@ -212,6 +200,9 @@ impl Translator {
             info: InstructionInfoFactory::new(),
             bmi2: Host::get().offers(CpuidFeature::BMI2),
             counts: Counts::default(),
+            told: Told::new(),
+            inspection,
+            marks: Vec::new(),
             ended: 0,
             thunks: 0,
         });
@@ -235,6 +226,7 @@ impl Translator {
         let mut emitter = Emitter::new(self.arena.next());
         let interpret = slow::interpret as *const () as u64;
         self.stubs = stubs::write(&mut emitter, interpret, slow::access as *const () as u64);
+        self.inspection.stubs(self.stubs, emitter.here());
         self.arena.add(&emitter.finish());
     }
 
@@ -314,6 +306,7 @@ impl Translator {
             let bytes = page.get(usize::from(guest.start)..).unwrap_or_default();
             bytes.get(..15).unwrap_or(bytes)
         });
+        self.tell(cpu, name, &scan, &lowered.code);
         let bytes = gather(&scan.extents, &page);
         let block = (name, (state, None), scan.extents, bytes);
         self.install(block, lowered, known.filter(|_| room))
@@ -337,6 +330,7 @@ impl Translator {
         let bytes = two_pages(cpu, gpa, second.0)?;
         let scan = scan_crossing(&bytes, (gpa & 0xfff) as u16, name.user());
         let lowered = self.lower(cpu, &scan, true, |_| &bytes);
+        self.tell(cpu, name, &scan, &lowered.code);
         // Another second page is another block.
         let block = (name, (state, Some(second)), scan.extents, bytes.into());
         self.install(block, lowered, None)
@@ -451,6 +445,7 @@ impl Translator {
         self.counts.translated += 1;
         let interpreted = &mut self.interpreted;
         let thunks = cpu.extension.generation();
+        self.marks.clear();
         let tools = Tools {
             stubs: &self.stubs,
             encoder: &mut self.encoder,
@@ -458,6 +453,8 @@ impl Translator {
             crossings: self.crossroads.len(),
             plain,
             bmi2: self.bmi2,
+            counting: self.inspection.count,
+            marks: self.inspection.dump.is_some().then_some(&mut self.marks),
         };
         Writer::new(self.arena.next(), tools).block(scan, |guest| {
             let ops = decode_one(cpu, bytes(guest)).unwrap_or_default();
@@ -467,6 +464,21 @@ impl Translator {
             interpreted.push(record);
             address
         })
+    }
+
+    /// Tells who looks on of the block that has just been written.
+    fn tell(&self, cpu: &Vcpu, name: Name, scan: &Scan, code: &[u8]) {
+        self.inspection.block(&Translated {
+            rip: cpu.rip,
+            gpa: name.gpa(),
+            user: name.user(),
+            plain: name.0 & 1 != 0,
+            scan,
+            origin: self.arena.next(),
+            code,
+            marks: &self.marks,
+            stubs: &self.stubs,
+        });
     }
 
     /// Makes a block known; it takes the place of the block `before`.

@@ -281,6 +281,11 @@ impl Emitter {
         self.bytes(&value.to_le_bytes());
     }
 
+    /// `inc qword [mem]`.
+    pub fn increment(&mut self, mem: Mem) {
+        self.memory(true, &[0xff], 0, mem);
+    }
+
     /// `and dword [mem], imm32`.
     pub fn and_mem_32(&mut self, mem: Mem, value: u32) {
         self.memory(false, &[0x81], 4, mem);
@@ -519,6 +524,7 @@ mod tests {
     #[test]
     fn hand_written_forms_decode_to_what_they_say() {
         assert_eq!(text(|e| e.load(13, Mem::state(0x128))), "mov r13,gs:[128h];");
+        assert_eq!(text(|e| e.increment(Mem::state(0x128))), "inc qword ptr gs:[128h];");
         assert_eq!(text(|e| e.lea(13, Mem::base(13, 0))), "lea r13,[r13];");
         assert_eq!(text(|e| e.lea(14, Mem::indexed(Some(12), 15, 3, -8))), "lea r14,[r12+r15*8-8];");
         assert_eq!(text(|e| e.sub_mem(13, Mem::base(14, 0))), "sub r13,[r14];");

@@ -32,8 +32,10 @@
 mod block;
 mod cache;
 mod classify;
+mod counts;
 mod emit;
 mod first_level;
+mod inspect;
 mod lower;
 mod plan;
 mod slow;
@@ -43,12 +45,15 @@ mod stubs;
 mod tests;
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use guest_memory::PageState;
 
 pub use cache::Translator;
+pub use counts::Totals;
 pub use first_level::{FirstLevel, WritableFilter};
+pub use inspect::Inspection;
 pub use state::Shared;
 
 use crate::extension::{Host, MXCSR_MASKS};
@@ -124,7 +129,8 @@ impl Vcpu {
     /// As [`Self::execute`], with 64-bit code translated.
     pub fn execute_translated(&mut self) -> Result<(), Fault> {
         let processors = self.shared.vps.len();
-        let translator = self.translator.take().map_or_else(|| Translator::new(processors), Ok);
+        let new = || Translator::new(processors, Arc::clone(&self.shared.inspection));
+        let translator = self.translator.take().map_or_else(new, Ok);
         let translator = match translator {
             Ok(translator) => Box::into_raw(translator),
             // Told once by `Translator::new`.
@@ -206,6 +212,14 @@ impl Vcpu {
             Ok(None) => slow::leave(reason::LOOK_UP),
             Err(_) => slow::leave(reason::FAULT),
         }
+    }
+
+    /// Adds what has been counted to the registry.
+    pub fn tell_counts(&mut self) {
+        let (Some(totals), Some(translator)) = (&self.shared.totals, &mut self.translator) else { return };
+        translator.counts.second_level = self.generated.second_level;
+        translator.counts.look_ups = self.generated.look_ups;
+        totals.add(&translator.counts, &mut translator.told);
     }
 
     /// Sets what generated code needs to know of RIP and the present mode. The stub that enters it.
@@ -291,7 +305,7 @@ impl Vcpu {
 
     /// Bars the blocks of pages that have been written, and tells the other processors.
     fn end_written_code(&mut self, translator: &mut Translator) {
-        let code = std::sync::Arc::clone(&self.shared.code);
+        let code = Arc::clone(&self.shared.code);
         let ended = code.ended();
         self.generated.ended = ended;
         if translator.ended == ended {
@@ -331,7 +345,7 @@ impl Vcpu {
 
     /// Waits until no other processor's generated code stores to the page at `host`.
     fn forbid_writes_elsewhere(&mut self, host: u64) {
-        let shared = std::sync::Arc::clone(&self.shared);
+        let shared = Arc::clone(&self.shared);
         let asked: Vec<_> = shared
             .vps
             .iter()
@@ -346,7 +360,7 @@ impl Vcpu {
 
     /// Does what others have asked for by [`crate::partition::VpShared::ask_forbid`].
     pub fn forbid_asked_writes(&mut self) {
-        let vp = std::sync::Arc::clone(&self.vp);
+        let vp = Arc::clone(&self.vp);
         vp.carry_out_forbids(|host| match host {
             Some(host) => self.mmu.first_level.forbid_writes(host),
             None => self.mmu.first_level.forbid_all_writes(),

@@ -2,6 +2,8 @@
 
 use iced_x86::Mnemonic;
 
+use super::block::PAGE;
+use super::counts::Counts;
 use super::state::{Site, reason, slow};
 use crate::op::{Flow, Op};
 use crate::vcpu::Vcpu;
@@ -32,6 +34,7 @@ impl Vcpu {
             return leave(reason::LOOK_UP);
         }
         interpreted.runs += 1;
+        self.translator_counts().interpreted += 1;
         self.instructions += 1;
         let ready = self.generated.vectors_ready;
         let result = self.run_ops(&interpreted.ops, start);
@@ -51,21 +54,36 @@ impl Vcpu {
         if ready > self.generated.vectors_ready { leave(reason::LOOK_UP) } else { GO_ON }
     }
 
+    /// Of the translator that runs.
+    fn translator_counts(&mut self) -> &mut Counts {
+        // SAFETY: `run_translated` has set it and does not use it while generated code runs.
+        unsafe { &mut (*self.generated.translator).counts }
+    }
+
     fn access(&mut self, linear: u64, site: Site) -> u64 {
         self.access_changed();
-        // SAFETY: `run_translated` has set it and does not use it while generated code runs.
-        unsafe { &mut *self.generated.translator }.counts.misses += 1;
         let (size, write) = (usize::from(site.size), site.write);
         self.rip = self.generated.page + u64::from(site.start);
         if self.execute_one().is_err() {
+            self.translator_counts().faults += 1;
             return slow::EXIT + reason::FAULT;
         }
-        if self.shared.code.ended() != self.generated.ended
-            || self.rip != self.generated.page + u64::from(site.next)
-        {
+        if self.shared.code.ended() != self.generated.ended {
+            self.translator_counts().code_writes += 1;
             return slow::EXIT + reason::LOOK_UP;
         }
-        self.mmu.promote(linear, size, write);
+        if self.rip != self.generated.page + u64::from(site.next) {
+            return slow::EXIT + reason::LOOK_UP;
+        }
+        let filled = self.mmu.promote(linear, size, write);
+        let counts = self.translator_counts();
+        if filled {
+            counts.filled += 1;
+        } else if (linear & 0xfff) as usize + size > PAGE {
+            counts.split += 1;
+        } else {
+            counts.uncached += 1;
+        }
         self.refresh();
         slow::DONE
     }

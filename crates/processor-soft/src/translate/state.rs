@@ -103,6 +103,10 @@ pub struct Shared {
     pub vcpu: *mut Vcpu,
     /// What is running.
     pub translator: *mut Translator,
+    /// Accesses that the first level of the TLB did not know and the second did.
+    pub second_level: u64,
+    /// Look-ups in the first level, if they are counted.
+    pub look_ups: u64,
 }
 
 /// What belongs to a class of access.
@@ -154,6 +158,8 @@ impl Shared {
             image: null_mut(),
             vcpu: null_mut(),
             translator: null_mut(),
+            second_level: 0,
+            look_ups: 0,
         }
     }
 }
@@ -189,6 +195,8 @@ field!(vectors_before, vectors_before);
 field!(vectors_ready, vectors_ready);
 field!(image, image);
 field!(vcpu, vcpu);
+field!(second_level, second_level);
+field!(look_ups, look_ups);
 
 /// A slot.
 pub fn slot(n: u8) -> Mem {
@@ -288,6 +296,9 @@ pub mod reason {
     pub const CROSS: u64 = 9;
     /// Number of reasons.
     pub const COUNT: usize = 10;
+    /// Their names.
+    pub const NAMES: [&str; COUNT] =
+        ["look-up", "attention", "leave", "fault", "step", "miss", "stale", "link", "plain", "cross"];
 }
 
 /// What the Rust side of an access tells its caller: go on behind the instruction, or leave with a reason that

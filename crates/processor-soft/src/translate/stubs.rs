@@ -62,6 +62,44 @@ pub struct Stubs {
     save_vectors: u64,
 }
 
+impl Stubs {
+    /// Whether the stub at `address` wants a packed [`state::Site`] behind the jump that leads to it.
+    pub fn takes_site(&self, address: u64) -> bool {
+        [self.interpret, self.interpret_flags_saved, self.slow].contains(&address)
+    }
+
+    /// Each stub's name and address.
+    pub fn named(self) -> impl Iterator<Item = (&'static str, u64)> {
+        let Self {
+            enter,
+            exit,
+            exit_flags_saved,
+            miss,
+            look_up,
+            link,
+            interpret,
+            interpret_flags_saved,
+            slow,
+            load_vectors,
+            save_vectors,
+        } = self;
+        [
+            ("enter", enter),
+            ("exit", exit),
+            ("exit-flags-saved", exit_flags_saved),
+            ("miss", miss),
+            ("look-up", look_up),
+            ("link", link),
+            ("interpret", interpret),
+            ("interpret-flags-saved", interpret_flags_saved),
+            ("slow", slow),
+            ("load-vectors", load_vectors),
+            ("save-vectors", save_vectors),
+        ]
+        .into_iter()
+    }
+}
+
 /// `lahf; seto al`.
 const FLAGS_TO_AX: [u8; 4] = [0x9f, 0x0f, 0x90, 0xc0];
 /// `and al, 1; add al, 0x7f; sahf`.
@@ -408,6 +446,7 @@ fn fill(e: &mut Emitter, table: i32) {
     for n in LENT {
         e.load(n, state::register(usize::from(n)));
     }
+    e.increment(state::second_level());
     back(e);
 }
 

@@ -70,6 +70,9 @@ impl Writer<'_> {
     /// `label` unless `size` bytes lie in that page. The host's flags are overwritten. The executable address of
     /// the jump's distance.
     fn look_up_page(&mut self, size: u16, write: bool, label: Label) -> u64 {
+        if self.tools.counting {
+            self.e.increment(state::look_ups());
+        }
         self.e.shift_right_8(host::S1, host::S0, self.tools.bmi2);
         self.e.and_imm_32(host::S1, (ENTRIES as i32 - 1) << 4);
         self.e.sub_mem(host::S0, entry_page(write));

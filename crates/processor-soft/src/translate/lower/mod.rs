@@ -128,6 +128,10 @@ pub struct Tools<'a> {
     pub plain: bool,
     /// Whether the host has BMI2.
     pub bmi2: bool,
+    /// Whether look-ups in the first level are counted.
+    pub counting: bool,
+    /// Where the address goes at which each guest instruction's code begins, if that is wanted.
+    pub marks: Option<&'a mut Vec<u64>>,
 }
 
 /// Writes one block.
@@ -228,6 +232,9 @@ impl<'a> Writer<'a> {
             plan(guests, self.tools.info)
         };
         for (index, guest) in guests.iter().enumerate() {
+            if let Some(marks) = &mut self.tools.marks {
+                marks.push(self.e.here());
+            }
             for &later in &plans[index].early {
                 self.early(guest, &guests[later], plans[later].operand);
             }
@@ -243,6 +250,9 @@ impl<'a> Writer<'a> {
                 self.jump_in_page(offset);
             }
             End::Crossing(offset) => self.cross(i32::from(offset), NO_CHECK, 0),
+        }
+        if let Some(marks) = &mut self.tools.marks {
+            marks.push(self.e.here());
         }
         while let Some(late) = self.late.pop() {
             self.late(late);
