@@ -229,6 +229,8 @@ impl Vcpu {
         }
         self.flags &= !flag::RF;
         self.step_spared = false;
+        // Of an earlier instruction, if it is still there: it may have outlived its day, see STI.
+        self.interrupt_shadow = false;
         if self.execute_one().is_err() {
             return;
         }

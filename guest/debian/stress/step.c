@@ -26,12 +26,12 @@ static int traced_child(void)
     return pid;
 }
 
-static struct user_regs_struct await(int pid, int signal)
+static struct user_regs_struct await(int pid, int signal, const char *what)
 {
     int status;
     struct user_regs_struct registers;
     check(waitpid(pid, &status, 0) == pid, "waitpid: %m");
-    check(WIFSTOPPED(status) && WSTOPSIG(status) == signal, "the child is in status %#x", status);
+    check(WIFSTOPPED(status) && WSTOPSIG(status) == signal, "%s: the child is in status %#x", what, status);
     must(ptrace(PTRACE_GETREGS, pid, 0, &registers));
     return registers;
 }
@@ -39,7 +39,7 @@ static struct user_regs_struct await(int pid, int signal)
 static struct user_regs_struct go(int pid, int request)
 {
     must(ptrace(request, pid, 0, 0));
-    return await(pid, SIGTRAP);
+    return await(pid, SIGTRAP, request == PTRACE_CONT ? "to go on" : "to step");
 }
 
 // Lets the child run to `address` by a break point in its code, and takes that away.
@@ -69,7 +69,7 @@ static void finish(int pid)
 static void single_steps(void)
 {
     int pid = traced_child();
-    await(pid, SIGSTOP);
+    await(pid, SIGSTOP, "to stop");
     run_to(pid, (const char *)stepped);
     unsigned copies = 0, loops = 0, steps = 0;
     struct user_regs_struct registers;
@@ -89,7 +89,7 @@ static void single_steps(void)
 static void debug_registers(void)
 {
     int pid = traced_child();
-    await(pid, SIGSTOP);
+    await(pid, SIGSTOP, "to stop");
     // 0: execution of the loop; 1: stores of 8 bytes to the word.
     set_debug(pid, 0, (uint64_t)stepped_loop);
     set_debug(pid, 1, (uint64_t)step_word);

@@ -29,7 +29,7 @@ static void lock_exchange(void)
 {
     uint32_t value;
     do {
-        value = 1;
+        value = 1 << 5;
         asm volatile("xchgl %0, %1" : "+r"(value), "+m"(shared.spin) : : "memory");
     } while (value && (usleep(0), 1));
 }
