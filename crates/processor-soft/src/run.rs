@@ -156,6 +156,9 @@ impl Vcpu {
             let result = match self.shared.tier {
                 Tier::Interpreter => self.execute(),
                 Tier::Translator => self.execute_translated(),
+                Tier::LockStep => {
+                    self.execute_in_lock_step().map_err(|text| Exit::Failed(format!("lock step: {text}")))?
+                }
             };
             if let Err(_fault) = result {
                 // Delivered in the next turn, after what others ask for.

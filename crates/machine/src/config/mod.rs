@@ -112,6 +112,10 @@ impl MachineConfig {
             let reason = "the translator runs one processor so far; the interpreter runs more";
             return Err(InputError::new("processor", "translator", reason));
         }
+        if self.cpus > 1 && self.processor == ProcessorChoice::LockStep {
+            let reason = "the tiers are compared on one processor only";
+            return Err(InputError::new("processor", "lock-step", reason));
+        }
         if self.memory.0 < MIN_MEMORY {
             return Err(InputError::new(
                 "memory",
@@ -197,6 +201,9 @@ pub enum ProcessorChoice {
     Interpreter,
     /// The software processor, with 64-bit code translated to host code.
     Translator,
+    /// The software processor both ways, compared block by block: for tests.
+    #[serde(rename = "lock-step")]
+    LockStep,
 }
 
 impl ProcessorChoice {
@@ -205,6 +212,7 @@ impl ProcessorChoice {
         match self {
             Self::Auto | Self::Interpreter => (Tier::Interpreter, "interpreter"),
             Self::Translator => (Tier::Translator, "translator"),
+            Self::LockStep => (Tier::LockStep, "lock step"),
         }
     }
 }
@@ -217,6 +225,7 @@ impl FromStr for ProcessorChoice {
             "auto" => Ok(Self::Auto),
             "interpreter" => Ok(Self::Interpreter),
             "translator" => Ok(Self::Translator),
+            "lock-step" => Ok(Self::LockStep),
             _ => Err("must be auto, interpreter or translator".to_owned()),
         }
     }

@@ -79,7 +79,7 @@ fn layout(random: &mut Random) -> [u64; PAGES] {
             0..=2 => frame & !1 | WRITABLE,
             3..=5 => frame | PRESENT_USER,
             6 => frame | 1 | WRITABLE,
-            7 => DEVICE_GPA + page as u64 * PAGE as u64 | PRESENT_USER | WRITABLE,
+            7 => (DEVICE_GPA + page as u64 * PAGE as u64) | PRESENT_USER | WRITABLE,
             // That of another page, too.
             8 => DATA_GPA | PRESENT_USER | WRITABLE,
             _ => frame | PRESENT_USER | WRITABLE,

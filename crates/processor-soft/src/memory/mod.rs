@@ -6,7 +6,7 @@
 //! ```
 
 mod block;
-mod host;
+pub mod host;
 mod mmu;
 mod segment;
 mod slow;

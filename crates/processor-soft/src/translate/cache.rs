@@ -109,6 +109,8 @@ pub struct Translator {
     pub ended: u64,
     /// [`crate::extension::ExtensionState::generation`] for which the code is good.
     pub thunks: u64,
+    /// Blocks are not linked with each other.
+    pub unlinked: bool,
 }
 
 // SAFETY: the pointers in the jump cache lead into the arena, which moves along.
@@ -142,6 +144,7 @@ impl Translator {
             translated: 0,
             ended: 0,
             thunks: 0,
+            unlinked: false,
         });
         translator.clear();
         Ok(translator)
@@ -308,6 +311,9 @@ impl Translator {
 
     /// Links jumps within the page of `gpa`.
     fn link(&mut self, gpa: u64, state: PageState, links: Vec<Link>) {
+        if self.unlinked {
+            return;
+        }
         for Link { at, target, way } in links {
             let target = gpa & !0xfff | u64::from(target);
             match self.blocks.get(&target) {

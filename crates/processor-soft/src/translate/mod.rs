@@ -62,6 +62,17 @@ enum Found {
     Interpret,
 }
 
+/// How a block that ran alone has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockEnd {
+    /// Elsewhere.
+    GoOn,
+    /// Before an instruction that the interpreter is to do.
+    Interpret,
+    /// The run loop is wanted.
+    Leave,
+}
+
 thread_local! {
     /// Base of the thread's GS segment, 0 if it has never been set.
     static GS_BASE: Cell<usize> = const { Cell::new(0) };
@@ -126,6 +137,45 @@ impl Vcpu {
                 reason::LEAVE if !self.wants_run_loop() => {}
                 _ => return Ok(()),
             }
+        }
+    }
+
+    /// Runs the translated block at RIP and nothing after it.
+    pub fn run_one_block(&mut self) -> Result<BlockEnd, Fault> {
+        let translator = self.translator.take().map_or_else(Translator::new, Ok);
+        let Ok(mut translator) = translator else { return Ok(BlockEnd::Interpret) };
+        translator.unlinked = true;
+        let this = std::ptr::from_mut(self);
+        set_gs_base(this.addr());
+        self.generated.vcpu = this;
+        self.generated.attention = &raw const self.vp.attention;
+        self.generated.jumps = translator.jumps();
+        let result = self.find_code(&mut translator).map(|found| match found {
+            Found::Interpret => BlockEnd::Interpret,
+            Found::Code(code) => {
+                self.refresh();
+                self.generated.vectors_before = 0;
+                self.generated.page = self.rip & !0xfff;
+                self.generated.code_key = self.code_key(self.rip);
+                // That of no entry of the jump cache.
+                self.generated.key = 0;
+                match translator.enter(code) {
+                    reason::STEP => BlockEnd::Interpret,
+                    reason::MISS => match self.check_transfer() {
+                        Ok(()) => BlockEnd::GoOn,
+                        // The exception waits.
+                        Err(_) => BlockEnd::Leave,
+                    },
+                    reason::LEAVE if self.wants_run_loop() => BlockEnd::Leave,
+                    reason::ATTENTION => BlockEnd::Leave,
+                    _ => BlockEnd::GoOn,
+                }
+            }
+        });
+        self.translator = Some(translator);
+        match self.pending_fault() {
+            Some(fault) => Err(fault),
+            None => result,
         }
     }
 
