@@ -7,3 +7,4 @@ mod change;
 mod crash;
 mod disk;
 mod end;
+mod stress;

@@ -242,6 +242,21 @@ impl Running {
         assert_eq!(unsafe { libc::kill(id, signal) }, 0, "the program is gone");
     }
 
+    /// How long the program has kept the host's processors busy so far.
+    ///
+    /// # Panics
+    /// If the program is gone.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a process");
+        // The name, in brackets, may have anything in it; user and system time are the 12th and 13th word after.
+        let (_, words) = stat.rsplit_once(')').expect("a name");
+        let ticks: u64 =
+            words.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
+        // SAFETY: sysconf takes no pointers.
+        let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).expect("ticks");
+        Duration::from_millis(ticks * 1000 / per_second)
+    }
+
     /// Waits for the end.
     ///
     /// # Panics

@@ -20,6 +20,7 @@ mod differential;
 mod execute;
 mod extension;
 mod fault;
+mod lockstep;
 mod memory;
 mod op;
 mod partition;

@@ -46,6 +46,8 @@ pub enum Tier {
     Interpreter,
     /// 64-bit code is translated to host code, all other code interpreted.
     Translator,
+    /// Both, and compared with each other; one processor.
+    LockStep,
 }
 
 /// A partition of software processors.

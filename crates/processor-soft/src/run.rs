@@ -106,7 +106,7 @@ impl Vcpu {
             return Exit::Stopped;
         }
         self.running_since = Instant::now();
-        let _signals = (self.shared.tier == Tier::Translator).then(Signals::block);
+        let _signals = (self.shared.tier != Tier::Interpreter).then(Signals::block);
         self.vp.set_in_guest(true);
         let exit = loop {
             if let Err(exit) = self.turn() {
@@ -167,6 +167,9 @@ impl Vcpu {
                         self.tell_counts();
                     }
                     self.execute_translated()
+                }
+                Tier::LockStep => {
+                    self.execute_in_lock_step().map_err(|text| Exit::Failed(format!("lock step: {text}")))?
                 }
             };
             if let Err(_fault) = result {
@@ -241,6 +244,8 @@ impl Vcpu {
         }
         self.flags &= !flag::RF;
         self.step_spared = false;
+        // Of an earlier instruction, if it is still there: it may have outlived its day, see STI.
+        self.interrupt_shadow = false;
         if self.execute_one().is_err() {
             return;
         }

@@ -9,6 +9,7 @@ use processor::{Bus, DescriptorTable, HypervisorInterface, Segment, SegmentAttri
 use crate::execute::Blocks;
 use crate::extension::{self, ExtensionState};
 use crate::fault::Exception;
+use crate::lockstep::{Journal, LockStep};
 use crate::memory::Mmu;
 use crate::partition::{Shared, VpShared};
 use crate::registers::{Seg, attribute, cr0, cr4, efer, flag, gpr, real_mode_segment};
@@ -63,6 +64,10 @@ pub struct Vcpu {
     /// What generated code reads and writes.
     pub generated: translate::Shared,
     pub translator: Option<Box<Translator>>,
+    /// The two tiers in lock step.
+    pub lock_step: Option<Box<LockStep>>,
+    /// While there is one, stores are noted in it and devices are not reached.
+    pub journal: Option<Box<Journal>>,
     pub extension: Box<ExtensionState>,
     pub msrs: MsrState,
     /// Instructions carried out.
@@ -138,6 +143,8 @@ impl Vcpu {
             blocks: Blocks::new(),
             generated: translate::Shared::new(),
             translator: None,
+            lock_step: None,
+            journal: None,
             extension: ExtensionState::new(),
             msrs: MsrState::new(),
             instructions: 0,

@@ -113,6 +113,10 @@ impl MachineConfig {
         if self.cpus == 0 || self.cpus > MAX_CPUS {
             return Err(InputError::new("cpus", self.cpus, format!("must be from 1 to {MAX_CPUS}")));
         }
+        if self.cpus > 1 && self.processor == ProcessorChoice::LockStep {
+            let reason = "the tiers are compared on one processor only";
+            return Err(InputError::new("processor", "lock-step", reason));
+        }
         if self.memory.0 < MIN_MEMORY {
             return Err(InputError::new(
                 "memory",
@@ -202,6 +206,9 @@ pub enum ProcessorChoice {
     Interpreter,
     /// The software processor, with 64-bit code translated to host code.
     Translator,
+    /// The software processor both ways, compared block by block: for tests.
+    #[serde(rename = "lock-step")]
+    LockStep,
 }
 
 impl ProcessorChoice {
@@ -210,6 +217,7 @@ impl ProcessorChoice {
         match self {
             Self::Interpreter => (Tier::Interpreter, "interpreter"),
             Self::Auto | Self::Translator => (Tier::Translator, "translator"),
+            Self::LockStep => (Tier::LockStep, "lock step"),
         }
     }
 }
@@ -222,6 +230,7 @@ impl FromStr for ProcessorChoice {
             "auto" => Ok(Self::Auto),
             "interpreter" => Ok(Self::Interpreter),
             "translator" => Ok(Self::Translator),
+            "lock-step" => Ok(Self::LockStep),
             _ => Err("must be auto, interpreter or translator".to_owned()),
         }
     }

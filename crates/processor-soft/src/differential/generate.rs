@@ -237,7 +237,7 @@ fn register(random: &mut Random, kind: K, high8: bool) -> Option<Register> {
     })
 }
 
-fn is_memory_kind(kind: K) -> bool {
+pub fn is_memory_kind(kind: K) -> bool {
     matches!(
         kind,
         K::mem
@@ -356,6 +356,16 @@ fn memory(random: &mut Random, instruction: &mut Instruction, state: &mut State,
 
 /// A random instruction of `code`, with the registers of its memory operand set in `state`.
 pub fn case(random: &mut Random, code: Code, state: &mut State) -> Option<Case> {
+    case_with(random, code, state, memory)
+}
+
+/// As [`case`], with the memory operand put in by `memory`, which is told its size.
+pub fn case_with(
+    random: &mut Random,
+    code: Code,
+    state: &mut State,
+    mut memory: impl FnMut(&mut Random, &mut Instruction, &mut State, u64),
+) -> Option<Case> {
     let op_code = code.op_code();
     let mut instruction = Instruction::default();
     instruction.set_code(code);

@@ -1,15 +1,17 @@
 //! The host's processor against both tiers: random instructions with random state, run natively,
-//! interpreted and translated; registers, flags, memory and faults must agree. Sequences of instructions are
-//! compared between the tiers.
+//! interpreted and translated; registers, flags, memory and faults must agree ([`agree_with_the_host`]).
+//! Sequences of instructions are compared between the tiers ([`sequences`], [`patterns`]).
 //!
-//! `BODHI_DIFFERENTIAL_CASES` sets how many cases run, `BODHI_DIFFERENTIAL_SEED` where they begin; a
-//! mismatch prints both of its own.
+//! `BODHI_DIFFERENTIAL_CASES` sets how many cases each test runs, `BODHI_DIFFERENTIAL_SEED` where they begin;
+//! a mismatch prints its seed.
 
 mod generate;
 mod native;
+mod patterns;
+mod sequences;
 mod state;
 
-use iced_x86::{FlowControl, Formatter, IntelFormatter, OpKind};
+use iced_x86::{Formatter, IntelFormatter};
 use processor::SegmentAttributes;
 
 use crate::extension::{Host, component};
@@ -394,122 +396,10 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Sequences in an ordinary test run.
-const SEQUENCES: u64 = 200_000;
-
-/// A random sequence of instructions: none of them depends on flags that an earlier one leaves undefined.
-/// The undefined flags at its end are those of the last answer.
-fn sequence(random: &mut Random, codes: &[iced_x86::Code], state: &mut State) -> (Vec<Case>, u32) {
-    let count = 2 + random.below(12);
-    let mut rip = if random.chance(4) { CODE + PAGE as u64 - 1 - random.below(40) } else { CODE + 64 };
-    let mut cases: Vec<Case> = Vec::new();
-    // Now, and where a branch may have left the sequence.
-    let (mut undefined, mut left) = (0, 0);
-    for _ in 0..count {
-        let code = codes[random.below(codes.len() as u64) as usize];
-        let Some(case) = generate::case(random, code, state) else { continue };
-        // Anywhere is nowhere in particular, and may take for ever.
-        let anywhere = matches!(
-            case.instruction.flow_control(),
-            FlowControl::Return | FlowControl::IndirectBranch | FlowControl::IndirectCall
-        );
-        let mut encoder = iced_x86::Encoder::new(64);
-        if anywhere
-            || case.instruction.rflags_read() & undefined != 0
-            || encoder.encode(&case.instruction, rip).is_err()
-        {
-            continue;
-        }
-        let bytes = encoder.take_buffer();
-        let settled = case.instruction.rflags_written()
-            | case.instruction.rflags_cleared()
-            | case.instruction.rflags_set();
-        // A shift by CL may leave them as they are, and so may a repetition.
-        let last = case.instruction.op_count().wrapping_sub(1);
-        let by_cl = last < 5
-            && case.instruction.op_kind(last) == OpKind::Register
-            && case.instruction.op_register(last) == iced_x86::Register::CL;
-        if !(by_cl || case.instruction.has_rep_prefix() || case.instruction.has_repne_prefix()) {
-            undefined &= !settled;
-        }
-        undefined |= case.instruction.rflags_undefined();
-        if case.instruction.flow_control() != FlowControl::Next {
-            left |= undefined;
-        }
-        let length = bytes.len() as u64;
-        cases.push(Case { instruction: case.instruction, bytes, rip });
-        rip += length;
-    }
-    (cases, undefined | left)
-}
-
-/// One sequence through both tiers.
-fn compare_sequence(
-    interpreted: &mut Interpreted,
-    translated: &mut Interpreted,
-    codes: &[iced_x86::Code],
-    seed: u64,
-) -> Option<String> {
-    let mut random = Random(seed);
-    let mut state = random_state(&mut random);
-    let (cases, undefined) = sequence(&mut random, codes, &mut state);
-    let bytes: Vec<u8> = cases.iter().flat_map(|case| case.bytes.clone()).collect();
-    state.rip = cases.first()?.rip;
-    let mut data = vec![0_u8; 2 * PAGE];
-    data.chunks_mut(64).for_each(|chunk| chunk.copy_from_slice(&vector(&mut random)));
-    let mut results = Vec::new();
-    for (guest, tier) in [(&mut *interpreted, Tier::Interpreter), (&mut *translated, Tier::Translator)] {
-        guest.vcpu.poke(DATA_GPA, &data);
-        guest.load(&state, &bytes);
-        let outcome = guest.run(tier);
-        let mut after = guest.save();
-        after.rflags &= flag::ARITHMETIC | flag::DF;
-        if outcome != Outcome::Done {
-            after.rflags &= flag::DF;
-        }
-        for (bit, flag) in [
-            (iced_x86::RflagsBits::OF, flag::OF),
-            (iced_x86::RflagsBits::SF, flag::SF),
-            (iced_x86::RflagsBits::ZF, flag::ZF),
-            (iced_x86::RflagsBits::AF, flag::AF),
-            (iced_x86::RflagsBits::CF, flag::CF),
-            (iced_x86::RflagsBits::PF, flag::PF),
-        ] {
-            if undefined & bit != 0 {
-                after.rflags &= !flag;
-            }
-        }
-        results.push((outcome, after, guest.vcpu.peek::<{ 2 * PAGE }>(DATA_GPA)));
-    }
-    if results[0] == results[1] {
-        return None;
-    }
-    let text: Vec<_> = cases.iter().map(describe).collect();
-    Some(format!(
-        "seed {seed}:\n    {}\n  interpreter {:x?}, translator {:x?}{}\n  {}",
-        text.join("\n    "),
-        results[0].0,
-        results[1].0,
-        if results[0].2 == results[1].2 { "" } else { ", memory differs" },
-        difference(&results[0].1, &results[1].1)
-    ))
-}
-
-#[test]
-fn random_sequences_agree_between_the_tiers() {
-    let codes = generate::integer_codes();
-    let all = generate::codes();
-    let (cases, first) =
-        (number("BODHI_DIFFERENTIAL_CASES", SEQUENCES), number("BODHI_DIFFERENTIAL_SEED", 1));
-    let (mut interpreted, mut translated) = (Interpreted::new(), Interpreted::new());
-    let mismatches: Vec<String> = (first..first + cases)
-        .filter_map(|seed| {
-            let codes = if seed % 4 == 0 { &all } else { &codes };
-            compare_sequence(&mut interpreted, &mut translated, codes, seed)
-        })
-        .take(number("BODHI_DIFFERENTIAL_MISMATCHES", 20) as usize)
-        .collect();
-    assert!(mismatches.is_empty(), "\n{}", mismatches.join("\n"));
+/// Fails with the first of `mismatches`, if there are any.
+fn report(mismatches: impl Iterator<Item = String>) {
+    let first: Vec<_> = mismatches.take(number("BODHI_DIFFERENTIAL_MISMATCHES", 20) as usize).collect();
+    assert!(first.is_empty(), "\n{}", first.join("\n"));
 }
 
 fn agree_with_the_host(tier: Tier) {
@@ -517,11 +407,7 @@ fn agree_with_the_host(tier: Tier) {
     let (cases, first) = (number("BODHI_DIFFERENTIAL_CASES", CASES), number("BODHI_DIFFERENTIAL_SEED", 1));
     println!("{cases} cases of {} instructions from seed {first}", codes.len());
     let (mut native, mut guest) = (Native::new(), Interpreted::new());
-    let mismatches: Vec<String> = (first..first + cases)
-        .filter_map(|seed| compare(&mut native, &mut guest, &codes, tier, seed))
-        .take(number("BODHI_DIFFERENTIAL_MISMATCHES", 20) as usize)
-        .collect();
-    assert!(mismatches.is_empty(), "\n{}", mismatches.join("\n"));
+    report((first..first + cases).filter_map(|seed| compare(&mut native, &mut guest, &codes, tier, seed)));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! ```
 
 mod block;
-mod host;
+pub mod host;
 mod mmu;
 mod segment;
 mod slow;
@@ -15,12 +15,17 @@ mod tests;
 mod walk;
 
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, PoisonError};
 
 use crate::fault::Fault;
 use crate::registers::Seg;
 use crate::vcpu::Vcpu;
 
 pub use mmu::{Class, Mmu, mmu_offset};
+
+/// Bytes of a line of the host's caches.
+const CACHE_LINE: usize = 64;
 
 /// An integer that instructions read and write.
 pub trait Word: Copy + Eq + std::fmt::Debug + Send + 'static {
@@ -219,7 +224,7 @@ impl Vcpu {
         &mut self,
         seg: Seg,
         offset: u64,
-        mut f: impl FnMut(&mut Self, T) -> (T, R),
+        f: impl FnMut(&mut Self, T) -> (T, R),
     ) -> Result<R, Fault> {
         let linear = self.segment_address(seg, offset, T::SIZE, Access::Write)?;
         let (entry, tag) = self.mmu.look_up(linear, T::SIZE);
@@ -232,6 +237,20 @@ impl Vcpu {
                 None => return Ok(self.modify_split(&place, f)),
             }
         };
+        if pointer.addr() % CACHE_LINE + T::SIZE > CACHE_LINE {
+            return Ok(self.modify_in_two_lines(pointer, word, f));
+        }
+        Ok(self.modify_word(pointer, word, f))
+    }
+
+    /// As [`Self::modify_locked`], of an operand in one page of RAM, `word` the page's word.
+    #[inline(always)]
+    fn modify_word<T: Word, R>(
+        &mut self,
+        pointer: *mut u8,
+        word: *const AtomicU32,
+        mut f: impl FnMut(&mut Self, T) -> (T, R),
+    ) -> R {
         // SAFETY: as for `modify`.
         unsafe {
             let mut old: T = host::load(pointer);
@@ -246,8 +265,23 @@ impl Vcpu {
             if self.mmu.host.word_written(word) {
                 self.mmu.code_written = true;
             }
-            Ok(result)
+            result
         }
+    }
+
+    /// As [`Self::modify_word`], of an operand in two cache lines. It locks the host's bus, and hosts throttle
+    /// that: one processor at a time, so that none has to try again for the sake of others that do the same.
+    #[cold]
+    #[inline(never)]
+    fn modify_in_two_lines<T: Word, R>(
+        &mut self,
+        pointer: *mut u8,
+        word: *const AtomicU32,
+        f: impl FnMut(&mut Self, T) -> (T, R),
+    ) -> R {
+        let shared = Arc::clone(&self.shared);
+        let _bus_lock = shared.bus_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.modify_word(pointer, word, f)
     }
 
     /// CMPXCHG16B's memory operand: stores `new` if the operand equals `expected`; returns what was there.

@@ -53,7 +53,16 @@ impl Vcpu {
     /// EFLAGS.AC, CR0.AM, CR4.SMAP change.
     #[inline]
     pub fn access_changed(&mut self) {
-        let class = if self.cpl == 3 {
+        // Journalled accesses all take the slow path.
+        let class = if self.journal.is_some() { Class::UserAligned } else { self.access_class() };
+        if class != self.mmu.class() {
+            self.mmu.set_class(class);
+        }
+    }
+
+    /// The class that the privilege level and the flags give.
+    fn access_class(&self) -> Class {
+        if self.cpl == 3 {
             if self.cr0 & cr0::AM != 0 && self.flags & flag::AC != 0 {
                 Class::UserAligned
             } else {
@@ -63,9 +72,6 @@ impl Vcpu {
             Class::Supervisor
         } else {
             Class::SupervisorAndUser
-        };
-        if class != self.mmu.class() {
-            self.mmu.set_class(class);
         }
     }
 
@@ -106,9 +112,17 @@ impl Vcpu {
         } else {
             last &= 0xffff_ffff;
         }
-        let class = self.mmu.class();
+        let class = if self.journal.is_some() { self.access_class() } else { self.mmu.class() };
         if class == Class::UserAligned && linear & (size.next_power_of_two().min(16) as u64 - 1) != 0 {
             return Err(self.raise_code(vector::ALIGNMENT_CHECK, 0));
+        }
+        if self.journal.is_some()
+            && let Some(page) = self.mmu.system_look_up(class, linear, last, access)
+        {
+            // Both tiers go by the same TLB: page tables may have changed since.
+            let place = Place { first: page, second: None };
+            self.journal(&place, size, access)?;
+            return Ok(place);
         }
         let place = self.place(linear, last, access, class)?;
         if self.mmu.watched.iter().any(|&page| page == linear >> 12 || page == last >> 12) {
@@ -125,13 +139,36 @@ impl Vcpu {
         let page = self.translate(linear, purpose, class)?;
         if linear >> 12 == last >> 12 {
             self.mmu.fill(class, linear, &page);
-            return Ok(Place { first: page.into(), second: None });
+            let place = Place { first: page.into(), second: None };
+            self.journal(&place, last.wrapping_sub(linear) as usize + 1, access)?;
+            return Ok(place);
         }
         let next = self.translate(last & !0xfff, purpose, class)?;
         self.mmu.fill(class, linear, &page);
         self.mmu.fill(class, last, &next);
         let before = 0x1000 - (linear & 0xfff) as usize;
-        Ok(Place { first: page.into(), second: Some((next.into(), before)) })
+        let place = Place { first: page.into(), second: Some((next.into(), before)) };
+        self.journal(&place, last.wrapping_sub(linear) as usize + 1, access)?;
+        Ok(place)
+    }
+
+    /// Notes what is in the `len` bytes of `place` that are about to be stored, if there is a journal; then,
+    /// devices are refused.
+    fn journal(&mut self, place: &Place, len: usize, access: Access) -> Result<(), Fault> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let (second, before) = place.second.map_or((None, len), |(part, before)| (Some(part), before));
+        let parts = [(Some(place.first), before), (second, len - before)];
+        for (part, len) in parts.into_iter().filter_map(|(part, len)| Some((part?, len))) {
+            if part.host.is_null() {
+                journal.met_device = true;
+                return Err(self.general_protection());
+            }
+            if access == Access::Write {
+                // SAFETY: the part lies in one page of RAM, which lives as long as the processor.
+                unsafe { journal.note(part.host, part.word, len) };
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn load_place(&mut self, place: &Place, size: usize) -> u64 {
@@ -311,7 +348,9 @@ impl Vcpu {
             return Err(self.general_protection());
         }
         if let Some(page) = self.mmu.system_look_up(class, linear, last, access) {
-            return Ok(Place { first: page, second: None });
+            let place = Place { first: page, second: None };
+            self.journal(&place, size, access)?;
+            return Ok(place);
         }
         self.place(linear, last, access, class)
     }

@@ -153,6 +153,8 @@ pub struct Translator {
     pub ended: u64,
     /// [`crate::extension::ExtensionState::generation`] for which the code is good.
     pub thunks: u64,
+    /// Blocks are not linked with each other.
+    pub unlinked: bool,
 }
 
 /// A block that has been found.
@@ -205,6 +207,7 @@ impl Translator {
             marks: Vec::new(),
             ended: 0,
             thunks: 0,
+            unlinked: false,
         });
         translator.clear();
         Ok(translator)
@@ -530,6 +533,9 @@ impl Translator {
 
     /// Links jumps within the page of the block `name`.
     fn link(&mut self, name: Name, links: Vec<Link>) {
+        if self.unlinked {
+            return;
+        }
         for Link { at, target, way } in links {
             let target = name.at(target, way == Way::Plain);
             match self.names.get(&target.0) {

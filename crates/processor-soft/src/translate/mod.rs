@@ -96,6 +96,17 @@ fn bases_can_be_set() -> bool {
     unsafe { libc::getauxval(libc::AT_HWCAP2) & HWCAP2_FSGSBASE != 0 }
 }
 
+/// How a block that ran alone has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockEnd {
+    /// Elsewhere.
+    GoOn,
+    /// Before an instruction that the interpreter is to do.
+    Interpret,
+    /// The run loop is wanted.
+    Leave,
+}
+
 thread_local! {
     /// Base of the thread's GS segment, 0 if it has never been set.
     static GS_BASE: Cell<usize> = const { Cell::new(0) };
@@ -128,27 +139,32 @@ unsafe fn enter(way_in: u64, code: u64) -> u64 {
 impl Vcpu {
     /// As [`Self::execute`], with 64-bit code translated.
     pub fn execute_translated(&mut self) -> Result<(), Fault> {
-        let processors = self.shared.vps.len();
-        let new = || Translator::new(processors, Arc::clone(&self.shared.inspection));
-        let translator = self.translator.take().map_or_else(new, Ok);
-        let translator = match translator {
-            Ok(translator) => Box::into_raw(translator),
-            // Told once by `Translator::new`.
-            Err(_) => return self.execute(),
-        };
-        let result = self.run_translated(translator);
-        // SAFETY: it came from a box above; nobody has kept the pointer.
-        self.translator = Some(unsafe { Box::from_raw(translator) });
-        result
+        match self.with_translator(Self::run_translated) {
+            Some(result) => result,
+            None => self.execute(),
+        }
     }
 
-    fn run_translated(&mut self, translator: *mut Translator) -> Result<(), Fault> {
+    /// Runs `f` with the translator, by pointer: what is called from generated code uses it too. `None` if
+    /// the host does not allow one.
+    fn with_translator<T>(&mut self, f: impl FnOnce(&mut Self, *mut Translator) -> T) -> Option<T> {
+        let processors = self.shared.vps.len();
+        let new = || Translator::new(processors, Arc::clone(&self.shared.inspection));
+        // An error is told once, by `Translator::new`.
+        let translator = Box::into_raw(self.translator.take().map_or_else(new, Ok).ok()?);
         let this = std::ptr::from_mut(self);
         set_gs_base(this.addr());
         self.generated.vcpu = this;
         self.generated.translator = translator;
         self.generated.attention = &raw const self.vp.attention;
         self.generated.writable = self.vp.writable.bits();
+        let result = f(self, translator);
+        // SAFETY: it came from a box above; nobody has kept the pointer.
+        self.translator = Some(unsafe { Box::from_raw(translator) });
+        Some(result)
+    }
+
+    fn run_translated(&mut self, translator: *mut Translator) -> Result<(), Fault> {
         // Why generated code came back the last time.
         let mut reason = reason::LOOK_UP;
         loop {
@@ -174,15 +190,9 @@ impl Vcpu {
             unsafe { &mut *translator }.came_back(reason);
             match reason {
                 reason::LOOK_UP | reason::STALE | reason::PLAIN => {}
-                reason::MISS => self.check_transfer()?,
-                reason::LINK | reason::CROSS => {
+                reason::MISS | reason::LINK | reason::CROSS => {
                     // SAFETY: as above.
-                    let ahead = unsafe { &*translator }.crossing_target(self.generated.crossroad);
-                    if reason == reason::LINK {
-                        self.rip = self.generated.page.wrapping_add(ahead.target as u64);
-                    }
-                    self.generated.transfer = lower::pack_transfer(ahead.start, ahead.release);
-                    self.check_transfer()?;
+                    self.finish_transfer(unsafe { &*translator }, reason)?;
                 }
                 reason::STEP => return self.execute_one(),
                 reason::FAULT => {
@@ -204,6 +214,9 @@ impl Vcpu {
         }
         // SAFETY: `run_translated` has set it and does not use it while generated code runs.
         let translator = unsafe { &mut *self.generated.translator };
+        if translator.unlinked {
+            return slow::leave(reason::LOOK_UP);
+        }
         match self.find_code(translator, reason::LOOK_UP) {
             Ok(Some(found)) => {
                 self.prepare(translator);
@@ -232,6 +245,48 @@ impl Vcpu {
         self.generated.jumps = translator.jumps();
         self.generated.code_entries = self.mmu.code_entries(self.cpl == 3);
         translator.way_in()
+    }
+
+    /// Runs the translated block at RIP and nothing after it.
+    pub fn run_one_block(&mut self) -> Result<BlockEnd, Fault> {
+        let result = self.with_translator(Self::run_alone).unwrap_or(Ok(BlockEnd::Interpret));
+        match self.pending_fault() {
+            Some(fault) => Err(fault),
+            None => result,
+        }
+    }
+
+    fn run_alone(&mut self, translator: *mut Translator) -> Result<BlockEnd, Fault> {
+        let mut reason = reason::MISS;
+        loop {
+            // SAFETY: as in `run_translated`.
+            let known = unsafe { &mut *translator };
+            known.unlinked = true;
+            let Some(found) = self.find_code(known, reason)? else { return Ok(BlockEnd::Interpret) };
+            let way_in = self.prepare(known);
+            self.generated.vectors_before = 0;
+            // Those of no entry of the jump cache.
+            (self.generated.key, self.generated.half) = (0, u64::MAX);
+            // SAFETY: as in `run_translated`.
+            reason = unsafe { enter(way_in, found.saved) };
+            self.access_changed();
+            return Ok(match reason {
+                // The same block, whose beginning has done nothing.
+                reason::STALE | reason::PLAIN => continue,
+                reason::STEP => BlockEnd::Interpret,
+                reason::MISS | reason::LINK | reason::CROSS => {
+                    // SAFETY: as in `run_translated`.
+                    match self.finish_transfer(unsafe { &*translator }, reason) {
+                        Ok(()) => BlockEnd::GoOn,
+                        // The exception waits.
+                        Err(_) => BlockEnd::Leave,
+                    }
+                }
+                reason::LEAVE if self.wants_run_loop() => BlockEnd::Leave,
+                reason::ATTENTION => BlockEnd::Leave,
+                _ => BlockEnd::GoOn,
+            });
+        }
     }
 
     /// Whether the run loop has something to do before the next instruction.
@@ -335,7 +390,7 @@ impl Vcpu {
             return self.shared.code.state(gfn);
         }
         let state = self.shared.code.mark(gfn);
-        if self.shared.tier == crate::partition::Tier::Translator {
+        if self.shared.tier != crate::partition::Tier::Interpreter {
             let host = self.mmu.host.pointer(gpa).addr() as u64;
             self.mmu.first_level.forbid_writes(host);
             self.forbid_writes_elsewhere(host);
@@ -389,6 +444,18 @@ impl Vcpu {
             entries: self.mmu.entries_of(class),
             class: class as u64,
         }
+    }
+
+    /// Generated code came back from a transfer: where it goes to.
+    fn finish_transfer(&mut self, translator: &Translator, reason: u64) -> Result<(), Fault> {
+        if reason != reason::MISS {
+            let ahead = translator.crossing_target(self.generated.crossroad);
+            if reason == reason::LINK {
+                self.rip = self.generated.page.wrapping_add(ahead.target as u64);
+            }
+            self.generated.transfer = lower::pack_transfer(ahead.start, ahead.release);
+        }
+        self.check_transfer()
     }
 
     /// A transfer to an address that is not canonical faults itself: what it has done is undone.

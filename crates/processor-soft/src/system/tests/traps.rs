@@ -39,6 +39,24 @@ fn single_step_traps_after_every_instruction_behind_the_one_that_sets_tf() {
 }
 
 #[test]
+fn the_shadow_of_an_earlier_sti_hides_no_single_step() {
+    let mut vcpu = long(|a| {
+        a.cli().unwrap();
+        a.sti().unwrap();
+        a.nop().unwrap();
+        a.pushfq().unwrap();
+        a.bts(qword_ptr(rsp), 8).unwrap();
+        a.popfq().unwrap();
+        a.nop().unwrap();
+        a.nop().unwrap();
+        a.hlt().unwrap();
+    });
+    count_debug_traps(&vcpu);
+    run(&mut vcpu).unwrap();
+    assert_eq!(vcpu.regs[15], 2);
+}
+
+#[test]
 fn an_instruction_breakpoint_comes_before_and_the_resume_flag_passes_it() {
     let mut vcpu = long(|a| {
         a.mov(eax, CODE as i32 + 14).unwrap();
