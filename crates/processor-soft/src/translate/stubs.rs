@@ -59,7 +59,7 @@ pub struct Stubs {
     /// in S1.
     pub load_vectors: u64,
     /// The opposite, with the address in RAX.
-    save_vectors: u64,
+    pub save_vectors: u64,
 }
 
 impl Stubs {
