@@ -103,8 +103,16 @@ tiers! {
     ]
     translator: TRANSLATOR => [
         every_job_succeeds_on_one_processor = stress(1, 1);
+        every_job_succeeds_on_two_processors = stress(2, 1);
+        every_job_succeeds_on_four_processors = stress(4, 1);
+        #[ignore = "more processors than most hosts have: make test-all"]
+        every_job_succeeds_on_eight_processors = stress(8, 1);
         #[ignore = "minutes of load: make test-all"]
         every_job_succeeds_many_times_on_one_processor = stress(1, 10);
-        an_idle_guest_costs_little = idle(1);
+        #[ignore = "minutes of load: make test-all"]
+        every_job_succeeds_many_times_on_two_processors = stress(2, 10);
+        #[ignore = "minutes of load: make test-all"]
+        every_job_succeeds_many_times_on_four_processors = stress(4, 10);
+        an_idle_guest_costs_little = idle(2);
     ]
 }
