@@ -7,4 +7,5 @@ mod change;
 mod crash;
 mod disk;
 mod end;
+mod lockstep;
 mod stress;

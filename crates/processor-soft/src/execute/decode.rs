@@ -164,14 +164,14 @@ fn decode_loud(
     while count < limit && start < bytes.len() {
         decoder.decode_out(&mut instruction);
         if instruction.is_invalid() {
-            let handler: Handler = match decoder.last_error() {
+            let (handler, next): (Handler, _) = match decoder.last_error() {
                 DecoderError::NoMoreBytes if count == 0 => return Decoded::Truncated,
                 DecoderError::NoMoreBytes => break,
-                _ if is_too_long(bitness, &bytes[start..]) => too_long,
-                _ => undefined,
+                _ if is_too_long(bitness, &bytes[start..]) => (too_long, (start + LONGEST).min(bytes.len())),
+                _ => (undefined, decoder.position().max(start + 1)),
             };
-            // It faults, so that its length does not matter; but some it must have.
-            let next = start as u16 + 1;
+            // All bytes that make it wrong belong to it: while they are the same, so is the fault.
+            let next = next as u16;
             ops.push(Op { handler, next, ..blank() });
             return Decoded::Block { length: next, count: count + 1 };
         }

@@ -304,6 +304,20 @@ fn code_that_overwrites_its_next_instruction_runs_the_new_one() {
 }
 
 #[test]
+fn an_undefined_instruction_whose_end_is_overwritten_runs_as_what_it_has_become() {
+    // nop; REX.WR 06, which is undefined in 64-bit mode
+    let mut cpu = processor(&[0x90, 0x4c, 0x06, 0xd8, 0xf4]);
+    assert!(cpu.execute().is_err());
+    assert_eq!(cpu.exception.take().unwrap().vector, vector::INVALID_OPCODE);
+    // nop; add rax, r11; hlt
+    cpu.poke(CODE + 2, &[0x01]);
+    cpu.rip = CODE;
+    cpu.regs[11] = 5;
+    cpu.execute().unwrap();
+    assert_eq!((cpu.regs[gpr::RAX], cpu.halted), (5, true));
+}
+
+#[test]
 fn code_beside_data_that_is_written_goes_on() {
     // l: mov [rip + 0x100], ecx; dec ecx; jnz l; hlt — all in one page
     let mut cpu = processor(&[0x89, 0x0d, 0, 1, 0, 0, 0xff, 0xc9, 0x75, 0xf6, 0xf4]);

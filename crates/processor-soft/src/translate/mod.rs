@@ -257,7 +257,7 @@ impl Vcpu {
     }
 
     fn run_alone(&mut self, translator: *mut Translator) -> Result<BlockEnd, Fault> {
-        let mut reason = reason::MISS;
+        let (start, mut reason) = (self.rip, reason::MISS);
         loop {
             // SAFETY: as in `run_translated`.
             let known = unsafe { &mut *translator };
@@ -271,8 +271,8 @@ impl Vcpu {
             reason = unsafe { enter(way_in, found.saved) };
             self.access_changed();
             return Ok(match reason {
-                // The same block, whose beginning has done nothing.
-                reason::STALE | reason::PLAIN => continue,
+                // Another block of the same instructions is needed.
+                reason::STALE | reason::PLAIN if self.rip == start => continue,
                 reason::STEP => BlockEnd::Interpret,
                 reason::MISS | reason::LINK | reason::CROSS => {
                     // SAFETY: as in `run_translated`.
