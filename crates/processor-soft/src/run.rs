@@ -163,7 +163,7 @@ impl Vcpu {
                 Tier::Interpreter => self.execute(),
                 Tier::Translator => {
                     self.translated_turns = self.translated_turns.wrapping_add(1);
-                    if self.translated_turns % TELL == 0 {
+                    if self.translated_turns.is_multiple_of(TELL) {
                         self.tell_counts();
                     }
                     self.execute_translated()
