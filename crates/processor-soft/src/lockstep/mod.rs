@@ -19,7 +19,7 @@
 //! A difference counts if it is there again with an empty TLB: otherwise a page table was about to change, and
 //! one level of the TLB knew.
 //!
-//! Not seen: stores of the translator to places where the interpreter stores nothing; accessed and dirty
+//! Not seen: 32-bit code; stores of the translator to places where the interpreter stores nothing; accessed and dirty
 //! bits; flags that are not read by the instructions that follow. Devices that access RAM by themselves at
 //! the same time (the synthetic ones) would see stores undone: this is for machines without them, and with
 //! one processor.

@@ -44,8 +44,7 @@ impl Vcpu {
             Ok(_) => {}
         }
         let goes_on = self.rip == self.generated.page + u64::from(site.next)
-            && self.code_64()
-            && self.code_key(self.rip) == self.generated.code_key
+            && self.block_key(self.rip) == self.generated.code_key
             && self.shared.code.ended() == self.generated.ended;
         if !goes_on {
             return self.go_on_elsewhere();

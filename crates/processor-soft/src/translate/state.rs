@@ -26,7 +26,8 @@ pub struct Jump {
     /// [`Shared::key`] when the entry was made.
     pub key: u64,
     pub code: u64,
-    /// Guest physical address of the page, or what no page has if the code lies in two.
+    /// Guest physical address of the page and, in the lowest bits, [`super::mode::Mode::number`]; or what no page
+    /// has if the code lies in two.
     pub page: u64,
 }
 
@@ -72,6 +73,8 @@ pub struct Shared {
     pub transfer: i32,
     /// Bit 63 of RIP.
     pub half: u64,
+    /// [`super::mode::Mode::number`] of the running block.
+    pub mode: u64,
     /// What is added to the host's TSC.
     pub time_offset: u64,
     /// Not 0 if RDTSC raises an exception at the present privilege level.
@@ -89,7 +92,7 @@ pub struct Shared {
     /// What must agree with a jump cache entry besides RIP: a number for address space, privilege level, and
     /// since when no code has become invalid ([`super::Translator::key`]).
     pub key: u64,
-    /// [`Vcpu::code_key`] of the page of the running block.
+    /// [`Vcpu::block_key`] of the page of the running block.
     pub code_key: u64,
     pub attention: *const AtomicU32,
     /// 1 while the guest's vector registers are in the host's.
@@ -137,6 +140,7 @@ impl Shared {
             ended: 0,
             transfer: NO_CHECK,
             half: 0,
+            mode: 0,
             time_offset: 0,
             time_barred: 0,
             host_fs: 0,
@@ -195,6 +199,7 @@ field!(vectors_before, vectors_before);
 field!(vectors_ready, vectors_ready);
 field!(image, image);
 field!(vcpu, vcpu);
+field!(mode, mode);
 field!(second_level, second_level);
 field!(look_ups, look_ups);
 

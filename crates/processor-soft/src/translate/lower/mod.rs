@@ -22,6 +22,7 @@ use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Register};
 use super::block::{End, Guest, PAGE, Scan};
 use super::classify::{FLAGS, Kind, kills, modifies, reads};
 use super::emit::{Emitter, Label, Mem, condition, host};
+use super::mode::Mode;
 use super::plan::{Plan, plan};
 use super::state::{self, NO_CHECK, Site, reason};
 use super::stubs::{Stubs, restore_flags, save_flags};
@@ -143,6 +144,7 @@ pub struct Writer<'a> {
     crossings: Vec<Crossing>,
     /// Executable addresses of what is not known before the end: `Crossing::look_up`.
     start: u16,
+    mode: Mode,
     flags: Flags,
     /// Slots that have been filled.
     filled: u32,
@@ -195,6 +197,7 @@ impl<'a> Writer<'a> {
             links: Vec::new(),
             crossings: Vec::new(),
             start: 0,
+            mode: Mode::from_number(0),
             flags: Flags::Host,
             filled: 0,
             s0: None,
@@ -206,6 +209,7 @@ impl<'a> Writer<'a> {
     /// Writes the block. `interpret` answers the address that [`Stubs::interpret`] gets for an instruction.
     pub fn block(mut self, scan: &Scan, mut interpret: impl FnMut(&Guest) -> u64) -> Lowered {
         let guests = &scan.guests;
+        self.mode = scan.mode;
         self.start = guests.first().map_or(0, |guest| guest.start);
         let start = i32::from(self.start);
         let live = guests.first().is_none_or(|guest| guest.live != 0);
@@ -226,7 +230,7 @@ impl<'a> Writer<'a> {
         if guests.iter().any(|guest| matches!(guest.kind, Kind::Vector(_))) {
             self.need_vectors(live);
         }
-        let plans = if self.tools.plain {
+        let plans = if self.tools.plain || !self.mode.long() {
             vec![Plan::default(); guests.len()]
         } else {
             plan(guests, self.tools.info)
