@@ -401,11 +401,9 @@ impl Vcpu {
             return self.shared.code.state(gfn);
         }
         let state = self.shared.code.mark(gfn);
-        if self.shared.tier != crate::partition::Tier::Interpreter {
-            let host = self.mmu.host.pointer(gpa).addr() as u64;
-            self.mmu.first_level.forbid_writes(host);
-            self.forbid_writes_elsewhere(host);
-        }
+        let host = self.mmu.host.pointer(gpa).addr() as u64;
+        self.mmu.first_level.forbid_writes(host);
+        self.forbid_writes_elsewhere(host);
         state
     }
 

@@ -301,3 +301,66 @@ fn protected_mode_with_paging_is_translated_without_long_mode() {
     assert_eq!((vcpu.regs[0], vcpu.regs[4] as u32), (5050, 0x2_0000));
     assert_eq!(vcpu.translator.as_ref().unwrap().len(), 2);
 }
+
+#[test]
+fn code_that_rewrites_itself_for_ever_stays_right_and_takes_bounded_memory() {
+    let mut vcpu = guest(|a| {
+        let (mut top, mut patched) = (a.create_label(), a.create_label());
+        a.mov(ecx, 20_000).unwrap();
+        a.xor(edx, edx).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.lea(rdi, ptr(patched)).unwrap();
+        // The operand of the instruction below.
+        a.mov(dword_ptr(rdi + 1), ecx).unwrap();
+        a.set_label(&mut patched).unwrap();
+        a.mov(eax, 0x1234_5678).unwrap();
+        a.add(rdx, rax).unwrap();
+        a.dec(ecx).unwrap();
+        a.jne(top).unwrap();
+        a.hlt().unwrap();
+    });
+    for _ in 0..1_000_000 {
+        run(&mut vcpu);
+        if vcpu.halted {
+            break;
+        }
+    }
+    assert!(vcpu.halted);
+    assert_eq!(vcpu.regs[2], 20_000 * 20_001 / 2);
+    assert!(vcpu.translator.as_ref().unwrap().len() < 16);
+}
+
+#[test]
+fn more_tiny_blocks_than_are_kept_do_not_exhaust_the_cache() {
+    let mut vcpu = guest(|a| {
+        a.hlt().unwrap();
+    });
+    // jmp +0, as far as memory goes: more blocks than are kept.
+    let jump = [0xeb, 0x00];
+    let (first, last) = (0x10_0000_u64, 0x18_0000_u64);
+    vcpu.poke(first, &jump.repeat((last - first) as usize / 2));
+    vcpu.poke(last, &[0xf4]);
+    vcpu.rip = first;
+    for _ in 0..10_000_000 {
+        run(&mut vcpu);
+        if vcpu.halted {
+            break;
+        }
+    }
+    assert!(vcpu.halted);
+    assert_eq!(vcpu.rip, last + 1);
+}
+
+#[test]
+fn code_at_the_end_of_memory_faults_or_is_interpreted_where_the_memory_ends() {
+    let mut vcpu = guest(|a| {
+        a.hlt().unwrap();
+    });
+    let end = 8 << 20;
+    vcpu.poke(end - 3, &[0x90, 0x90, 0x90]);
+    vcpu.rip = end - 3;
+    // Beyond is what a bus without a device answers: all ones, which is no instruction.
+    while vcpu.execute_translated().is_ok() {}
+    assert_eq!(vcpu.exception.unwrap().vector, crate::fault::vector::INVALID_OPCODE);
+    assert_eq!(vcpu.rip, end);
+}

@@ -169,6 +169,11 @@ fn random_code_harms_nobody() {
             if turn % 3 == 0 && vcpu.exception.is_none() && !vcpu.halted && !vcpu.wait_for_sipi {
                 vcpu.step();
             }
+            let runs = vcpu.exception.is_none() && !vcpu.halted && !vcpu.wait_for_sipi;
+            if seed % 2 == 0 && runs && vcpu.deferred.is_none() && vcpu.flags & flag::TF == 0 {
+                // Translated first; what it leaves, and all that comes of it, is the run loop's.
+                if let Err(_fault) = vcpu.execute_translated() {}
+            }
             vcpu.apic.request(32 + random.below(200) as u8, interrupt::Trigger::Edge);
             if vcpu.turn().is_err() {
                 break;
