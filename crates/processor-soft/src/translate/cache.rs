@@ -98,7 +98,7 @@ struct Block {
     /// False while its ways in lead out.
     valid: bool,
     /// How its ways in begin while it is valid.
-    heads: [[u8; HEAD]; 3],
+    heads: [[u8; HEAD]; 4],
     /// What it was made of.
     extents: Box<[Extent]>,
     bytes: Box<[u8]>,
@@ -375,7 +375,8 @@ impl Translator {
         let block = &mut self.blocks[number as usize];
         (block.state, block.second, block.valid) = (state, second, true);
         let (heads, entries) = (block.heads, block.entries);
-        for (at, head) in [entries.saved, entries.resume, entries.direct].into_iter().zip(heads) {
+        let ways = [entries.looped, entries.saved, entries.resume, entries.direct];
+        for (at, head) in ways.into_iter().zip(heads) {
             self.arena.patch(at, &head);
         }
         true
@@ -399,7 +400,8 @@ impl Translator {
                 continue;
             }
             block.valid = false;
-            let Entries { saved, resume, direct, stale, stale_saved, .. } = block.entries;
+            let Entries { looped, saved, resume, direct, stale, stale_saved } = block.entries;
+            self.divert(looped, stale);
             self.divert(saved, stale_saved);
             self.divert(resume, stale_saved);
             self.divert(direct, stale);
@@ -504,7 +506,7 @@ impl Translator {
             let at = (at - origin) as usize;
             std::array::from_fn(|n| code.get(at + n).copied().unwrap_or(0x90))
         };
-        let heads = [head(entries.saved), head(entries.resume), head(entries.direct)];
+        let heads = [entries.looped, entries.saved, entries.resume, entries.direct].map(head);
         let number = self.blocks.len() as u32;
         let extents = extents.into_boxed_slice();
         self.blocks.push(Block { name, entries, state, second, valid: true, heads, extents, bytes });
@@ -522,6 +524,7 @@ impl Translator {
         if let Some(before) = before {
             // Links lead there still.
             let old = self.blocks[before as usize].entries;
+            self.divert(old.looped, entries.looped);
             self.divert(old.saved, entries.saved);
             self.divert(old.resume, entries.resume);
             self.divert(old.direct, entries.direct);

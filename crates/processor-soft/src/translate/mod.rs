@@ -240,6 +240,7 @@ impl Vcpu {
         self.refresh();
         self.generated.page = self.rip & !0xfff;
         self.generated.half = self.rip >> 63;
+        self.generated.user = u64::from(self.cpl == 3);
         self.generated.code_key = self.code_key(self.rip);
         self.generated.key = translator.key(self.generated.code_key);
         self.generated.jumps = translator.jumps();
@@ -334,7 +335,7 @@ impl Vcpu {
             return Ok(None);
         }
         let state = self.mark_code(page.gpa);
-        let mut only = page.gpa & !0xfff;
+        let mut only = page.gpa & !0xfff | u64::from(self.cpl == 3);
         let found = match translator.block(self, page.gpa, state, why == reason::PLAIN) {
             Some(found) => found,
             None => {

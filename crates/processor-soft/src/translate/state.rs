@@ -26,7 +26,8 @@ pub struct Jump {
     /// [`Shared::key`] when the entry was made.
     pub key: u64,
     pub code: u64,
-    /// Guest physical address of the page, or what no page has if the code lies in two.
+    /// Guest physical address of the page, with 1 in bit 0 at privilege level 3, or what no page has if the
+    /// code lies in two.
     pub page: u64,
 }
 
@@ -72,6 +73,8 @@ pub struct Shared {
     pub transfer: i32,
     /// Bit 63 of RIP.
     pub half: u64,
+    /// 1 at privilege level 3.
+    pub user: u64,
     /// What is added to the host's TSC.
     pub time_offset: u64,
     /// Not 0 if RDTSC raises an exception at the present privilege level.
@@ -137,6 +140,7 @@ impl Shared {
             ended: 0,
             transfer: NO_CHECK,
             half: 0,
+            user: 0,
             time_offset: 0,
             time_barred: 0,
             host_fs: 0,
@@ -179,6 +183,7 @@ field!(host_rsp, host_rsp);
 field!(entry, entry);
 field!(transfer, transfer);
 field!(half, half);
+field!(user, user);
 field!(time_offset, time_offset);
 field!(time_barred, time_barred);
 field!(host_fs, host_fs);

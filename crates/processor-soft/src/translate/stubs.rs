@@ -330,6 +330,7 @@ fn miss(e: &mut Emitter, save_vectors: u64, reason: u64) -> u64 {
     e.cmp_mem(host::RAX, Mem::base(host::RDX, mmu_offset::CODE_TAG as i32));
     e.jump_if(condition::NOT_EQUAL, restore);
     e.load(host::RAX, Mem::base(host::RDX, mmu_offset::CODE_GPA as i32));
+    e.or_mem(host::RAX, state::user());
     e.cmp_mem(host::RAX, Mem::base(host::S1, 24));
     e.jump_if(condition::NOT_EQUAL, restore);
     e.load(host::RAX, state::key());

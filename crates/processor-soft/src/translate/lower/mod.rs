@@ -1,12 +1,15 @@
 //! Writes the host code of a block.
 //!
 //! ```text
+//! looped:  flags to `status`, if they are live
 //! saved:   attention? ─▶ out        entered with flags in `Vcpu::status`: from Rust, by indirect jumps
 //! resume:  flags to the host, if they are live
-//! direct:  …                        entered with flags in the host's flags
-//! looped:  flags to `status`, if they are live; go to saved
+//! direct:  …                        entered with flags in the host's flags, as looped is
 //!          what is rarely needed: slow paths, exits
 //! ```
+//!
+//! Each way in is a place of its own, whatever is live: it may lead to another block some day, in which other
+//! flags are.
 //!
 //! Flags move from the host to `status` only when an address has to be looked up while they are live, and
 //! back only when an instruction needs them.
@@ -209,7 +212,13 @@ impl<'a> Writer<'a> {
         self.start = guests.first().map_or(0, |guest| guest.start);
         let start = i32::from(self.start);
         let live = guests.first().is_none_or(|guest| guest.live != 0);
-        let mut entries = Entries { saved: self.e.here(), ..Entries::default() };
+        let mut entries = Entries { looped: self.e.here(), ..Entries::default() };
+        if live {
+            save_flags(&mut self.e);
+        } else {
+            self.e.bytes(&HEAD_FILLER);
+        }
+        entries.saved = self.e.here();
         let out = self.e.label();
         self.e.load(host::S0, state::attention());
         self.e.cmp_mem_imm_32(Mem::base(host::S0, 0), 0);
@@ -263,12 +272,6 @@ impl<'a> Writer<'a> {
         let stale = self.e.label();
         let reason = if self.tools.plain { reason::PLAIN } else { reason::STALE };
         self.late(Late::Exit { label: stale, target: start, saved: true, reason });
-        entries.looped = entries.saved;
-        if live {
-            entries.looped = self.e.here();
-            save_flags(&mut self.e);
-            self.e.jump_to(entries.saved);
-        }
         debug_assert!(usize::from(self.start) < PAGE);
         Lowered { code: self.e.finish(), links: self.links, crossings: self.crossings, entries }
     }
