@@ -22,7 +22,7 @@ mod transfer;
 
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Register};
 
-use super::block::{End, Guest, PAGE, Scan};
+use super::block::{End, Guest, Scan};
 use super::classify::{FLAGS, Kind, kills, modifies, reads};
 use super::emit::{Emitter, Label, Mem, condition, host};
 use super::plan::{Plan, plan};
@@ -83,6 +83,18 @@ pub struct Entries {
     pub stale: u64,
 }
 
+impl Entries {
+    /// All ways in.
+    pub fn ways(&self) -> [u64; 4] {
+        [self.looped, self.saved, self.resume, self.direct]
+    }
+
+    /// What each of [`Self::ways`] becomes when the block's page has been written.
+    pub fn ways_out(&self) -> [u64; 4] {
+        [self.stale, self.stale_saved, self.stale_saved, self.stale]
+    }
+}
+
 /// The code of a block and what must be known of it.
 pub struct Lowered {
     pub code: Vec<u8>,
@@ -92,8 +104,11 @@ pub struct Lowered {
     pub entries: Entries,
 }
 
-/// A NOP as long as the jump that a way into a block may become.
-const HEAD_FILLER: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
+/// Bytes of the jump that a way into a block may become.
+pub const HEAD: usize = 5;
+
+/// A NOP of that length.
+const HEAD_FILLER: [u8; HEAD] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 
 /// Where the guest's arithmetic flags are, as far as they are live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +125,7 @@ enum Late {
     Slow { label: Label, access: Label, after: Label, site: Site },
     /// RIP becomes the offset; flags are in the host, or in `status`.
     Exit { label: Label, target: i32, saved: bool, reason: u64 },
-    /// A conditional branch to another page, or one that is not taken.
+    /// A branch to another page, taken.
     Cross { label: Label, target: i32, saved: bool },
     /// The jump cache does not know the RIP in S0, or (`other_key`) S1's entry is of another space.
     Miss { label: Label, other_key: Label, start: i32, release: i32 },
@@ -144,7 +159,7 @@ pub struct Writer<'a> {
     late: Vec<Late>,
     links: Vec<Link>,
     crossings: Vec<Crossing>,
-    /// Executable addresses of what is not known before the end: `Crossing::look_up`.
+    /// Offset of the block in its page.
     start: u16,
     flags: Flags,
     /// Slots that have been filled.
@@ -231,7 +246,7 @@ impl<'a> Writer<'a> {
             self.e.bytes(&HEAD_FILLER);
         }
         entries.direct = self.e.here();
-        self.head_end = entries.direct + HEAD_FILLER.len() as u64;
+        self.head_end = entries.direct + HEAD as u64;
         if guests.iter().any(|guest| matches!(guest.kind, Kind::Vector(_))) {
             self.need_vectors(live);
         }
@@ -255,9 +270,7 @@ impl<'a> Writer<'a> {
         }
         match scan.end {
             End::Transfer => {}
-            End::Next(offset) => {
-                self.jump_in_page(offset);
-            }
+            End::Next(offset) => self.jump_in_page(offset),
             End::Crossing(offset) => self.cross(i32::from(offset), NO_CHECK, 0),
         }
         if let Some(marks) = &mut self.tools.marks {
@@ -272,7 +285,6 @@ impl<'a> Writer<'a> {
         let stale = self.e.label();
         let reason = if self.tools.plain { reason::PLAIN } else { reason::STALE };
         self.late(Late::Exit { label: stale, target: start, saved: true, reason });
-        debug_assert!(usize::from(self.start) < PAGE);
         Lowered { code: self.e.finish(), links: self.links, crossings: self.crossings, entries }
     }
 
@@ -281,15 +293,14 @@ impl<'a> Writer<'a> {
         if live {
             self.save_flags();
         }
-        let (loaded, label, back) = (self.e.label(), self.e.label(), self.e.label());
+        let (loaded, label) = (self.e.label(), self.e.label());
         self.e.cmp_mem_imm_32(state::vectors(), 0);
         self.e.jump_if(condition::NOT_EQUAL, loaded);
         self.e.cmp_mem_imm_32(state::vectors_ready(), 0);
         self.e.jump_if(condition::EQUAL, label);
         self.e.load(host::S0, state::image());
-        self.e.lea_label(host::S1, back);
+        self.e.lea_label(host::S1, loaded);
         self.e.jump_to(self.tools.stubs.load_vectors);
-        self.e.bind(back);
         self.e.bind(loaded);
         self.flags = Flags::Saved;
         let target = i32::from(self.start);
