@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use clock::VmClock;
+use iced_x86::code_asm::CodeAssembler;
 use interrupt::{GeneralProtection, LocalApic, Trigger};
 use processor::{Bus, SegmentAttributes};
 use vm_memory::{Bytes, GuestAddress};
@@ -177,4 +178,16 @@ impl Vcpu {
         self.shared.memory.read_slice(&mut data, GuestAddress(gpa)).unwrap();
         data
     }
+}
+
+/// Where [`guest`] puts its code.
+pub const CODE: u64 = 0x1_0000;
+
+/// A processor in 64-bit mode with `write`'s code at its RIP.
+pub fn guest(write: impl FnOnce(&mut CodeAssembler)) -> Box<Vcpu> {
+    let mut assembler = CodeAssembler::new(64).unwrap();
+    write(&mut assembler);
+    let vcpu = Box::new(Vcpu::for_test_64(8 << 20));
+    vcpu.poke(CODE, &assembler.assemble(CODE).unwrap());
+    vcpu
 }

@@ -280,20 +280,8 @@ impl Interpreted {
 /// Makes what is undefined or not compared equal on both sides.
 fn normalise(case: &Case, outcome: Outcome, state: &mut State) {
     // RF and the resume state of a fault.
-    state.rflags &= flag::ARITHMETIC | flag::DF | flag::FIXED;
     let undefined = case.instruction.rflags_undefined();
-    for (bit, flag) in [
-        (iced_x86::RflagsBits::OF, flag::OF),
-        (iced_x86::RflagsBits::SF, flag::SF),
-        (iced_x86::RflagsBits::ZF, flag::ZF),
-        (iced_x86::RflagsBits::AF, flag::AF),
-        (iced_x86::RflagsBits::CF, flag::CF),
-        (iced_x86::RflagsBits::PF, flag::PF),
-    ] {
-        if undefined & bit != 0 {
-            state.rflags &= !flag;
-        }
-    }
+    state.rflags = sequences::defined(state.rflags, undefined) | state.rflags & flag::FIXED;
     let area = &mut state.area;
     // A fault may come after flags, MXCSR or the switch to MMX state have changed; processors differ.
     if outcome != Outcome::Done {

@@ -1,17 +1,9 @@
 use iced_x86::code_asm::*;
 
+use crate::testing::{CODE, guest};
 use crate::vcpu::Vcpu;
 
-const CODE: u64 = 0x1_0000;
 const DATA: u64 = 0x8_0000;
-
-fn guest(write: impl FnOnce(&mut CodeAssembler)) -> Box<Vcpu> {
-    let mut assembler = CodeAssembler::new(64).unwrap();
-    write(&mut assembler);
-    let vcpu = Box::new(Vcpu::for_test_64(8 << 20));
-    vcpu.poke(CODE, &assembler.assemble(CODE).unwrap());
-    vcpu
-}
 
 fn run(vcpu: &mut Vcpu) -> Result<(), String> {
     while !vcpu.halted && vcpu.exception.is_none() {

@@ -14,7 +14,7 @@ use super::block::{Extent, Guest, PAGE, Scan, scan, scan_crossing};
 use super::counts::{Counts, Told};
 use super::emit::Emitter;
 use super::inspect::{Inspection, Translated};
-use super::lower::{Ahead, Crossing, Entries, Link, Lowered, Tools, Way, Writer};
+use super::lower::{Ahead, Crossing, Entries, HEAD, Link, Lowered, Tools, Way, Writer};
 use super::mode::Mode;
 use super::slow::{self, Interpreted};
 use super::state::{JUMPS, Jump, jump_slot, no_jump};
@@ -38,10 +38,9 @@ const KEYS: usize = 4096;
 const PENDING: usize = 1 << 18;
 /// How often a jump to another page is linked anew before it is left to the jump cache.
 const RELINKS: u8 = 8;
-/// Keys stay below this: generated code compares 32 bits, of which all ones is no key.
-const LAST_KEY: u64 = u32::MAX as u64 - 1;
-/// Bytes of the jump that a way into a block becomes.
-const HEAD: usize = 5;
+/// From here on keys are renewed. Generated code compares 32 bits, of which all ones is no key; a look-up of a
+/// block takes a few.
+const LAST_KEY: u64 = u32::MAX as u64 - 64;
 
 /// Spreads guest physical addresses.
 #[derive(Default)]
@@ -82,6 +81,10 @@ impl Name {
         Mode::from_number(self.0 >> 1 & 0xf)
     }
 
+    fn plain(self) -> bool {
+        self.0 & 1 != 0
+    }
+
     /// The block at another offset of the same page.
     fn at(self, offset: u16, plain: bool) -> Self {
         Self::new(self.gpa() & !(PAGE as u64 - 1) | u64::from(offset), self.mode(), plain)
@@ -99,7 +102,7 @@ struct Block {
     /// False while its ways in lead out.
     valid: bool,
     /// How its ways in begin while it is valid.
-    heads: [[u8; HEAD]; 3],
+    heads: [[u8; HEAD]; 4],
     /// What it was made of.
     extents: Box<[Extent]>,
     bytes: Box<[u8]>,
@@ -234,21 +237,21 @@ impl Translator {
         self.arena.add(&emitter.finish());
     }
 
-    /// Makes all entries of the jump cache, and all links between pages, worthless.
-    fn forget_keys(&mut self) {
-        self.keys.clear();
-        self.last_key = (u64::MAX, 0);
-    }
-
-    /// The number under which the jump cache knows a [`Vcpu::block_key`].
-    pub fn key(&mut self, code_key: u64) -> u64 {
-        if self.last_key.0 == code_key {
-            return self.last_key.1;
-        }
+    /// Begins with the keys anew if they are nearly spent, which forgets all blocks: those that bear one.
+    pub fn renew_keys(&mut self) {
         if self.next_key >= LAST_KEY {
             self.clear();
             self.next_key = 1;
-            self.forget_keys();
+            self.keys.clear();
+            self.last_key = (u64::MAX, 0);
+        }
+    }
+
+    /// The number under which the jump cache knows a [`Vcpu::block_key`]. Takes no more than one new number;
+    /// [`Self::renew_keys`] sees to it that there are some.
+    pub fn key(&mut self, code_key: u64) -> u64 {
+        if self.last_key.0 == code_key {
+            return self.last_key.1;
         }
         if self.keys.len() >= KEYS {
             self.keys.clear();
@@ -375,8 +378,8 @@ impl Translator {
         self.counts.renewed += 1;
         let block = &mut self.blocks[number as usize];
         (block.state, block.second, block.valid) = (state, second, true);
-        let (heads, entries) = (block.heads, block.entries);
-        for (at, head) in [entries.saved, entries.resume, entries.direct].into_iter().zip(heads) {
+        let (heads, ways) = (block.heads, block.entries.ways());
+        for (at, head) in ways.into_iter().zip(heads) {
             self.arena.patch(at, &head);
         }
         true
@@ -400,10 +403,10 @@ impl Translator {
                 continue;
             }
             block.valid = false;
-            let Entries { saved, resume, direct, stale, stale_saved, .. } = block.entries;
-            self.divert(saved, stale_saved);
-            self.divert(resume, stale_saved);
-            self.divert(direct, stale);
+            let entries = block.entries;
+            for (way, out) in entries.ways().into_iter().zip(entries.ways_out()) {
+                self.divert(way, out);
+            }
         }
         if !numbers.is_empty() {
             self.pages.insert(gfn, numbers);
@@ -475,7 +478,7 @@ impl Translator {
         self.inspection.block(&Translated {
             rip: cpu.rip,
             gpa: name.gpa(),
-            plain: name.0 & 1 != 0,
+            plain: name.plain(),
             scan,
             origin: self.arena.next(),
             code,
@@ -504,7 +507,7 @@ impl Translator {
             let at = (at - origin) as usize;
             std::array::from_fn(|n| code.get(at + n).copied().unwrap_or(0x90))
         };
-        let heads = [head(entries.saved), head(entries.resume), head(entries.direct)];
+        let heads = entries.ways().map(head);
         let number = self.blocks.len() as u32;
         let extents = extents.into_boxed_slice();
         self.blocks.push(Block { name, entries, state, second, valid: true, heads, extents, bytes });
@@ -521,10 +524,10 @@ impl Translator {
         }
         if let Some(before) = before {
             // Links lead there still.
-            let old = self.blocks[before as usize].entries;
-            self.divert(old.saved, entries.saved);
-            self.divert(old.resume, entries.resume);
-            self.divert(old.direct, entries.direct);
+            let old = self.blocks[before as usize].entries.ways();
+            for (old, new) in old.into_iter().zip(entries.ways()) {
+                self.divert(old, new);
+            }
         }
         self.crossroads.extend(crossings.into_iter().map(|place| Crossroad { place, relinks: 0 }));
         self.link(name, links);

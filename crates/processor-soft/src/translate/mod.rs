@@ -324,6 +324,7 @@ impl Vcpu {
     /// back. `None` if the instruction cannot be translated where it is.
     fn find_code(&mut self, translator: &mut Translator, why: u64) -> Result<Option<Found>, Fault> {
         self.end_written_code(translator);
+        translator.renew_keys();
         self.relieve_blocks();
         if translator.thunks != self.extension.generation() {
             translator.thunks = self.extension.generation();

@@ -27,8 +27,13 @@ pub fn leave(reason: u64) -> u64 {
 }
 
 impl Vcpu {
-    fn interpret(&mut self, interpreted: &mut Interpreted, site: Site) -> u64 {
+    /// # Safety
+    /// `interpreted` belongs to the translator that runs.
+    unsafe fn interpret(&mut self, interpreted: *mut Interpreted, site: Site) -> u64 {
         let start = self.generated.page + u64::from(site.start);
+        // SAFETY: it lives until the translator forgets its blocks, at the earliest in the look-up below, before
+        // which this reference ends.
+        let interpreted = unsafe { &mut *interpreted };
         if interpreted.thunks != self.extension.generation() {
             self.rip = start;
             return leave(reason::LOOK_UP);
@@ -95,8 +100,7 @@ impl Vcpu {
 /// `interpreted` belongs to its translator.
 pub unsafe extern "sysv64" fn interpret(vcpu: *mut Vcpu, interpreted: *mut Interpreted, site: u64) -> u64 {
     // SAFETY: the caller's promise; while generated code runs nobody else uses either.
-    let (vcpu, interpreted) = unsafe { (&mut *vcpu, &mut *interpreted) };
-    vcpu.interpret(interpreted, Site::unpack(site))
+    unsafe { (*vcpu).interpret(interpreted, Site::unpack(site)) }
 }
 
 /// An access that the TLB does not know: a value of [`slow`].

@@ -5,18 +5,8 @@ use iced_x86::code_asm::*;
 use processor::SegmentAttributes;
 
 use crate::registers::Seg;
+use crate::testing::{CODE, guest};
 use crate::vcpu::Vcpu;
-
-const CODE: u64 = 0x1_0000;
-
-/// A guest with `write`'s code at its RIP.
-fn guest(write: impl FnOnce(&mut CodeAssembler)) -> Box<Vcpu> {
-    let mut assembler = CodeAssembler::new(64).unwrap();
-    write(&mut assembler);
-    let vcpu = Box::new(Vcpu::for_test_64(8 << 20));
-    vcpu.poke(CODE, &assembler.assemble(CODE).unwrap());
-    vcpu
-}
 
 /// Runs until something ends the blocks.
 fn run(vcpu: &mut Vcpu) {

@@ -1,12 +1,15 @@
 //! Writes the host code of a block.
 //!
 //! ```text
+//! looped:  flags to `status`, if they are live
 //! saved:   attention? ─▶ out        entered with flags in `Vcpu::status`: from Rust, by indirect jumps
 //! resume:  flags to the host, if they are live
-//! direct:  …                        entered with flags in the host's flags
-//! looped:  flags to `status`, if they are live; go to saved
+//! direct:  …                        entered with flags in the host's flags, as looped is
 //!          what is rarely needed: slow paths, exits
 //! ```
+//!
+//! Each way in is a place of its own, whatever is live: it may lead to another block some day, in which other
+//! flags are.
 //!
 //! Flags move from the host to `status` only when an address has to be looked up while they are live, and
 //! back only when an instruction needs them.
@@ -19,7 +22,7 @@ mod transfer;
 
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Register};
 
-use super::block::{End, Guest, PAGE, Scan};
+use super::block::{End, Guest, Scan};
 use super::classify::{FLAGS, Kind, kills, modifies, reads};
 use super::emit::{Emitter, Label, Mem, condition, host};
 use super::mode::Mode;
@@ -81,6 +84,18 @@ pub struct Entries {
     pub stale: u64,
 }
 
+impl Entries {
+    /// All ways in.
+    pub fn ways(&self) -> [u64; 4] {
+        [self.looped, self.saved, self.resume, self.direct]
+    }
+
+    /// What each of [`Self::ways`] becomes when the block's page has been written.
+    pub fn ways_out(&self) -> [u64; 4] {
+        [self.stale, self.stale_saved, self.stale_saved, self.stale]
+    }
+}
+
 /// The code of a block and what must be known of it.
 pub struct Lowered {
     pub code: Vec<u8>,
@@ -90,8 +105,11 @@ pub struct Lowered {
     pub entries: Entries,
 }
 
-/// A NOP as long as the jump that a way into a block may become.
-const HEAD_FILLER: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
+/// Bytes of the jump that a way into a block may become.
+pub const HEAD: usize = 5;
+
+/// A NOP of that length.
+const HEAD_FILLER: [u8; HEAD] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 
 /// Where the guest's arithmetic flags are, as far as they are live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +126,7 @@ enum Late {
     Slow { label: Label, access: Label, after: Label, site: Site },
     /// RIP becomes the offset; flags are in the host, or in `status`.
     Exit { label: Label, target: i32, saved: bool, reason: u64 },
-    /// A conditional branch to another page, or one that is not taken.
+    /// A branch to another page, taken.
     Cross { label: Label, target: i32, saved: bool },
     /// The jump cache does not know the RIP in S0, or (`other_key`) S1's entry is of another space.
     Miss { label: Label, other_key: Label, start: i32, release: i32 },
@@ -142,7 +160,7 @@ pub struct Writer<'a> {
     late: Vec<Late>,
     links: Vec<Link>,
     crossings: Vec<Crossing>,
-    /// Executable addresses of what is not known before the end: `Crossing::look_up`.
+    /// Offset of the block in its page.
     start: u16,
     mode: Mode,
     flags: Flags,
@@ -213,7 +231,13 @@ impl<'a> Writer<'a> {
         self.start = guests.first().map_or(0, |guest| guest.start);
         let start = i32::from(self.start);
         let live = guests.first().is_none_or(|guest| guest.live != 0);
-        let mut entries = Entries { saved: self.e.here(), ..Entries::default() };
+        let mut entries = Entries { looped: self.e.here(), ..Entries::default() };
+        if live {
+            save_flags(&mut self.e);
+        } else {
+            self.e.bytes(&HEAD_FILLER);
+        }
+        entries.saved = self.e.here();
         let out = self.e.label();
         self.e.load(host::S0, state::attention());
         self.e.cmp_mem_imm_32(Mem::base(host::S0, 0), 0);
@@ -226,7 +250,7 @@ impl<'a> Writer<'a> {
             self.e.bytes(&HEAD_FILLER);
         }
         entries.direct = self.e.here();
-        self.head_end = entries.direct + HEAD_FILLER.len() as u64;
+        self.head_end = entries.direct + HEAD as u64;
         if guests.iter().any(|guest| matches!(guest.kind, Kind::Vector(_))) {
             self.need_vectors(live);
         }
@@ -250,9 +274,7 @@ impl<'a> Writer<'a> {
         }
         match scan.end {
             End::Transfer => {}
-            End::Next(offset) => {
-                self.jump_in_page(offset);
-            }
+            End::Next(offset) => self.jump_in_page(offset),
             End::Crossing(offset) => self.cross(i32::from(offset), NO_CHECK, 0),
         }
         if let Some(marks) = &mut self.tools.marks {
@@ -267,13 +289,6 @@ impl<'a> Writer<'a> {
         let stale = self.e.label();
         let reason = if self.tools.plain { reason::PLAIN } else { reason::STALE };
         self.late(Late::Exit { label: stale, target: start, saved: true, reason });
-        entries.looped = entries.saved;
-        if live {
-            entries.looped = self.e.here();
-            save_flags(&mut self.e);
-            self.e.jump_to(entries.saved);
-        }
-        debug_assert!(usize::from(self.start) < PAGE);
         Lowered { code: self.e.finish(), links: self.links, crossings: self.crossings, entries }
     }
 
@@ -282,15 +297,14 @@ impl<'a> Writer<'a> {
         if live {
             self.save_flags();
         }
-        let (loaded, label, back) = (self.e.label(), self.e.label(), self.e.label());
+        let (loaded, label) = (self.e.label(), self.e.label());
         self.e.cmp_mem_imm_32(state::vectors(), 0);
         self.e.jump_if(condition::NOT_EQUAL, loaded);
         self.e.cmp_mem_imm_32(state::vectors_ready(), 0);
         self.e.jump_if(condition::EQUAL, label);
         self.e.load(host::S0, state::image());
-        self.e.lea_label(host::S1, back);
+        self.e.lea_label(host::S1, loaded);
         self.e.jump_to(self.tools.stubs.load_vectors);
-        self.e.bind(back);
         self.e.bind(loaded);
         self.flags = Flags::Saved;
         let target = i32::from(self.start);
