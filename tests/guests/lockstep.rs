@@ -13,7 +13,7 @@ fn lock_step(kernel: Kernel, script: &str) {
     running.expect("bodhi: script ended", 3 * JOB);
     let end = running.wait(POWER_OFF);
     end.assert_powered_off();
-    assert!(end.output.contains("lock step"), "{}", end.output);
+    assert!(end.errors.contains("lock step"), "{}", end.errors);
 }
 
 #[test]
