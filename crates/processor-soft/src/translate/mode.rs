@@ -2,6 +2,7 @@
 
 use iced_x86::Register;
 
+use crate::memory::CODE_KEY_FREE;
 use crate::registers::{Seg, attribute, cr0};
 use crate::vcpu::Vcpu;
 
@@ -23,8 +24,8 @@ pub enum Bits {
     Flat { fs: bool, gs: bool },
 }
 
-/// [`Vcpu::block_key`] has the mode from this bit on, above [`Vcpu::code_key`].
-const KEY_SHIFT: u32 = 44;
+/// [`Vcpu::block_key`] has the mode from this bit on, above the privilege level in [`Vcpu::code_key`].
+const KEY_SHIFT: u32 = CODE_KEY_FREE + 1;
 /// What stands there for a mode whose code is interpreted.
 const INTERPRETED: u64 = 0xf;
 
@@ -140,5 +141,20 @@ mod tests {
             assert_eq!(Mode::from_number(mode.number()), *mode);
         }
         assert_eq!(all.iter().map(|mode| mode.number()).max(), Some(15));
+    }
+
+    #[test]
+    fn a_flush_of_fetched_code_changes_the_keys_of_each_mode_for_good() {
+        let mut vcpu = Vcpu::for_test_64(4 << 20);
+        let linear = vcpu.rip;
+        let mut keys = std::collections::HashSet::new();
+        for _ in 0..40 {
+            for level in [0, 3] {
+                vcpu.cpl = level;
+                assert!(keys.insert(vcpu.block_key(linear)));
+            }
+            vcpu.code_page(linear).unwrap();
+            vcpu.mmu.flush_page(linear);
+        }
     }
 }
