@@ -237,14 +237,17 @@ impl Translator {
         self.arena.add(&emitter.finish());
     }
 
-    /// Begins with the keys anew if they are nearly spent, which forgets all blocks: those that bear one.
-    pub fn renew_keys(&mut self) {
-        if self.next_key >= LAST_KEY {
+    /// Begins with the keys anew if they are nearly spent, which forgets all blocks: those that bear one. Whether
+    /// it did.
+    pub fn renew_keys(&mut self) -> bool {
+        let spent = self.next_key >= LAST_KEY;
+        if spent {
             self.clear();
             self.next_key = 1;
             self.keys.clear();
             self.last_key = (u64::MAX, 0);
         }
+        spent
     }
 
     /// The number under which the jump cache knows a [`Vcpu::block_key`]. Takes no more than one new number;

@@ -419,6 +419,11 @@ impl Emitter {
         self.bytes(&value.to_le_bytes());
     }
 
+    /// `and to, [mem]` of 64 bits.
+    pub fn and_mem(&mut self, to: u8, mem: Mem) {
+        self.memory(true, &[0x23], to, mem);
+    }
+
     /// `xor to, from` of 32 bits; the upper half is zeroed.
     pub fn xor_32(&mut self, to: u8, from: u8) {
         self.registers(false, &[0x31], from, to);

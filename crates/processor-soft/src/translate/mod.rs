@@ -35,6 +35,7 @@ mod classify;
 mod compat;
 mod counts;
 mod emit;
+mod fast_call;
 mod first_level;
 mod inspect;
 mod lower;
@@ -274,6 +275,7 @@ impl Vcpu {
             self.generated.vectors_before = 0;
             // Those of no entry of the jump cache.
             (self.generated.key, self.generated.half) = (0, u64::MAX);
+            self.generated.fast_calls.close();
             // SAFETY: as in `run_translated`.
             reason = unsafe { enter(way_in, found.saved) };
             self.access_changed();
@@ -324,7 +326,9 @@ impl Vcpu {
     /// back. `None` if the instruction cannot be translated where it is.
     fn find_code(&mut self, translator: &mut Translator, why: u64) -> Result<Option<Found>, Fault> {
         self.end_written_code(translator);
-        translator.renew_keys();
+        if translator.renew_keys() {
+            self.generated.fast_calls.close();
+        }
         self.relieve_blocks();
         if translator.thunks != self.extension.generation() {
             translator.thunks = self.extension.generation();
@@ -446,6 +450,7 @@ impl Vcpu {
             self.generated.stac = self.switch_to(Class::SupervisorAndUser);
             self.generated.clac = self.switch_to(barred);
         }
+        self.check_fast_calls();
     }
 
     fn switch_to(&mut self, class: Class) -> Switch {

@@ -43,6 +43,11 @@ impl Mode {
         bits | u64::from(self.user)
     }
 
+    /// [`Vcpu::block_key`] of code in this mode, by [`crate::memory::Mmu::code_key`].
+    pub fn key(self, code_key: u64) -> u64 {
+        code_key | u64::from(self.user) << CODE_KEY_FREE | self.number() << KEY_SHIFT
+    }
+
     /// The opposite.
     pub fn from_number(number: u64) -> Self {
         let bits = match number & 2 {

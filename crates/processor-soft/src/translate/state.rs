@@ -10,6 +10,7 @@ use crate::vcpu::Vcpu;
 
 use super::cache::Translator;
 use super::emit::Mem;
+use super::fast_call::FastCalls;
 use super::first_level::Pair;
 use super::plan::SLOTS;
 use crate::memory::mmu_offset;
@@ -106,6 +107,7 @@ pub struct Shared {
     pub vcpu: *mut Vcpu,
     /// What is running.
     pub translator: *mut Translator,
+    pub fast_calls: FastCalls,
     /// Accesses that the first level of the TLB did not know and the second did.
     pub second_level: u64,
     /// Look-ups in the first level, if they are counted.
@@ -123,7 +125,7 @@ pub struct Switch {
 }
 
 impl Switch {
-    const NONE: Self = Self { tables: null(), entries: null(), class: 0 };
+    pub const NONE: Self = Self { tables: null(), entries: null(), class: 0 };
 }
 
 // SAFETY: the pointers lead to what belongs to the processor itself, or is atomic; they are set anew before
@@ -162,6 +164,7 @@ impl Shared {
             image: null_mut(),
             vcpu: null_mut(),
             translator: null_mut(),
+            fast_calls: FastCalls::CLOSED,
             second_level: 0,
             look_ups: 0,
         }
@@ -193,6 +196,7 @@ field!(writable, writable);
 field!(jumps, jumps);
 field!(code_entries, code_entries);
 field!(key, key);
+field!(code_key, code_key);
 field!(attention, attention);
 field!(vectors, vectors);
 field!(vectors_before, vectors_before);
@@ -269,10 +273,24 @@ pub fn rip() -> Mem {
     Mem::state(offset_of!(Vcpu, rip))
 }
 
+/// Offset `at` in what is known of SYSCALL and SYSRET.
+pub fn fast_calls(at: usize) -> Mem {
+    Mem::state(offset_of!(Vcpu, generated) + offset_of!(Shared, fast_calls) + at)
+}
+
+/// The current privilege level.
+pub fn privilege_level() -> Mem {
+    Mem::state(offset_of!(Vcpu, cpl))
+}
+
+/// Offset `at` in a segment register.
+pub fn segment(seg: Seg, at: usize) -> Mem {
+    Mem::state(offset_of!(Vcpu, segments) + seg as usize * size_of::<processor::Segment>() + at)
+}
+
 /// The base of a segment register.
 pub fn segment_base(seg: Seg) -> Mem {
-    let segment = seg as usize * size_of::<processor::Segment>();
-    Mem::state(offset_of!(Vcpu, segments) + segment + offset_of!(processor::Segment, base))
+    segment(seg, offset_of!(processor::Segment, base))
 }
 
 /// Why generated code came back.

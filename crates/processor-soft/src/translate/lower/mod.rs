@@ -20,7 +20,7 @@ mod stack;
 mod system;
 mod transfer;
 
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Register};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, Register};
 
 use super::block::{End, Guest, Scan};
 use super::classify::{FLAGS, Kind, kills, modifies, reads};
@@ -352,9 +352,18 @@ impl<'a> Writer<'a> {
     }
 
     fn interpreted(&mut self, guest: &Guest, ops: u64) {
-        self.e.mov_imm(host::S0, ops);
         let stubs = self.tools.stubs;
-        let stub = if self.flags != Flags::Host { stubs.interpret_flags_saved } else { stubs.interpret };
+        let fast = match guest.instruction.mnemonic() {
+            Mnemonic::Syscall if self.mode.long() && self.mode.user => Some(stubs.syscall),
+            Mnemonic::Sysretq if self.mode.long() && !self.mode.user => Some(stubs.sysret),
+            _ => None,
+        };
+        if fast.is_some() {
+            self.save_flags();
+        }
+        self.e.mov_imm(host::S0, ops);
+        let saved = self.flags != Flags::Host;
+        let stub = fast.unwrap_or(if saved { stubs.interpret_flags_saved } else { stubs.interpret });
         self.call_stub(stub, Self::site(guest, 0, false));
         self.flags = Flags::Both;
         self.forget_slots();
