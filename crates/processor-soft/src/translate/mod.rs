@@ -168,7 +168,7 @@ impl Vcpu {
         // Why generated code came back the last time.
         let mut reason = reason::LOOK_UP;
         loop {
-            if self.vp.attention.load(Ordering::Relaxed) != 0 {
+            if self.vp.attention.load(Ordering::Relaxed) != 0 || self.debugger_holds() {
                 return Ok(());
             }
             if !self.code_64() {
@@ -323,6 +323,9 @@ impl Vcpu {
         if translator.thunks != self.extension.generation() {
             translator.thunks = self.extension.generation();
             translator.clear();
+        }
+        if self.debugger_holds() {
+            return Ok(None);
         }
         let (rip, key) = (self.rip, translator.key(self.code_key(self.rip)));
         if why == reason::LOOK_UP {
