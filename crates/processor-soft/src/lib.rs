@@ -1,7 +1,8 @@
 //! The software processor: runs an unmodified x86-64 operating system without hardware virtualization.
 //!
-//! Tier 1 is the interpreter, in every mode of the processor; tier 2 the translator of 64-bit code, which
-//! leaves the rest to it ([`translate`]). The way of an instruction through the interpreter:
+//! Tier 1 is the interpreter, in every mode of the processor; tier 2 the translator of 64-bit and
+//! flat 32-bit code, which leaves the rest to it ([`translate`]). The way of an instruction through the
+//! interpreter:
 //!
 //! ```text
 //! fetch (memory) ─▶ decode (iced-x86) ─▶ Op list = Block, cached by guest physical address

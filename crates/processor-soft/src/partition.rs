@@ -44,7 +44,7 @@ pub struct SoftConfig {
 pub enum Tier {
     /// Instruction by instruction.
     Interpreter,
-    /// 64-bit code is translated to host code, all other code interpreted.
+    /// 64-bit code, and 32-bit code in flat segments, is translated to host code, all other code interpreted.
     Translator,
     /// Both, and compared with each other; one processor.
     LockStep,

@@ -213,7 +213,7 @@ pub enum ProcessorChoice {
     Auto,
     /// The software processor, instruction by instruction.
     Interpreter,
-    /// The software processor, with 64-bit code translated to host code.
+    /// The software processor, with 64-bit code, and most 32-bit code, translated to host code.
     Translator,
     /// The software processor both ways, compared block by block: for tests.
     #[serde(rename = "lock-step")]

@@ -10,6 +10,9 @@ use crate::extension::Host;
 use super::native::{CODE, DATA, PAGE};
 use super::state::{Random, State};
 
+/// Base of GS in 32-bit code.
+pub const GS_BASE: u64 = 0x1234;
+
 /// An instruction and where it stands.
 pub struct Case {
     pub instruction: Instruction,
@@ -19,7 +22,7 @@ pub struct Case {
 
 /// Instructions whose answer differs from run to run or from machine to machine, which are the operating
 /// system's business, or which have tests of their own.
-fn excluded(code: Code) -> bool {
+fn excluded(code: Code, bits: u32) -> bool {
     use Mnemonic as M;
     let instruction = {
         let mut instruction = Instruction::default();
@@ -28,7 +31,7 @@ fn excluded(code: Code) -> bool {
     };
     let op_code = code.op_code();
     let flow = instruction.flow_control();
-    !op_code.mode64()
+    !(if bits == 64 { op_code.mode64() } else { op_code.mode32() })
         || op_code.is_privileged()
         || op_code.is_reserved_nop()
         || op_code.is_input_output()
@@ -145,13 +148,13 @@ fn excluded(code: Code) -> bool {
         })
 }
 
-/// All codes that are compared.
-pub fn codes() -> Vec<Code> {
-    Code::values().filter(|&code| !excluded(code)).collect()
+/// All codes of 64-bit or 32-bit code that are compared.
+pub fn codes(bits: u32) -> Vec<Code> {
+    Code::values().filter(|&code| !excluded(code, bits)).collect()
 }
 
 /// Those of them on general registers alone.
-pub fn integer_codes() -> Vec<Code> {
+pub fn integer_codes(bits: u32) -> Vec<Code> {
     let of_others = |instruction: &Instruction, code: Code| {
         (0..code.op_code().op_count()).any(|n| {
             matches!(
@@ -177,7 +180,7 @@ pub fn integer_codes() -> Vec<Code> {
         }) || instruction.is_vsib()
             || instruction.cpuid_features().contains(&CpuidFeature::FPU)
     };
-    codes()
+    codes(bits)
         .into_iter()
         .filter(|&code| {
             let mut instruction = Instruction::default();
@@ -187,17 +190,25 @@ pub fn integer_codes() -> Vec<Code> {
         .collect()
 }
 
-fn general(random: &mut Random, first: Register) -> Register {
-    first + random.below(16) as u32
+/// One of the registers that code of so many bits has.
+fn general(random: &mut Random, first: Register, bits: u32) -> Register {
+    first + random.below(u64::from(bits / 4)) as u32
 }
 
 /// A register operand for `kind`, or `None` if it stands for something else.
-fn register(random: &mut Random, kind: K, high8: bool) -> Option<Register> {
+fn register(random: &mut Random, kind: K, high8: bool, bits: u32) -> Option<Register> {
     let zmm = Host::get().width == crate::extension::VectorWidth::Zmm;
-    let vectors = |random: &mut Random| if zmm { random.below(32) as u32 } else { random.below(16) as u32 };
+    let count = match (bits, zmm) {
+        (32, _) => 8,
+        (_, true) => 32,
+        _ => 16,
+    };
+    let vectors = |random: &mut Random| random.below(count) as u32;
     Some(match kind {
         K::r8_or_mem | K::r8_reg | K::r8_opcode => {
-            if high8 {
+            if bits == 32 {
+                Register::AL + random.below(8) as u32
+            } else if high8 {
                 [Register::AH, Register::BH, Register::CH, Register::DH][random.below(4) as usize]
             } else {
                 let n = random.below(16) as u32;
@@ -205,13 +216,13 @@ fn register(random: &mut Random, kind: K, high8: bool) -> Option<Register> {
             }
         }
         K::r16_or_mem | K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => {
-            general(random, Register::AX)
+            general(random, Register::AX, bits)
         }
         K::r32_or_mem | K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode | K::r32_vvvv => {
-            general(random, Register::EAX)
+            general(random, Register::EAX, bits)
         }
         K::r64_or_mem | K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode | K::r64_vvvv => {
-            general(random, Register::RAX)
+            general(random, Register::RAX, bits)
         }
         K::k_or_mem | K::k_reg | K::k_rm | K::k_vvvv => Register::K0 + random.below(8) as u32,
         K::kp1_reg => Register::K0 + (random.below(4) * 2) as u32,
@@ -314,7 +325,7 @@ fn immediate(random: &mut Random, instruction: &mut Instruction, n: u32, kind: K
 }
 
 /// Puts a memory operand into `instruction` that lies, most of the time, in the data pages.
-fn memory(random: &mut Random, instruction: &mut Instruction, state: &mut State, size: u64) {
+fn memory(random: &mut Random, instruction: &mut Instruction, state: &mut State, (size, bits): (u64, u32)) {
     // Near the start, across the page boundary, at the end of what is writable, at the end of all.
     let around = match random.below(8) {
         0 | 1 => PAGE as u64 - random.below(size + 1),
@@ -323,18 +334,25 @@ fn memory(random: &mut Random, instruction: &mut Instruction, state: &mut State,
         4 => random.below(2 * PAGE as u64 - 64) & !63,
         _ => random.below(2 * PAGE as u64 - 64),
     };
-    let target = DATA + around;
+    let mut target = DATA + around;
+    if bits == 32 && random.chance(6) {
+        instruction.set_segment_prefix(Register::GS);
+        target -= GS_BASE;
+    }
     if random.chance(8) {
-        instruction.set_memory_base(Register::RIP);
+        if bits == 64 {
+            instruction.set_memory_base(Register::RIP);
+        }
         instruction.set_memory_displacement64(target);
-        instruction.set_memory_displ_size(8);
+        instruction.set_memory_displ_size(bits / 8);
         return;
     }
-    let base = general(random, Register::RAX);
+    let first = if bits == 64 { Register::RAX } else { Register::EAX };
+    let base = general(random, first, bits);
     let mut rest = target;
     if random.chance(3) {
-        let index = general(random, Register::RAX);
-        if index != Register::RSP && index != base {
+        let index = general(random, first, bits);
+        if index.number() != 4 && index != base {
             let scale = 1 << random.below(4);
             let value = random.below(4096).wrapping_sub(2048);
             state.general[index.number()] = value;
@@ -348,15 +366,19 @@ fn memory(random: &mut Random, instruction: &mut Instruction, state: &mut State,
         1 => random.next() as i8 as i64,
         _ => i64::from(random.next() as i16),
     };
-    instruction.set_memory_displacement64(displacement as u64);
-    instruction.set_memory_displ_size(if displacement == 0 { 0 } else { 8 });
+    let mask = if bits == 64 { u64::MAX } else { 0xffff_ffff };
+    instruction.set_memory_displacement64(displacement as u64 & mask);
+    instruction.set_memory_displ_size(if displacement == 0 { 0 } else { bits / 8 });
     instruction.set_memory_base(base);
     state.general[base.number()] = rest.wrapping_sub(displacement as u64);
 }
 
-/// A random instruction of `code`, with the registers of its memory operand set in `state`.
-pub fn case(random: &mut Random, code: Code, state: &mut State) -> Option<Case> {
-    case_with(random, code, state, memory)
+/// A random instruction of `code` as 64-bit or 32-bit code, with the registers of its memory operand set in
+/// `state`.
+pub fn case(random: &mut Random, code: Code, state: &mut State, bits: u32) -> Option<Case> {
+    case_with(random, code, state, bits, |random, instruction, state, size| {
+        memory(random, instruction, state, (size, bits));
+    })
 }
 
 /// As [`case`], with the memory operand put in by `memory`, which is told its size.
@@ -364,6 +386,7 @@ pub fn case_with(
     random: &mut Random,
     code: Code,
     state: &mut State,
+    bits: u32,
     mut memory: impl FnMut(&mut Random, &mut Instruction, &mut State, u64),
 ) -> Option<Case> {
     let op_code = code.op_code();
@@ -374,7 +397,7 @@ pub fn case_with(
     let mut has_memory = false;
     for n in 0..op_code.op_count() {
         let kind = op_code.op_kind(n);
-        let either = is_memory_kind(kind) && register(random, kind, high8).is_some();
+        let either = is_memory_kind(kind) && register(random, kind, high8, bits).is_some();
         if is_memory_kind(kind) && (!either || wants_memory) {
             instruction.set_op_kind(n, OpKind::Memory);
             let size = (instruction.memory_size().size() as u64).max(1);
@@ -382,12 +405,12 @@ pub fn case_with(
             has_memory = true;
         } else if let Some(index) = vsib_index(kind) {
             instruction.set_op_kind(n, OpKind::Memory);
-            instruction.set_memory_base(Register::RBX);
+            instruction.set_memory_base(if bits == 64 { Register::RBX } else { Register::EBX });
             state.general[3] = DATA + random.below(4096);
-            instruction.set_memory_index(index + random.below(16) as u32);
+            instruction.set_memory_index(index + random.below(u64::from(bits / 4)) as u32);
             instruction.set_memory_index_scale(1);
             has_memory = true;
-        } else if let Some(register) = register(random, kind, high8) {
+        } else if let Some(register) = register(random, kind, high8, bits) {
             instruction.set_op_kind(n, OpKind::Register);
             instruction.set_op_register(n, register);
         } else {
@@ -396,6 +419,18 @@ pub fn case_with(
                     instruction.set_op_kind(n, OpKind::NearBranch64);
                     instruction.set_near_branch64(CODE + 256 + random.below(64));
                 }
+                K::br32_1 | K::br32_4 => {
+                    instruction.set_op_kind(n, OpKind::NearBranch32);
+                    instruction.set_near_branch32((CODE + 256 + random.below(64)) as u32);
+                }
+                K::mem_offs if bits == 32 => {
+                    instruction.set_op_kind(n, OpKind::Memory);
+                    instruction.set_memory_displacement64(DATA + random.below(4096));
+                    instruction.set_memory_displ_size(4);
+                }
+                K::seg_rSI if bits == 32 => instruction.set_op_kind(n, OpKind::MemorySegESI),
+                K::es_rDI if bits == 32 => instruction.set_op_kind(n, OpKind::MemoryESEDI),
+                K::seg_rDI if bits == 32 => instruction.set_op_kind(n, OpKind::MemorySegEDI),
                 K::seg_rSI => instruction.set_op_kind(n, OpKind::MemorySegRSI),
                 K::es_rDI => instruction.set_op_kind(n, OpKind::MemoryESRDI),
                 K::seg_rDI => instruction.set_op_kind(n, OpKind::MemorySegRDI),
@@ -426,7 +461,16 @@ pub fn case_with(
         instruction.set_has_lock_prefix(random.chance(3));
     }
     let string = (0..instruction.op_count()).any(|n| {
-        matches!(instruction.op_kind(n), OpKind::MemorySegRSI | OpKind::MemoryESRDI | OpKind::MemorySegRDI)
+        use OpKind as O;
+        matches!(
+            instruction.op_kind(n),
+            O::MemorySegRSI
+                | O::MemoryESRDI
+                | O::MemorySegRDI
+                | O::MemorySegESI
+                | O::MemoryESEDI
+                | O::MemorySegEDI
+        )
     });
     if string {
         state.general[6] = DATA + 1024 + random.below(PAGE as u64);
@@ -440,10 +484,10 @@ pub fn case_with(
     }
     // Mostly in the middle of a page, sometimes across two.
     let rip = if random.chance(8) { CODE + PAGE as u64 - 1 - random.below(6) } else { CODE + 64 };
-    let mut encoder = Encoder::new(64);
+    let mut encoder = Encoder::new(bits);
     encoder.encode(&instruction, rip).ok()?;
     let bytes = encoder.take_buffer();
-    let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(bits, &bytes, rip, DecoderOptions::NONE);
     let decoded = decoder.decode();
     if decoded.is_invalid() || decoded.len() != bytes.len() {
         return None;

@@ -179,6 +179,15 @@ impl Interpreted {
         Self { vcpu }
     }
 
+    /// The same in compatibility mode.
+    fn compatible() -> Self {
+        let mut guest = Self::new();
+        guest.vcpu.segments[Seg::Cs as usize].attributes = SegmentAttributes(0xc0fb);
+        guest.vcpu.segments[Seg::Gs as usize].base = generate::GS_BASE;
+        guest.vcpu.mode_changed();
+        guest
+    }
+
     fn load(&mut self, state: &State, code: &[u8]) {
         self.vcpu.regs[..16].copy_from_slice(&state.general);
         self.vcpu.rip = state.rip;
@@ -335,7 +344,7 @@ fn compare(
         // Of the complex products, it cannot be told from the flags which of them an element has raised.
         state.area[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
     }
-    let case = generate::case(&mut random, code, &mut state)?;
+    let case = generate::case(&mut random, code, &mut state, 64)?;
     state.rip = case.rip;
     let mut data = vec![0_u8; 2 * PAGE];
     data.chunks_mut(64).for_each(|chunk| chunk.copy_from_slice(&vector(&mut random)));
@@ -391,7 +400,7 @@ fn report(mismatches: impl Iterator<Item = String>) {
 }
 
 fn agree_with_the_host(tier: Tier) {
-    let codes = generate::codes();
+    let codes = generate::codes(64);
     let (cases, first) = (number("BODHI_DIFFERENTIAL_CASES", CASES), number("BODHI_DIFFERENTIAL_SEED", 1));
     println!("{cases} cases of {} instructions from seed {first}", codes.len());
     let (mut native, mut guest) = (Native::new(), Interpreted::new());

@@ -159,14 +159,15 @@ impl Maker<'_> {
             _ => USUAL[self.random.below(USUAL.len() as u64) as usize],
         };
         let operand = self.operand();
-        let mut instruction = generate::case_with(self.random, code, self.state, |_, instruction, _, _| {
-            instruction.set_memory_base(operand.base);
-            instruction.set_memory_index(operand.index);
-            instruction.set_memory_index_scale(operand.scale);
-            instruction.set_memory_displacement64(operand.displacement as u64);
-            instruction.set_memory_displ_size(if operand.displacement == 0 { 0 } else { 8 });
-        })?
-        .instruction;
+        let mut instruction =
+            generate::case_with(self.random, code, self.state, 64, |_, instruction, _, _| {
+                instruction.set_memory_base(operand.base);
+                instruction.set_memory_index(operand.index);
+                instruction.set_memory_index_scale(operand.scale);
+                instruction.set_memory_displacement64(operand.displacement as u64);
+                instruction.set_memory_displ_size(if operand.displacement == 0 { 0 } else { 8 });
+            })?
+            .instruction;
         // Not often: locks of operands in two cache lines are slow, and most lie so.
         if instruction.has_lock_prefix() && !self.random.chance(16) {
             instruction.set_has_lock_prefix(false);
@@ -408,7 +409,7 @@ fn compare_pattern(
 
 #[test]
 fn random_patterns_of_operands_agree_between_the_tiers() {
-    let codes: Vec<_> = generate::integer_codes()
+    let codes: Vec<_> = generate::integer_codes(64)
         .into_iter()
         .filter(|code| {
             (0..code.op_code().op_count()).any(|n| generate::is_memory_kind(code.op_code().op_kind(n)))

@@ -45,11 +45,11 @@ use crate::op::{Flow, Op};
 use crate::registers::gpr;
 use crate::vcpu::Vcpu;
 
-/// One instruction, decoded for [`Vcpu::run_ops`]: all its ops from the first to the end of the chain.
+/// One instruction of the present mode, decoded for [`Vcpu::run_ops`]: all its ops from the first to the end of the chain.
 /// `None` if the bytes do not hold all of it.
 pub fn decode_one(cpu: &mut Vcpu, bytes: &[u8]) -> Option<Box<[Op]>> {
     let mut ops = Vec::with_capacity(4);
-    let place = decode::Place { mode: Mode::Bits64, offset: 0, linked: false };
+    let place = decode::Place { mode: Mode::of(cpu), offset: 0, linked: false };
     match decode::decode(cpu, place, bytes, 1, &mut ops) {
         decode::Decoded::Block { .. } => Some(ops.into_boxed_slice()),
         decode::Decoded::Truncated => None,

@@ -1,6 +1,5 @@
 //! What stores have overwritten, so that they can be undone.
 
-use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
 
 use crate::memory::host::{self, HostMemory};
@@ -61,29 +60,34 @@ impl Journal {
     }
 
     /// Whether all places hold what they must after the stores to the first `count`, all others undone; else
-    /// the first one that does not: its guest bytes as expected and as found.
+    /// the first one that does not, as expected and as found. They are left as they were.
     pub fn check(&self, count: usize) -> Result<(), String> {
-        let mut expected = HashMap::new();
-        let mut put = |host: *mut u8, bytes: &[u8]| {
-            for (offset, byte) in bytes.iter().enumerate() {
-                expected.insert(host.addr() + offset, *byte);
-            }
-        };
-        self.entries.iter().rev().for_each(|entry| put(entry.host, &entry.old));
-        self.entries.iter().take(count).for_each(|entry| put(entry.host, &entry.new));
-        for entry in &self.entries {
-            let mut found = vec![0; entry.old.len()];
+        let load = |entry: &Entry| {
+            let mut bytes = vec![0; entry.old.len()];
             // SAFETY: as `note` was promised.
-            unsafe { host::load_bytes(entry.host, &mut found) };
-            let wanted: Vec<_> =
-                (0..found.len()).map(|offset| expected[&(entry.host.addr() + offset)]).collect();
-            if found != wanted {
-                return Err(format!(
-                    "a store of {wanted:02x?} left {found:02x?} where {:02x?} was",
-                    entry.old
-                ));
-            }
+            unsafe { host::load_bytes(entry.host, &mut bytes) };
+            bytes
+        };
+        let found: Vec<_> = self.entries.iter().map(load).collect();
+        // Where stores overlap, what is expected comes about by doing them again.
+        for entry in self.entries.iter().rev() {
+            // SAFETY: as `note` was promised.
+            unsafe { host::store_bytes(entry.host, &entry.old) };
         }
-        Ok(())
+        for entry in self.entries.iter().take(count) {
+            // SAFETY: as `note` was promised.
+            unsafe { host::store_bytes(entry.host, &entry.new) };
+        }
+        let differing = self.entries.iter().zip(&found).find_map(|(entry, found)| {
+            let (expected, old) = (load(entry), &entry.old);
+            (found != &expected)
+                .then(|| format!("a store of {expected:02x?} left {found:02x?} where {old:02x?} was"))
+        });
+        let Some(differing) = differing else { return Ok(()) };
+        for (entry, found) in self.entries.iter().zip(&found) {
+            // SAFETY: as `note` was promised.
+            unsafe { host::store_bytes(entry.host, found) };
+        }
+        Err(differing)
     }
 }

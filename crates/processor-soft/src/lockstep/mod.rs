@@ -19,7 +19,7 @@
 //! A difference counts if it is there again with an empty TLB: otherwise a page table was about to change, and
 //! one level of the TLB knew.
 //!
-//! Not seen: stores of the translator to places where the interpreter stores nothing; accessed and dirty
+//! Not seen: 32-bit code; stores of the translator to places where the interpreter stores nothing; accessed and dirty
 //! bits; flags that are not read by the instructions that follow. Devices that access RAM by themselves at
 //! the same time (the synthetic ones) would see stores undone: this is for machines without them, and with
 //! one processor.
@@ -28,7 +28,6 @@ mod journal;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
@@ -45,17 +44,18 @@ use crate::vcpu::Vcpu;
 /// Instructions that the interpreter goes ahead at most: no block is longer.
 const AHEAD: usize = 64;
 /// How often a block is compared before that becomes rare.
-const OFTEN: u32 = 16;
+const OFTEN: u32 = 32;
 /// How rare: one time in so many.
-const RARELY: u32 = 256;
+const RARELY: u32 = 64;
+/// Blocks whose runs are counted at a time.
+const SLOTS: usize = 1 << 18;
 /// Instructions behind a block that are looked at for the flags they read.
 const LOOK_AHEAD: usize = 16;
 
 /// What a processor in lock step remembers.
-#[derive(Default)]
 pub struct LockStep {
-    /// How often the block at a guest physical address has run.
-    runs: HashMap<u64, u32>,
+    /// How often the block at a guest physical address has run; of two that share a slot the last one.
+    runs: Vec<(u64, u32)>,
     /// Blocks that have been compared, could not be, and all.
     pub compared: u64,
     pub once_only: u64,
@@ -64,11 +64,28 @@ pub struct LockStep {
     pub blocks: u64,
 }
 
+impl Default for LockStep {
+    fn default() -> Self {
+        Self { runs: vec![(u64::MAX, 0); SLOTS], compared: 0, once_only: 0, retried: 0, blocks: 0 }
+    }
+}
+
+impl LockStep {
+    /// Counts a run of the block at `gpa`, and tells whether it is to be compared.
+    fn counts(&mut self, gpa: u64) -> bool {
+        self.blocks += 1;
+        let slot = gpa.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros());
+        let (of, runs) = &mut self.runs[slot as usize];
+        *runs = if *of == gpa { runs.saturating_add(1) } else { 1 };
+        *of = gpa;
+        *runs <= OFTEN || runs.is_multiple_of(RARELY)
+    }
+}
+
 impl Drop for LockStep {
     fn drop(&mut self) {
-        let Self { runs, compared, once_only, retried, blocks } = self;
-        let places = runs.len();
-        tracing::info!(places, blocks, compared, once_only, retried, "lock step ends");
+        let Self { compared, once_only, retried, blocks, .. } = self;
+        tracing::info!(blocks, compared, once_only, retried, "lock step ends");
     }
 }
 
@@ -120,14 +137,8 @@ impl Vcpu {
                 Ok(page) => page.gpa,
                 Err(fault) => return Ok(Err(fault)),
             };
-            let runs = lock_step.runs.entry(gpa).or_default();
-            *runs = runs.saturating_add(1);
-            lock_step.blocks += 1;
-            let result = if *runs <= OFTEN || runs.is_multiple_of(RARELY) {
-                self.compare_block(lock_step)?
-            } else {
-                self.run_one_block()
-            };
+            let result =
+                if lock_step.counts(gpa) { self.compare_block(lock_step)? } else { self.run_one_block() };
             match result {
                 Ok(BlockEnd::GoOn) => {}
                 Ok(BlockEnd::Interpret) => return Ok(self.execute_one()),
@@ -198,8 +209,8 @@ impl Vcpu {
             if result.is_err() {
                 break self.exception.take().map_or(End::Line, End::Fault);
             }
-            // A repetition that is not done comes again.
-            let straight = self.rip == instruction.next_ip() || self.rip == instruction.ip();
+            // A repetition that is not done ends the line, and a block.
+            let straight = self.rip == instruction.next_ip();
             if !straight || steps.len() > AHEAD || !self.code_64() {
                 break End::Line;
             }

@@ -38,6 +38,23 @@ fn tiers_that_agree_go_on_and_each_store_is_done_once() {
 }
 
 #[test]
+fn a_loop_over_memory_that_comes_back_to_its_start_is_no_difference() {
+    let mut vcpu = guest(|a| {
+        let mut top = a.create_label();
+        a.mov(dword_ptr(DATA), 5).unwrap();
+        a.jmp(top).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.inc(dword_ptr(DATA + 4)).unwrap();
+        a.dec(dword_ptr(DATA)).unwrap();
+        a.jne(top).unwrap();
+        a.jmp(CODE + 0x100).unwrap();
+    });
+    vcpu.poke(CODE + 0x100, &[0xf4]);
+    run(&mut vcpu).unwrap();
+    assert_eq!(vcpu.peek::<8>(DATA), [0, 0, 0, 0, 5, 0, 0, 0]);
+}
+
+#[test]
 fn a_difference_is_told() {
     let mut vcpu = guest(|a| {
         a.mov(eax, 5).unwrap();

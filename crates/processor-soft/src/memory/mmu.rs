@@ -34,8 +34,11 @@ const CONTEXTS: usize = 16;
 const TAG_MASK: u64 = 0xfff;
 /// A tag that no access has: this value of the low bits is never given to a space.
 const NEVER: u64 = u64::MAX;
-/// Space numbers stay below this, code generations count above it, see [`Mmu::code_key`].
-const GENERATION: u64 = 1 << 44;
+/// Code generations count from here on. Space numbers stay below [`CODE_KEY_FREE`], and the bits between are for
+/// whoever adds to a [`Mmu::code_key`].
+const GENERATION: u64 = 1 << 48;
+/// The first of the bits that are 0 in each [`Mmu::code_key`]; there are five.
+pub const CODE_KEY_FREE: u32 = 43;
 /// Pages up to which a flush of ranges goes page by page.
 const RANGE_LIMIT: u64 = 64;
 /// Pages of the upper half that are not global and are remembered one by one.

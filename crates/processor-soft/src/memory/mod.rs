@@ -22,7 +22,7 @@ use crate::fault::Fault;
 use crate::registers::Seg;
 use crate::vcpu::Vcpu;
 
-pub use mmu::{Class, Mmu, mmu_offset};
+pub use mmu::{CODE_KEY_FREE, Class, Mmu, mmu_offset};
 
 /// Bytes of a line of the host's caches.
 const CACHE_LINE: usize = 64;
@@ -390,7 +390,7 @@ impl Vcpu {
     /// address is the same.
     #[inline(always)]
     pub fn code_key(&self, linear: u64) -> u64 {
-        self.mmu.code_key(linear) | u64::from(self.cpl == 3) << 43
+        self.mmu.code_key(linear) | u64::from(self.cpl == 3) << CODE_KEY_FREE
     }
 
     /// The linear address of `offset` in `seg` after the checks of limit, type and canonical form for an

@@ -33,6 +33,20 @@ fn flat(selector: u16, cpl: u8, kind: u32) -> Segment {
     }
 }
 
+/// Code and stack segment after SYSCALL, by IA32_STAR, in long mode or not.
+pub fn syscall_segments(star: u64, long: bool) -> (Segment, Segment) {
+    let selector = (star >> 32) as u16;
+    (flat_code(selector, 0, long), flat_stack((selector & !3).wrapping_add(8), 0))
+}
+
+/// The same after SYSRET, to 64-bit code or not.
+pub fn sysret_segments(star: u64, to_64: bool) -> (Segment, Segment) {
+    let selector = (star >> 48) as u16;
+    let code =
+        if to_64 { flat_code(selector.wrapping_add(16), 3, true) } else { flat_code(selector, 3, false) };
+    (code, flat_stack(selector.wrapping_add(8) | 3, 3))
+}
+
 /// SYSCALL. Outside 64-bit mode only processors of AMD know it.
 pub fn syscall(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
     let from_64 = vcpu.code_64();
@@ -41,7 +55,6 @@ pub fn syscall(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
         return Err(vcpu.invalid_opcode());
     }
     let star = vcpu.msrs.star;
-    let selector = (star >> 32) as u16;
     let return_rip = next(vcpu, op);
     vcpu.regs[gpr::RCX] = return_rip;
     let long = vcpu.long_mode_active();
@@ -55,8 +68,9 @@ pub fn syscall(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
         vcpu.flags &= !(flag::IF | flag::RF);
         star & 0xffff_ffff
     };
-    vcpu.segments[Seg::Ss as usize] = flat_stack((selector & !3).wrapping_add(8), 0);
-    vcpu.enter_code(flat_code(selector, 0, long), 0, rip);
+    let (code, stack) = syscall_segments(star, long);
+    vcpu.segments[Seg::Ss as usize] = stack;
+    vcpu.enter_code(code, 0, rip);
     Ok(Flow::Leave)
 }
 
@@ -73,7 +87,6 @@ pub fn sysret(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
     if to_64 && !vcpu.canonical(rip) {
         return Err(vcpu.general_protection());
     }
-    let selector = (vcpu.msrs.star >> 48) as u16;
     if vcpu.long_mode_active() {
         let mut flags = vcpu.regs[gpr::R11] & 0x003c_7fd7;
         if !vcpu.has_breakpoints() {
@@ -83,9 +96,8 @@ pub fn sysret(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
     } else {
         vcpu.flags |= flag::IF;
     }
-    vcpu.segments[Seg::Ss as usize] = flat_stack(selector.wrapping_add(8) | 3, 3);
-    let code =
-        if to_64 { flat_code(selector.wrapping_add(16), 3, true) } else { flat_code(selector, 3, false) };
+    let (code, stack) = sysret_segments(vcpu.msrs.star, to_64);
+    vcpu.segments[Seg::Ss as usize] = stack;
     vcpu.enter_code(code, 3, if to_64 { rip } else { rip & 0xffff_ffff });
     Ok(Flow::Leave)
 }

@@ -16,7 +16,7 @@ mod cpuid;
 mod debug;
 mod descriptor;
 mod far;
-mod fast_call;
+pub mod fast_call;
 mod flags;
 mod hypercall;
 mod interrupt;

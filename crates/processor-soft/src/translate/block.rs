@@ -7,6 +7,8 @@
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
 use super::classify::{FLAGS, Kind, classify, kills, reads};
+use super::compat::convert;
+use super::mode::Mode;
 
 /// A stretch of the page that decided how a block was translated: offset and length.
 pub type Extent = (u16, u16);
@@ -47,14 +49,27 @@ pub struct Scan {
     /// The block itself, and what was looked at to learn which flags are live. While these bytes are the
     /// same, so is the translation.
     pub extents: Vec<Extent>,
+    pub mode: Mode,
 }
 
-/// The instructions from `offset` of `page` on, to run at privilege level 3 (`user`) or 0.
-pub fn scan(page: &[u8; PAGE], offset: u16, user: bool) -> Scan {
+fn decoder(bytes: &[u8], offset: u16, mode: Mode) -> Decoder<'_> {
+    Decoder::with_ip(mode.bitness(), bytes, u64::from(offset), DecoderOptions::NONE)
+}
+
+/// The next instruction, in a form that 64-bit code has if there is one.
+fn decode(decoder: &mut Decoder<'_>, mode: Mode) -> Instruction {
+    let mut instruction = decoder.decode();
+    if !mode.long() && !instruction.is_invalid() {
+        convert(&mut instruction);
+    }
+    instruction
+}
+
+/// The instructions from `offset` of `page` on.
+pub fn scan(page: &[u8; PAGE], offset: u16, mode: Mode) -> Scan {
     let mut guests = Vec::with_capacity(16);
     let start = usize::from(offset);
-    let mut decoder =
-        Decoder::with_ip(64, page.get(start..).unwrap_or_default(), u64::from(offset), DecoderOptions::NONE);
+    let mut decoder = decoder(page.get(start..).unwrap_or_default(), offset, mode);
     let end = loop {
         let start = decoder.ip() as u16;
         if usize::from(start) >= PAGE {
@@ -64,12 +79,12 @@ pub fn scan(page: &[u8; PAGE], offset: u16, user: bool) -> Scan {
         if guests.len() == LIMIT {
             break End::Next(start);
         }
-        let instruction = decoder.decode();
+        let instruction = decode(&mut decoder, mode);
         if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
             break End::Crossing(start);
         }
         let kind =
-            if instruction.is_invalid() { Kind::Interpret(false) } else { classify(&instruction, user) };
+            if instruction.is_invalid() { Kind::Interpret(false) } else { classify(&instruction, mode) };
         guests.push(Guest { instruction, start, next: decoder.ip() as u16, kind, live: FLAGS });
         if kind.ends() {
             let next = decoder.ip() as u16;
@@ -82,15 +97,15 @@ pub fn scan(page: &[u8; PAGE], offset: u16, user: bool) -> Scan {
     };
     let length = guests.last().map_or(0, |guest: &Guest| guest.next - offset);
     let mut extents = vec![(offset, length.min(PAGE as u16 - offset))];
-    find_live(page, &mut guests, end, user, &mut extents);
-    Scan { guests, end, extents }
+    find_live(page, &mut guests, end, mode, &mut extents);
+    Scan { guests, end, extents, mode }
 }
 
 /// The instruction at `offset` of a page, of which `bytes` are the rest and the beginning of the next page.
-pub fn scan_crossing(bytes: &[u8], offset: u16, user: bool) -> Scan {
-    let mut decoder = Decoder::with_ip(64, bytes, u64::from(offset), DecoderOptions::NONE);
-    let instruction = decoder.decode();
-    let kind = if instruction.is_invalid() { Kind::Interpret(false) } else { classify(&instruction, user) };
+pub fn scan_crossing(bytes: &[u8], offset: u16, mode: Mode) -> Scan {
+    let mut decoder = decoder(bytes, offset, mode);
+    let instruction = decode(&mut decoder, mode);
+    let kind = if instruction.is_invalid() { Kind::Interpret(false) } else { classify(&instruction, mode) };
     let next = decoder.ip() as u16;
     let end = match kind {
         Kind::Interpret(_) => End::Crossing(next),
@@ -98,11 +113,11 @@ pub fn scan_crossing(bytes: &[u8], offset: u16, user: bool) -> Scan {
         _ => End::Crossing(next),
     };
     let guests = vec![Guest { instruction, start: offset, next, kind, live: FLAGS }];
-    Scan { guests, end, extents: vec![(offset, bytes.len() as u16)] }
+    Scan { guests, end, extents: vec![(offset, bytes.len() as u16)], mode }
 }
 
-fn find_live(page: &[u8; PAGE], guests: &mut [Guest], end: End, user: bool, extents: &mut Vec<Extent>) {
-    let mut live_at = |target| live_at(page, target, user, extents);
+fn find_live(page: &[u8; PAGE], guests: &mut [Guest], end: End, mode: Mode, extents: &mut Vec<Extent>) {
+    let mut live_at = |target| live_at(page, target, mode, extents);
     let mut live = match end {
         End::Next(offset) => live_at(i32::from(offset)),
         _ => FLAGS,
@@ -125,15 +140,15 @@ pub fn in_page(target: i32) -> Option<u16> {
 
 /// The flags that may be live at `target`: found by looking at the instructions there, on both sides of
 /// branches within the page.
-fn live_at(page: &[u8; PAGE], target: i32, user: bool, extents: &mut Vec<Extent>) -> u32 {
-    let mut search = Search { page, user, extents, seen: Vec::new(), budget: LOOK_AHEAD };
+fn live_at(page: &[u8; PAGE], target: i32, mode: Mode, extents: &mut Vec<Extent>) -> u32 {
+    let mut search = Search { page, mode, extents, seen: Vec::new(), budget: LOOK_AHEAD };
     search.live(target, FLAGS)
 }
 
 /// A look at the code behind a block.
 struct Search<'a> {
     page: &'a [u8; PAGE],
-    user: bool,
+    mode: Mode,
     extents: &'a mut Vec<Extent>,
     /// Where it has been, and for which flags: a loop adds nothing to what is found on its way out.
     seen: Vec<(u16, u32)>,
@@ -150,7 +165,7 @@ impl Search<'_> {
         }
         self.seen.push((offset, unknown));
         let bytes = self.page.get(usize::from(offset)..).unwrap_or_default();
-        let mut decoder = Decoder::with_ip(64, bytes, u64::from(offset), DecoderOptions::NONE);
+        let mut decoder = decoder(bytes, offset, self.mode);
         let mut live = 0;
         let mut further = None;
         while unknown != 0 {
@@ -160,12 +175,12 @@ impl Search<'_> {
                 break;
             }
             self.budget -= 1;
-            let instruction = decoder.decode();
+            let instruction = decode(&mut decoder, self.mode);
             if instruction.is_invalid() {
                 live |= unknown;
                 break;
             }
-            let kind = classify(&instruction, self.user);
+            let kind = classify(&instruction, self.mode);
             let read = reads(&instruction, kind) & unknown;
             live |= read;
             unknown &= !(kills(&instruction, kind) | read);
@@ -210,7 +225,8 @@ mod tests {
     #[test]
     fn flags_are_dead_between_two_instructions_that_write_them_all() {
         // add eax, ebx; mov eax, [rdi]; sub eax, ecx; ret
-        let Scan { guests, end, .. } = scan(&page(&[0x01, 0xd8, 0x8b, 0x07, 0x29, 0xc8, 0xc3]), 0, false);
+        let Scan { guests, end, .. } =
+            scan(&page(&[0x01, 0xd8, 0x8b, 0x07, 0x29, 0xc8, 0xc3]), 0, Mode::KERNEL);
         assert_eq!(end, End::Transfer);
         let live: Vec<_> = guests.iter().map(|guest| guest.live).collect();
         assert_eq!(live, [0, 0, 0, FLAGS]);
@@ -220,7 +236,7 @@ mod tests {
     fn a_branch_needs_its_flags_and_those_of_both_ways() {
         // cmp eax, ebx; mov ecx, [rdi]; je +2; xor eax, eax; add eax, ebx; ret
         let code = [0x39, 0xd8, 0x8b, 0x0f, 0x74, 0x02, 0x31, 0xc0, 0x01, 0xd8, 0xc3];
-        let guests = scan(&page(&code), 0, false).guests;
+        let guests = scan(&page(&code), 0, Mode::KERNEL).guests;
         assert_eq!(guests[1].live, RflagsBits::ZF);
         assert_eq!(guests[0].live, 0);
     }
@@ -228,7 +244,7 @@ mod tests {
     #[test]
     fn a_shift_by_cl_may_leave_the_flags_alone() {
         // shl eax, cl; ret
-        let guests = scan(&page(&[0xd3, 0xe0, 0xc3]), 0, false).guests;
+        let guests = scan(&page(&[0xd3, 0xe0, 0xc3]), 0, Mode::KERNEL).guests;
         assert_eq!(guests[0].live, FLAGS);
     }
 
@@ -236,7 +252,7 @@ mod tests {
     fn a_block_ends_before_an_instruction_that_lies_in_two_pages() {
         let mut page = [0x90; PAGE];
         page[PAGE - 2..].copy_from_slice(&[0x48, 0x01]);
-        let Scan { guests, end, .. } = scan(&page, PAGE as u16 - 3, false);
+        let Scan { guests, end, .. } = scan(&page, PAGE as u16 - 3, Mode::KERNEL);
         assert_eq!(guests.len(), 1);
         assert_eq!(end, End::Crossing(PAGE as u16 - 2));
     }

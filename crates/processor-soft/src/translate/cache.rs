@@ -15,6 +15,7 @@ use super::counts::{Counts, Told};
 use super::emit::Emitter;
 use super::inspect::{Inspection, Translated};
 use super::lower::{Ahead, Crossing, Entries, HEAD, Link, Lowered, Tools, Way, Writer};
+use super::mode::Mode;
 use super::slow::{self, Interpreted};
 use super::state::{JUMPS, Jump, jump_slot, no_jump};
 use super::stubs::{self, Stubs};
@@ -63,21 +64,21 @@ impl Hasher for AddressHasher {
 
 type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
 
-/// Which block: a guest physical address, for which privilege level, and whether it shares look-ups.
+/// Which block: a guest physical address, for which mode, and whether it shares look-ups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Name(u64);
 
 impl Name {
-    fn new(gpa: u64, user: bool, plain: bool) -> Self {
-        Self(gpa << 2 | u64::from(user) << 1 | u64::from(plain))
+    fn new(gpa: u64, mode: Mode, plain: bool) -> Self {
+        Self(gpa << 5 | mode.number() << 1 | u64::from(plain))
     }
 
     fn gpa(self) -> u64 {
-        self.0 >> 2
+        self.0 >> 5
     }
 
-    fn user(self) -> bool {
-        self.0 & 2 != 0
+    fn mode(self) -> Mode {
+        Mode::from_number(self.0 >> 1 & 0xf)
     }
 
     fn plain(self) -> bool {
@@ -86,7 +87,7 @@ impl Name {
 
     /// The block at another offset of the same page.
     fn at(self, offset: u16, plain: bool) -> Self {
-        Self::new(self.gpa() & !(PAGE as u64 - 1) | u64::from(offset), self.user(), plain)
+        Self::new(self.gpa() & !(PAGE as u64 - 1) | u64::from(offset), self.mode(), plain)
     }
 }
 
@@ -136,7 +137,7 @@ pub struct Translator {
     pending_count: usize,
     crossroads: Vec<Crossroad>,
     jumps: Box<[Jump]>,
-    /// Numbers for [`Vcpu::code_key`]s; a number is used once.
+    /// Numbers for [`Vcpu::block_key`]s; a number is used once.
     keys: AddressMap<u64>,
     next_key: u64,
     last_key: (u64, u64),
@@ -236,17 +237,20 @@ impl Translator {
         self.arena.add(&emitter.finish());
     }
 
-    /// Begins with the keys anew if they are nearly spent, which forgets all blocks: those that bear one.
-    pub fn renew_keys(&mut self) {
-        if self.next_key >= LAST_KEY {
+    /// Begins with the keys anew if they are nearly spent, which forgets all blocks: those that bear one. Whether
+    /// it did.
+    pub fn renew_keys(&mut self) -> bool {
+        let spent = self.next_key >= LAST_KEY;
+        if spent {
             self.clear();
             self.next_key = 1;
             self.keys.clear();
             self.last_key = (u64::MAX, 0);
         }
+        spent
     }
 
-    /// The number under which the jump cache knows a [`Vcpu::code_key`]. Takes no more than one new number;
+    /// The number under which the jump cache knows a [`Vcpu::block_key`]. Takes no more than one new number;
     /// [`Self::renew_keys`] sees to it that there are some.
     pub fn key(&mut self, code_key: u64) -> u64 {
         if self.last_key.0 == code_key {
@@ -294,7 +298,7 @@ impl Translator {
     /// The block at `gpa`, whose page is in `state`; `None` if the instruction there does not lie in one
     /// page.
     pub fn block(&mut self, cpu: &mut Vcpu, gpa: u64, state: PageState, plain: bool) -> Option<Found> {
-        let name = Name::new(gpa, cpu.cpl == 3, plain);
+        let name = Name::new(gpa, cpu.block_mode()?, plain);
         let known = self.names.get(&name.0).copied();
         if let Some(number) = known
             && self.is_good(cpu, number, (state, None))
@@ -304,7 +308,7 @@ impl Translator {
         let room = self.make_room();
         let mut page = [0; PAGE];
         cpu.shared.memory.read_slice(&mut page, GuestAddress(gpa & !0xfff)).ok()?;
-        let scan = scan(&page, (gpa & 0xfff) as u16, name.user());
+        let scan = scan(&page, (gpa & 0xfff) as u16, name.mode());
         if scan.guests.is_empty() {
             return None;
         }
@@ -325,7 +329,7 @@ impl Translator {
         (gpa, state): (u64, PageState),
         second: (u64, PageState),
     ) -> Option<Found> {
-        let name = Name::new(gpa, cpu.cpl == 3, true);
+        let name = Name::new(gpa, cpu.block_mode()?, true);
         let known = self.crossings.get(&name.0).copied();
         if let Some(number) = known
             && self.is_good(cpu, number, (state, Some(second)))
@@ -334,7 +338,7 @@ impl Translator {
         }
         self.make_room();
         let bytes = two_pages(cpu, gpa, second.0)?;
-        let scan = scan_crossing(&bytes, (gpa & 0xfff) as u16, name.user());
+        let scan = scan_crossing(&bytes, (gpa & 0xfff) as u16, name.mode());
         let lowered = self.lower(cpu, &scan, true, |_| &bytes);
         self.tell(cpu, name, &scan, &lowered.code);
         // Another second page is another block.
@@ -477,7 +481,6 @@ impl Translator {
         self.inspection.block(&Translated {
             rip: cpu.rip,
             gpa: name.gpa(),
-            user: name.user(),
             plain: name.plain(),
             scan,
             origin: self.arena.next(),

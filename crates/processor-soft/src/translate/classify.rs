@@ -4,6 +4,8 @@
 
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpAccess, OpKind, Register, RflagsBits};
 
+use super::compat;
+use super::mode::Mode;
 use crate::extension::{Host, vector_alignment};
 
 /// The six arithmetic flags, as iced-x86 counts them.
@@ -68,50 +70,38 @@ impl Kind {
     }
 }
 
-/// Decides for an instruction that has been decoded with its offset in the page as its address, to run at
-/// privilege level 3 (`user`) or 0.
-pub fn classify(instruction: &Instruction, user: bool) -> Kind {
+/// Decides for an instruction that has been decoded with its offset in the page as its address, and
+/// [converted](compat::convert) if it is of 32-bit code.
+pub fn classify(instruction: &Instruction, mode: Mode) -> Kind {
     let interpret = Kind::Interpret(instruction.flow_control() == FlowControl::Next);
     if instruction.is_invalid() {
         return interpret;
     }
-    let target = |kind: fn(i32) -> Kind| match i32::try_from(instruction.near_branch64() as i64) {
-        Ok(target) => kind(target),
-        Err(_) => interpret,
+    let transfer = if mode.long() {
+        long_transfer(instruction, mode, interpret)
+    } else {
+        compat::transfer(instruction, || operands_fit(instruction, mode))
     };
-    let near = instruction.op0_kind() == OpKind::NearBranch64;
-    match instruction.code() {
-        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 if near => return target(Kind::Jump),
-        Code::Call_rel32_64 if near => return target(Kind::Call),
-        Code::Jrcxz_rel8_64 if near => return target(Kind::CountZero),
-        Code::Jmp_rm64 if operands_fit(instruction) => return Kind::JumpIndirect,
-        Code::Call_rm64 if operands_fit(instruction) => return Kind::CallIndirect,
-        Code::Retnq => return Kind::Return(0),
-        Code::Retnq_imm16 => return Kind::Return(instruction.immediate16()),
-        Code::Push_r64 | Code::Push_rm64 | Code::Pushq_imm8 | Code::Pushq_imm32
-            if operands_fit(instruction) =>
-        {
-            return Kind::Push;
-        }
-        Code::Pop_r64 | Code::Pop_rm64 if instruction.op0_kind() == OpKind::Register => {
-            return Kind::Pop;
-        }
-        Code::Leaveq => return Kind::Leave,
-        Code::Lea_r64_m if instruction.memory_base() != Register::RIP || operands_fit(instruction) => {
-            return if address_fits(instruction) { Kind::Lea } else { interpret };
-        }
-        Code::Lea_r32_m if address_fits(instruction) && !instruction.is_ip_rel_memory_operand() => {
-            return Kind::Lea;
-        }
-        _ => {}
+    if let Some(kind) = transfer {
+        return kind;
     }
-    if instruction.is_jcc_short_or_near() && near {
-        return match i32::try_from(instruction.near_branch64() as i64) {
-            // Condition codes of iced-x86 count from 1 in the order of the architecture.
-            Ok(target) => Kind::Branch(condition(instruction), target),
-            Err(_) => interpret,
+    if instruction.is_jcc_short_or_near() {
+        // Condition codes of iced-x86 count from 1 in the order of the architecture.
+        return match instruction.op0_kind() {
+            OpKind::NearBranch64 => match i32::try_from(instruction.near_branch64() as i64) {
+                Ok(target) => Kind::Branch(condition(instruction), target),
+                Err(_) => interpret,
+            },
+            OpKind::NearBranch32 if !mode.long() => {
+                Kind::Branch(condition(instruction), instruction.near_branch32() as i32)
+            }
+            _ => interpret,
         };
     }
+    if !instruction.code().op_code().mode64() {
+        return interpret;
+    }
+    let fits = || operands_fit(instruction, mode);
     match instruction.mnemonic() {
         Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Endbr32 => Kind::Nothing,
         Mnemonic::Prefetchnta
@@ -119,21 +109,57 @@ pub fn classify(instruction: &Instruction, user: bool) -> Kind {
         | Mnemonic::Prefetcht1
         | Mnemonic::Prefetcht2
         | Mnemonic::Prefetchw => Kind::Nothing,
-        Mnemonic::Div | Mnemonic::Idiv if operands_fit(instruction) && accessed_size(instruction) >= 4 => {
-            Kind::Divide
-        }
+        Mnemonic::Div | Mnemonic::Idiv if fits() && accessed_size(instruction) >= 4 => Kind::Divide,
+        Mnemonic::Cli if !mode.user => Kind::System(System::Cli),
+        Mnemonic::Sti if !mode.user => Kind::System(System::Sti),
+        Mnemonic::Swapgs if !mode.user && mode.long() => Kind::System(System::Swapgs),
+        Mnemonic::Stac if !mode.user => Kind::System(System::Stac),
+        Mnemonic::Clac if !mode.user => Kind::System(System::Clac),
         Mnemonic::Rdtsc => Kind::System(System::ReadTime),
-        Mnemonic::Cli if !user => Kind::System(System::Cli),
-        Mnemonic::Sti if !user => Kind::System(System::Sti),
-        Mnemonic::Swapgs if !user => Kind::System(System::Swapgs),
-        Mnemonic::Stac if !user => Kind::System(System::Stac),
-        Mnemonic::Clac if !user => Kind::System(System::Clac),
-        mnemonic if is_plain(mnemonic) && operands_fit(instruction) && offered(instruction) => Kind::Plain,
-        _ if uses_vectors(instruction) && operands_fit(instruction) && offered(instruction) => {
+        mnemonic if is_plain(mnemonic) && fits() && offered(instruction) => Kind::Plain,
+        // The registers that 32-bit code has no names for stay as they are.
+        Mnemonic::Vzeroupper | Mnemonic::Vzeroall if !mode.long() => interpret,
+        _ if uses_vectors(instruction) && fits() && offered(instruction) => {
             vector_alignment(instruction).map_or(interpret, Kind::Vector)
         }
         _ => interpret,
     }
+}
+
+/// Jumps, calls, returns, LEA and what uses the stack, of 64-bit code.
+fn long_transfer(instruction: &Instruction, mode: Mode, interpret: Kind) -> Option<Kind> {
+    let operands_fit = |instruction| operands_fit(instruction, mode);
+    let address_fits = |instruction| address_fits(instruction, mode);
+    let target = |kind: fn(i32) -> Kind| match i32::try_from(instruction.near_branch64() as i64) {
+        Ok(target) => kind(target),
+        Err(_) => interpret,
+    };
+    let near = instruction.op0_kind() == OpKind::NearBranch64;
+    Some(match instruction.code() {
+        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 if near => target(Kind::Jump),
+        Code::Jrcxz_rel8_64 if near => target(Kind::CountZero),
+        Code::Call_rel32_64 if near => target(Kind::Call),
+        Code::Jmp_rm64 if operands_fit(instruction) => Kind::JumpIndirect,
+        Code::Call_rm64 if operands_fit(instruction) => Kind::CallIndirect,
+        Code::Retnq => Kind::Return(0),
+        Code::Retnq_imm16 => Kind::Return(instruction.immediate16()),
+        Code::Push_r64 | Code::Push_rm64 | Code::Pushq_imm8 | Code::Pushq_imm32
+            if operands_fit(instruction) =>
+        {
+            Kind::Push
+        }
+        Code::Pop_r64 | Code::Pop_rm64 if instruction.op0_kind() == OpKind::Register => Kind::Pop,
+        Code::Leaveq => Kind::Leave,
+        Code::Lea_r64_m if instruction.memory_base() != Register::RIP || operands_fit(instruction) => {
+            if address_fits(instruction) {
+                Kind::Lea
+            } else {
+                interpret
+            }
+        }
+        Code::Lea_r32_m if address_fits(instruction) && !instruction.is_ip_rel_memory_operand() => Kind::Lea,
+        _ => return None,
+    })
 }
 
 /// Whether the instruction names a vector or mask register, or is one that means them all.
@@ -311,7 +337,7 @@ pub fn writes(access: OpAccess) -> bool {
 }
 
 /// Whether all operands are of the kinds that can be replaced.
-fn operands_fit(instruction: &Instruction) -> bool {
+fn operands_fit(instruction: &Instruction, mode: Mode) -> bool {
     let (mut memory, mut high) = (false, false);
     let mut homes = [None; 3];
     for operand in 0..instruction.op_count() {
@@ -332,7 +358,7 @@ fn operands_fit(instruction: &Instruction) -> bool {
                 }
             }
             OpKind::Memory => {
-                if memory || !address_fits(instruction) {
+                if memory || !address_fits(instruction, mode) {
                     return false;
                 }
                 memory = true;
@@ -361,7 +387,10 @@ fn operands_fit(instruction: &Instruction) -> bool {
 }
 
 /// Whether the address of the memory operand can be computed by one LEA.
-fn address_fits(instruction: &Instruction) -> bool {
+fn address_fits(instruction: &Instruction, mode: Mode) -> bool {
+    if !mode.long() {
+        return compat::address_fits(instruction) && mode.may_use(instruction.memory_segment());
+    }
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
     let wide = |register: Register| register == Register::None || register.is_gpr64();
     if base == Register::RIP {

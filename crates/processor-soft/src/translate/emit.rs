@@ -247,6 +247,11 @@ impl Emitter {
         self.memory(true, &[0x8d], to, mem);
     }
 
+    /// `mov [mem], from`.
+    pub fn store_sized(&mut self, wide: bool, mem: Mem, from: u8) {
+        self.memory(wide, &[0x89], from, mem);
+    }
+
     /// `lea to, [mem]` of 32 bits.
     pub fn lea_32(&mut self, to: u8, mem: Mem) {
         self.memory(false, &[0x8d], to, mem);
@@ -284,6 +289,17 @@ impl Emitter {
     /// `inc qword [mem]`.
     pub fn increment(&mut self, mem: Mem) {
         self.memory(true, &[0xff], 0, mem);
+    }
+
+    /// `add dword [mem], imm32`.
+    pub fn add_to_mem_32(&mut self, mem: Mem, value: i32) {
+        self.memory(false, &[0x81], 0, mem);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `add to, [mem]` of 32 bits; the upper half is zeroed.
+    pub fn add_mem_32(&mut self, to: u8, mem: Mem) {
+        self.memory(false, &[0x03], to, mem);
     }
 
     /// `and dword [mem], imm32`.
@@ -401,6 +417,11 @@ impl Emitter {
     pub fn and_imm_32(&mut self, register: u8, value: i32) {
         self.registers(false, &[0x81], 4, register);
         self.bytes(&value.to_le_bytes());
+    }
+
+    /// `and to, [mem]` of 64 bits.
+    pub fn and_mem(&mut self, to: u8, mem: Mem) {
+        self.memory(true, &[0x23], to, mem);
     }
 
     /// `xor to, from` of 32 bits; the upper half is zeroed.

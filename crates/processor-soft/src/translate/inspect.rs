@@ -23,7 +23,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter};
+use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, OpKind};
 
 use super::block::{Guest, Scan};
 use super::classify::Kind;
@@ -49,7 +49,6 @@ pub struct Translated<'a> {
     pub rip: u64,
     /// Guest physical address.
     pub gpa: u64,
-    pub user: bool,
     /// Whether it shares no look-ups.
     pub plain: bool,
     pub scan: &'a Scan,
@@ -63,8 +62,9 @@ pub struct Translated<'a> {
 
 impl Translated<'_> {
     fn name(&self) -> String {
-        let level = if self.user { "user" } else { "kernel" };
-        format!("guest:{:#x} {level}{}", self.rip, if self.plain { " plain" } else { "" })
+        let level = if self.scan.mode.user { "user" } else { "kernel" };
+        let bits = if self.scan.mode.long() { "" } else { " 32-bit" };
+        format!("guest:{:#x} {level}{bits}{}", self.rip, if self.plain { " plain" } else { "" })
     }
 }
 
@@ -147,8 +147,14 @@ fn formatter() -> IntelFormatter {
 fn linear(guest: &Guest, page: u64) -> Instruction {
     let mut instruction = guest.instruction;
     instruction.set_ip(page + u64::from(guest.start));
-    if instruction.near_branch_target() != 0 {
-        instruction.set_near_branch64(page.wrapping_add(instruction.near_branch64()));
+    match instruction.op0_kind() {
+        OpKind::NearBranch64 => {
+            instruction.set_near_branch64(page.wrapping_add(instruction.near_branch64()));
+        }
+        OpKind::NearBranch32 => {
+            instruction.set_near_branch32((page as u32).wrapping_add(instruction.near_branch32()));
+        }
+        _ => {}
     }
     if instruction.is_ip_rel_memory_operand() {
         let target = page.wrapping_add(instruction.memory_displacement64());
@@ -186,6 +192,7 @@ fn host_code(text: &mut String, stubs: &Stubs, at: u64, code: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::super::block::{PAGE, scan};
+    use super::super::mode::Mode;
     use super::*;
 
     #[test]
@@ -194,14 +201,13 @@ mod tests {
         let mut page = [0x90; PAGE];
         page[0x10..0x14].copy_from_slice(&[0x0f, 0xa2, 0x74, 0x02]);
         page[0x14] = 0xc3;
-        let scan = scan(&page, 0x10, false);
+        let scan = scan(&page, 0x10, Mode::KERNEL);
         let stubs = Stubs { interpret: 0x7000, ..Stubs::default() };
         // jmp 0x7000, its site; je; ret
         let code = [0xe9, 0xfb, 0x5f, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0x74, 0x00, 0xc3];
         let block = Translated {
             rip: 0xffff_ffff_8123_4010,
             gpa: 0x1234_4010,
-            user: false,
             plain: true,
             scan: &scan,
             origin: 0x1000,

@@ -1,4 +1,4 @@
-//! The translator: 64-bit code becomes host code.
+//! The translator: 64-bit code, and 32-bit code in flat segments, becomes host code.
 //!
 //! ```text
 //! execute_translated ─▶ jump cache ─▶ code ──────────────────────────┐ links, jump cache
@@ -14,9 +14,9 @@
 //! registers in the host registers of the same number and guest flags in the host's flags. Memory operands
 //! go through the first level of the software TLB, inline; accesses off the same base share a look-up
 //! ([`plan`]). What is not translated is done by the interpreter's handlers, called from the generated code;
-//! code that is not 64-bit is interpreted altogether.
+//! code of other modes is interpreted altogether.
 //!
-//! Blocks are found by guest physical address and privilege level and do not depend on where they are mapped.
+//! Blocks are found by guest physical address and [mode] and do not depend on where they are mapped.
 //! Jumps within a page are linked for good; jumps to other pages while the address space is the one for which
 //! they were linked. When a page that holds blocks is written, the ways into its blocks are made to lead out;
 //! a block is made good again if what it was made of turns out to be the same. Pages that hold code are not
@@ -32,11 +32,14 @@
 mod block;
 mod cache;
 mod classify;
+mod compat;
 mod counts;
 mod emit;
+mod fast_call;
 mod first_level;
 mod inspect;
 mod lower;
+mod mode;
 mod plan;
 mod slow;
 mod state;
@@ -63,6 +66,7 @@ use crate::registers::{cr0, cr4, flag, gpr};
 use crate::vcpu::Vcpu;
 
 use cache::Found;
+use mode::Mode;
 use state::{Jump, Switch, reason};
 
 /// All signals blocked for this thread, as long as this lives: generated code has no stack for a handler.
@@ -123,6 +127,9 @@ fn set_gs_base(address: usize) {
     }
 }
 
+/// Number of the last page of 32-bit code, in which RIP might reach 4 GiB.
+const LAST_PAGE: u64 = 0xf_ffff;
+
 /// Runs generated code until it comes back with a reason.
 ///
 /// # Safety
@@ -137,7 +144,7 @@ unsafe fn enter(way_in: u64, code: u64) -> u64 {
 }
 
 impl Vcpu {
-    /// As [`Self::execute`], with 64-bit code translated.
+    /// As [`Self::execute`], with 64-bit code and most 32-bit code translated.
     pub fn execute_translated(&mut self) -> Result<(), Fault> {
         match self.with_translator(Self::run_translated) {
             Some(result) => result,
@@ -171,13 +178,13 @@ impl Vcpu {
             if self.vp.attention.load(Ordering::Relaxed) != 0 || self.debugger_holds() {
                 return Ok(());
             }
-            if !self.code_64() {
+            if self.block_mode().is_none() {
                 return self.execute();
             }
             // SAFETY: `translator` is alive, and generated code, which uses it too, does not run now.
             let known = unsafe { &mut *translator };
             let Some(found) = self.find_code(known, reason)? else { return self.execute_one() };
-            if reason == reason::LINK && self.code_key(self.rip) == self.generated.code_key {
+            if reason == reason::LINK && self.block_key(self.rip) == self.generated.code_key {
                 let counts = self.rip >> 63 == 0;
                 known.link_crossroad(self.generated.crossroad, self.generated.key, found, counts);
             }
@@ -209,7 +216,7 @@ impl Vcpu {
     /// From within generated code: where to go on at an RIP that is not behind the instruction. What
     /// [`slow::interpret`] answers.
     fn go_on_elsewhere(&mut self) -> u64 {
-        if !self.code_64() || self.vp.attention.load(Ordering::Relaxed) != 0 {
+        if self.block_mode().is_none() || self.vp.attention.load(Ordering::Relaxed) != 0 {
             return slow::leave(reason::LOOK_UP);
         }
         // SAFETY: `run_translated` has set it and does not use it while generated code runs.
@@ -240,8 +247,8 @@ impl Vcpu {
         self.refresh();
         self.generated.page = self.rip & !0xfff;
         self.generated.half = self.rip >> 63;
-        self.generated.user = u64::from(self.cpl == 3);
-        self.generated.code_key = self.code_key(self.rip);
+        self.generated.mode = self.block_mode().map_or(0, Mode::number);
+        self.generated.code_key = self.block_key(self.rip);
         self.generated.key = translator.key(self.generated.code_key);
         self.generated.jumps = translator.jumps();
         self.generated.code_entries = self.mmu.code_entries(self.cpl == 3);
@@ -268,6 +275,7 @@ impl Vcpu {
             self.generated.vectors_before = 0;
             // Those of no entry of the jump cache.
             (self.generated.key, self.generated.half) = (0, u64::MAX);
+            self.generated.fast_calls.close();
             // SAFETY: as in `run_translated`.
             reason = unsafe { enter(way_in, found.saved) };
             self.access_changed();
@@ -318,7 +326,9 @@ impl Vcpu {
     /// back. `None` if the instruction cannot be translated where it is.
     fn find_code(&mut self, translator: &mut Translator, why: u64) -> Result<Option<Found>, Fault> {
         self.end_written_code(translator);
-        translator.renew_keys();
+        if translator.renew_keys() {
+            self.generated.fast_calls.close();
+        }
         self.relieve_blocks();
         if translator.thunks != self.extension.generation() {
             translator.thunks = self.extension.generation();
@@ -327,7 +337,11 @@ impl Vcpu {
         if self.debugger_holds() {
             return Ok(None);
         }
-        let (rip, key) = (self.rip, translator.key(self.code_key(self.rip)));
+        let Some(mode) = self.block_mode() else { return Ok(None) };
+        if !mode.long() && self.rip >> 12 >= LAST_PAGE {
+            return Ok(None);
+        }
+        let (rip, key) = (self.rip, translator.key(self.block_key(self.rip)));
         if why == reason::LOOK_UP {
             let jump = translator.jump(rip);
             if jump.rip == rip && jump.key == key {
@@ -339,7 +353,7 @@ impl Vcpu {
             return Ok(None);
         }
         let state = self.mark_code(page.gpa);
-        let mut only = page.gpa & !0xfff | u64::from(self.cpl == 3);
+        let mut only = page.gpa & !0xfff | mode.number();
         let found = match translator.block(self, page.gpa, state, why == reason::PLAIN) {
             Some(found) => found,
             None => {
@@ -357,7 +371,7 @@ impl Vcpu {
         };
         if why != reason::PLAIN {
             // The key may have changed since, by the fetch itself.
-            let key = translator.key(self.code_key(rip));
+            let key = translator.key(self.block_key(rip));
             *translator.jump(rip) = Jump { rip, key, code: found.saved, page: only };
         }
         Ok(Some(found))
@@ -439,6 +453,7 @@ impl Vcpu {
             self.generated.stac = self.switch_to(Class::SupervisorAndUser);
             self.generated.clac = self.switch_to(barred);
         }
+        self.check_fast_calls();
     }
 
     fn switch_to(&mut self, class: Class) -> Switch {
@@ -455,6 +470,9 @@ impl Vcpu {
             let ahead = translator.crossing_target(self.generated.crossroad);
             if reason == reason::LINK {
                 self.rip = self.generated.page.wrapping_add(ahead.target as u64);
+                if !self.code_64() {
+                    self.rip &= u64::from(u32::MAX);
+                }
             }
             self.generated.transfer = lower::pack_transfer(ahead.start, ahead.release);
         }

@@ -355,6 +355,7 @@ impl Planner {
 mod tests {
     use super::*;
     use crate::translate::block::{PAGE as PAGE_SIZE, scan};
+    use crate::translate::mode::Mode;
     use iced_x86::code_asm::*;
 
     fn plans(write: impl FnOnce(&mut CodeAssembler)) -> Vec<Plan> {
@@ -363,7 +364,7 @@ mod tests {
         let code = assembler.assemble(0).unwrap();
         let mut page = [0; PAGE_SIZE];
         page[..code.len()].copy_from_slice(&code);
-        plan(&scan(&page, 0, false).guests, &mut InstructionInfoFactory::new())
+        plan(&scan(&page, 0, Mode::KERNEL).guests, &mut InstructionInfoFactory::new())
     }
 
     #[test]

@@ -38,6 +38,7 @@ impl Vcpu {
             self.rip = start;
             return leave(reason::LOOK_UP);
         }
+        let mnemonic = interpreted.mnemonic;
         interpreted.runs += 1;
         self.translator_counts().interpreted += 1;
         self.instructions += 1;
@@ -49,11 +50,15 @@ impl Vcpu {
             Ok(_) => {}
         }
         let goes_on = self.rip == self.generated.page + u64::from(site.next)
-            && self.code_64()
-            && self.code_key(self.rip) == self.generated.code_key
+            && self.block_key(self.rip) == self.generated.code_key
             && self.shared.code.ended() == self.generated.ended;
         if !goes_on {
-            return self.go_on_elsewhere();
+            let answer = self.go_on_elsewhere();
+            if matches!(mnemonic, Mnemonic::Syscall | Mnemonic::Sysretq) && answer >= super::stubs::ADDRESSES
+            {
+                self.open_fast_calls();
+            }
+            return answer;
         }
         self.refresh();
         if ready > self.generated.vectors_ready { leave(reason::LOOK_UP) } else { GO_ON }

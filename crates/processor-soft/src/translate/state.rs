@@ -10,6 +10,7 @@ use crate::vcpu::Vcpu;
 
 use super::cache::Translator;
 use super::emit::Mem;
+use super::fast_call::FastCalls;
 use super::first_level::Pair;
 use super::plan::SLOTS;
 use crate::memory::mmu_offset;
@@ -26,8 +27,8 @@ pub struct Jump {
     /// [`Shared::key`] when the entry was made.
     pub key: u64,
     pub code: u64,
-    /// Guest physical address of the page, with 1 in bit 0 at privilege level 3, or what no page has if the
-    /// code lies in two.
+    /// Guest physical address of the page and, in the lowest bits, [`super::mode::Mode::number`]; or what no page
+    /// has if the code lies in two.
     pub page: u64,
 }
 
@@ -73,8 +74,8 @@ pub struct Shared {
     pub transfer: i32,
     /// Bit 63 of RIP.
     pub half: u64,
-    /// 1 at privilege level 3.
-    pub user: u64,
+    /// [`super::mode::Mode::number`] of the running block.
+    pub mode: u64,
     /// What is added to the host's TSC.
     pub time_offset: u64,
     /// Not 0 if RDTSC raises an exception at the present privilege level.
@@ -92,7 +93,7 @@ pub struct Shared {
     /// What must agree with a jump cache entry besides RIP: a number for address space, privilege level, and
     /// since when no code has become invalid ([`super::Translator::key`]).
     pub key: u64,
-    /// [`Vcpu::code_key`] of the page of the running block.
+    /// [`Vcpu::block_key`] of the page of the running block.
     pub code_key: u64,
     pub attention: *const AtomicU32,
     /// 1 while the guest's vector registers are in the host's.
@@ -106,6 +107,7 @@ pub struct Shared {
     pub vcpu: *mut Vcpu,
     /// What is running.
     pub translator: *mut Translator,
+    pub fast_calls: FastCalls,
     /// Accesses that the first level of the TLB did not know and the second did.
     pub second_level: u64,
     /// Look-ups in the first level, if they are counted.
@@ -123,7 +125,7 @@ pub struct Switch {
 }
 
 impl Switch {
-    const NONE: Self = Self { tables: null(), entries: null(), class: 0 };
+    pub const NONE: Self = Self { tables: null(), entries: null(), class: 0 };
 }
 
 // SAFETY: the pointers lead to what belongs to the processor itself, or is atomic; they are set anew before
@@ -140,7 +142,7 @@ impl Shared {
             ended: 0,
             transfer: NO_CHECK,
             half: 0,
-            user: 0,
+            mode: 0,
             time_offset: 0,
             time_barred: 0,
             host_fs: 0,
@@ -162,6 +164,7 @@ impl Shared {
             image: null_mut(),
             vcpu: null_mut(),
             translator: null_mut(),
+            fast_calls: FastCalls::CLOSED,
             second_level: 0,
             look_ups: 0,
         }
@@ -183,7 +186,6 @@ field!(host_rsp, host_rsp);
 field!(entry, entry);
 field!(transfer, transfer);
 field!(half, half);
-field!(user, user);
 field!(time_offset, time_offset);
 field!(time_barred, time_barred);
 field!(host_fs, host_fs);
@@ -194,12 +196,14 @@ field!(writable, writable);
 field!(jumps, jumps);
 field!(code_entries, code_entries);
 field!(key, key);
+field!(code_key, code_key);
 field!(attention, attention);
 field!(vectors, vectors);
 field!(vectors_before, vectors_before);
 field!(vectors_ready, vectors_ready);
 field!(image, image);
 field!(vcpu, vcpu);
+field!(mode, mode);
 field!(second_level, second_level);
 field!(look_ups, look_ups);
 
@@ -269,10 +273,24 @@ pub fn rip() -> Mem {
     Mem::state(offset_of!(Vcpu, rip))
 }
 
+/// Offset `at` in what is known of SYSCALL and SYSRET.
+pub fn fast_calls(at: usize) -> Mem {
+    Mem::state(offset_of!(Vcpu, generated) + offset_of!(Shared, fast_calls) + at)
+}
+
+/// The current privilege level.
+pub fn privilege_level() -> Mem {
+    Mem::state(offset_of!(Vcpu, cpl))
+}
+
+/// Offset `at` in a segment register.
+pub fn segment(seg: Seg, at: usize) -> Mem {
+    Mem::state(offset_of!(Vcpu, segments) + seg as usize * size_of::<processor::Segment>() + at)
+}
+
 /// The base of a segment register.
 pub fn segment_base(seg: Seg) -> Mem {
-    let segment = seg as usize * size_of::<processor::Segment>();
-    Mem::state(offset_of!(Vcpu, segments) + segment + offset_of!(processor::Segment, base))
+    segment(seg, offset_of!(processor::Segment, base))
 }
 
 /// Why generated code came back.

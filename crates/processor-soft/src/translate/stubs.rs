@@ -19,6 +19,7 @@
 use iced_x86::{Code, Encoder, Instruction, MemoryOperand, Register};
 
 use super::emit::{Emitter, Label, Mem, condition, host};
+use super::fast_call;
 use super::first_level::{ENTRIES, FILTER, WRITE};
 use super::state::{self, JUMPS, reason, slow};
 use crate::extension::{Host, VectorWidth, offset};
@@ -52,6 +53,10 @@ pub struct Stubs {
     pub interpret: u64,
     /// The same with flags in `status` already.
     pub interpret_flags_saved: u64,
+    /// [`Self::interpret_flags_saved`] for SYSCALL of 64-bit code at privilege level 3.
+    pub syscall: u64,
+    /// The same for SYSRET to 64-bit code, of 64-bit code at privilege level 0.
+    pub sysret: u64,
     /// The same with the linear address in S0. Comes back with the host address in S0, or 5 bytes behind if the
     /// instruction is done.
     pub slow: u64,
@@ -79,6 +84,8 @@ impl Stubs {
             link,
             interpret,
             interpret_flags_saved,
+            syscall,
+            sysret,
             slow,
             load_vectors,
             save_vectors,
@@ -92,6 +99,8 @@ impl Stubs {
             ("link", link),
             ("interpret", interpret),
             ("interpret-flags-saved", interpret_flags_saved),
+            ("syscall", syscall),
+            ("sysret", sysret),
             ("slow", slow),
             ("load-vectors", load_vectors),
             ("save-vectors", save_vectors),
@@ -330,7 +339,7 @@ fn miss(e: &mut Emitter, save_vectors: u64, reason: u64) -> u64 {
     e.cmp_mem(host::RAX, Mem::base(host::RDX, mmu_offset::CODE_TAG as i32));
     e.jump_if(condition::NOT_EQUAL, restore);
     e.load(host::RAX, Mem::base(host::RDX, mmu_offset::CODE_GPA as i32));
-    e.or_mem(host::RAX, state::user());
+    e.or_mem(host::RAX, state::mode());
     e.cmp_mem(host::RAX, Mem::base(host::S1, 24));
     e.jump_if(condition::NOT_EQUAL, restore);
     e.load(host::RAX, state::key());
@@ -497,6 +506,8 @@ pub fn write(e: &mut Emitter, interpreter: u64, slow_path: u64) -> Stubs {
     exit_for(e, stubs.save_vectors, reason::LINK);
     stubs.interpret = interpret(e, &stubs, interpreter, true);
     stubs.interpret_flags_saved = interpret(e, &stubs, interpreter, false);
+    stubs.syscall = fast_call::syscall(e, &stubs);
+    stubs.sysret = fast_call::sysret(e, &stubs);
 
     stubs.slow = e.here();
     let rust = e.label();

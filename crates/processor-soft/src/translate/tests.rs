@@ -2,6 +2,9 @@
 
 use iced_x86::code_asm::*;
 
+use processor::SegmentAttributes;
+
+use crate::registers::Seg;
 use crate::testing::{CODE, guest};
 use crate::vcpu::Vcpu;
 
@@ -149,6 +152,144 @@ fn an_instruction_in_two_pages_is_translated_for_the_pages_that_are_mapped() {
     vcpu.poke(CODE + 4096, &[7]);
     run(&mut vcpu);
     assert_eq!(vcpu.regs[0], 700);
+}
+
+/// Makes the code segment one of 32-bit code.
+fn make_32(vcpu: &mut Vcpu) {
+    vcpu.segments[Seg::Cs as usize].attributes = SegmentAttributes(0xc09b);
+    vcpu.mode_changed();
+}
+
+/// A guest in compatibility mode with `write`'s code at its EIP.
+fn guest_32(write: impl FnOnce(&mut CodeAssembler)) -> Box<Vcpu> {
+    let mut assembler = CodeAssembler::new(32).unwrap();
+    write(&mut assembler);
+    let mut vcpu = Box::new(Vcpu::for_test_64(8 << 20));
+    make_32(&mut vcpu);
+    vcpu.poke(CODE, &assembler.assemble(CODE).unwrap());
+    vcpu
+}
+
+#[test]
+fn code_of_32_bits_calls_and_returns_over_pages() {
+    let mut vcpu = guest_32(|a| {
+        let (mut top, mut far) = (a.create_label(), a.create_label());
+        a.mov(ecx, 100).unwrap();
+        a.xor(eax, eax).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.push(ecx).unwrap();
+        a.call(far).unwrap();
+        a.dec(ecx).unwrap();
+        a.jne(top).unwrap();
+        a.hlt().unwrap();
+        a.nops_with_size(5000).unwrap();
+        a.set_label(&mut far).unwrap();
+        a.push(ebp).unwrap();
+        a.mov(ebp, esp).unwrap();
+        a.add(eax, dword_ptr(ebp + 8)).unwrap();
+        a.leave().unwrap();
+        a.ret_1(4).unwrap();
+    });
+    // What 64-bit code has left in the upper halves does not matter.
+    vcpu.regs[4] |= 0x5555_0000_0000_0000;
+    vcpu.regs[5] = u64::MAX;
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!(vcpu.regs[0], 5050);
+    assert_eq!(vcpu.regs[4] as u32, 0x2_0000);
+    // The function and the loop have been translated.
+    assert!(vcpu.translator.as_ref().unwrap().len() >= 4);
+}
+
+#[test]
+fn an_indirect_jump_of_32_bits_takes_32_bits_of_its_target() {
+    let (there, end) = (CODE + 0x100, CODE + 0x200);
+    let mut vcpu = guest_32(|a| {
+        a.mov(dword_ptr(0x3_0000), there as u32).unwrap();
+        a.mov(dword_ptr(0x3_0004), -1).unwrap();
+        a.call(dword_ptr(0x3_0000)).unwrap();
+        a.mov(eax, end as u32).unwrap();
+        a.jmp(eax).unwrap();
+    });
+    // mov ebx, 7; ret
+    vcpu.poke(there, &[0xbb, 7, 0, 0, 0, 0xc3]);
+    // hlt
+    vcpu.poke(end, &[0xf4]);
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!((vcpu.regs[3], vcpu.regs[4] as u32), (7, 0x2_0000));
+}
+
+#[test]
+fn addresses_of_32_bit_code_wrap_at_4_gib() {
+    let mut vcpu = guest_32(|a| {
+        a.mov(ebx, 0x3_0010).unwrap();
+        a.mov(eax, dword_ptr(0xffff_fff0_u32).gs()).unwrap();
+        a.mov(esi, 0xffff_ffff_u32).unwrap();
+        a.mov(ecx, dword_ptr(ebx + esi * 8 - 8)).unwrap();
+        a.hlt().unwrap();
+    });
+    vcpu.segments[Seg::Gs as usize].base = 0x3_0010;
+    vcpu.mode_changed();
+    vcpu.poke(0x3_0000, &0x1234_5678_u32.to_le_bytes());
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!((vcpu.regs[0], vcpu.regs[1]), (0x1234_5678, 0x1234_5678));
+    assert_eq!(vcpu.translator.as_ref().unwrap().len(), 1);
+}
+
+#[test]
+fn the_same_bytes_are_other_code_in_another_mode() {
+    // 64-bit: inc rax; hlt. 32-bit: dec eax; inc eax; hlt.
+    let mut vcpu = Box::new(Vcpu::for_test_64(8 << 20));
+    vcpu.poke(CODE, &[0x48, 0xff, 0xc0, 0xf4]);
+    let long = vcpu.segments[Seg::Cs as usize].attributes;
+    for (attributes, after) in [(long, 1), (SegmentAttributes(0xc09b), 1), (long, 2)] {
+        vcpu.segments[Seg::Cs as usize].attributes = attributes;
+        vcpu.mode_changed();
+        (vcpu.halted, vcpu.rip) = (false, CODE);
+        run(&mut vcpu);
+        assert!(vcpu.halted);
+        assert_eq!(vcpu.regs[0], after);
+    }
+    assert_eq!(vcpu.translator.as_ref().unwrap().len(), 2);
+}
+
+#[test]
+fn code_in_a_segment_with_a_base_is_interpreted() {
+    let mut vcpu = guest_32(|a| {
+        a.inc(eax).unwrap();
+        a.hlt().unwrap();
+    });
+    vcpu.segments[Seg::Ds as usize].base = 0x1000;
+    vcpu.mode_changed();
+    run(&mut vcpu);
+    assert_eq!(vcpu.regs[0], 1);
+    assert_eq!(vcpu.translator.as_ref().unwrap().len(), 0);
+}
+
+#[test]
+fn protected_mode_with_paging_is_translated_without_long_mode() {
+    let mut vcpu = guest_32(|a| {
+        let mut top = a.create_label();
+        a.mov(ecx, 100).unwrap();
+        a.xor(eax, eax).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.push(ecx).unwrap();
+        a.add(eax, dword_ptr(esp)).unwrap();
+        a.pop(edx).unwrap();
+        a.dec(ecx).unwrap();
+        a.jne(top).unwrap();
+        a.hlt().unwrap();
+    });
+    // The page directory behind a pointer of PAE paging.
+    (vcpu.efer, vcpu.mmu.pdpte) = (0, [0x3001, 0, 0, 0]);
+    vcpu.paging_changed();
+    vcpu.mode_changed();
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!((vcpu.regs[0], vcpu.regs[4] as u32), (5050, 0x2_0000));
+    assert_eq!(vcpu.translator.as_ref().unwrap().len(), 2);
 }
 
 #[test]

@@ -37,13 +37,19 @@ impl Writer<'_> {
             self.e.lea(host::S0, Mem::base(host::S0, displacement));
         } else {
             let mem = self.address_operand(instruction, beyond);
-            self.e.lea(host::S0, mem);
+            self.lea_address(host::S0, mem);
         }
-        match instruction.memory_segment() {
-            Register::FS => self.e.add_mem(host::S0, state::segment_base(Seg::Fs)),
-            Register::GS => self.e.add_mem(host::S0, state::segment_base(Seg::Gs)),
-            _ => {}
-        }
+        let base = match instruction.memory_segment() {
+            Register::FS => state::segment_base(Seg::Fs),
+            Register::GS => state::segment_base(Seg::Gs),
+            _ => return,
+        };
+        if self.mode.long() { self.e.add_mem(host::S0, base) } else { self.e.add_mem_32(host::S0, base) }
+    }
+
+    /// LEA that computes addresses as the guest's code does.
+    pub fn lea_address(&mut self, to: u8, mem: Mem) {
+        if self.mode.long() { self.e.lea(to, mem) } else { self.e.lea_32(to, mem) }
     }
 
     /// The address in host registers, without segment; not for operands relative to RIP.
@@ -170,7 +176,7 @@ impl Writer<'_> {
         })
     }
 
-    /// [`Self::point`] for 8 bytes at `displacement` from the stack pointer.
+    /// [`Self::point`] for a word at `displacement` from the stack pointer.
     pub fn stack(
         &mut self,
         guest: &Guest,
@@ -178,8 +184,9 @@ impl Writer<'_> {
         (displacement, write): (i32, bool),
         after: Label,
     ) -> i32 {
-        self.point(guest, share, (8, write), after, |writer, beyond| {
-            writer.e.lea(host::S0, Mem::base(host::RSP, displacement + beyond));
+        let word = self.mode.word();
+        self.point(guest, share, (word, write), after, |writer, beyond| {
+            writer.lea_address(host::S0, Mem::base(host::RSP, displacement + beyond));
         })
     }
 }

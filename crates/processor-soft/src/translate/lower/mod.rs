@@ -20,11 +20,12 @@ mod stack;
 mod system;
 mod transfer;
 
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Register};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, Register};
 
 use super::block::{End, Guest, Scan};
 use super::classify::{FLAGS, Kind, kills, modifies, reads};
 use super::emit::{Emitter, Label, Mem, condition, host};
+use super::mode::Mode;
 use super::plan::{Plan, plan};
 use super::state::{self, NO_CHECK, Site, reason};
 use super::stubs::{Stubs, restore_flags, save_flags};
@@ -161,6 +162,7 @@ pub struct Writer<'a> {
     crossings: Vec<Crossing>,
     /// Offset of the block in its page.
     start: u16,
+    mode: Mode,
     flags: Flags,
     /// Slots that have been filled.
     filled: u32,
@@ -213,6 +215,7 @@ impl<'a> Writer<'a> {
             links: Vec::new(),
             crossings: Vec::new(),
             start: 0,
+            mode: Mode::from_number(0),
             flags: Flags::Host,
             filled: 0,
             s0: None,
@@ -224,6 +227,7 @@ impl<'a> Writer<'a> {
     /// Writes the block. `interpret` answers the address that [`Stubs::interpret`] gets for an instruction.
     pub fn block(mut self, scan: &Scan, mut interpret: impl FnMut(&Guest) -> u64) -> Lowered {
         let guests = &scan.guests;
+        self.mode = scan.mode;
         self.start = guests.first().map_or(0, |guest| guest.start);
         let start = i32::from(self.start);
         let live = guests.first().is_none_or(|guest| guest.live != 0);
@@ -250,7 +254,7 @@ impl<'a> Writer<'a> {
         if guests.iter().any(|guest| matches!(guest.kind, Kind::Vector(_))) {
             self.need_vectors(live);
         }
-        let plans = if self.tools.plain {
+        let plans = if self.tools.plain || !self.mode.long() {
             vec![Plan::default(); guests.len()]
         } else {
             plan(guests, self.tools.info)
@@ -348,9 +352,18 @@ impl<'a> Writer<'a> {
     }
 
     fn interpreted(&mut self, guest: &Guest, ops: u64) {
-        self.e.mov_imm(host::S0, ops);
         let stubs = self.tools.stubs;
-        let stub = if self.flags != Flags::Host { stubs.interpret_flags_saved } else { stubs.interpret };
+        let fast = match guest.instruction.mnemonic() {
+            Mnemonic::Syscall if self.mode.long() && self.mode.user => Some(stubs.syscall),
+            Mnemonic::Sysretq if self.mode.long() && !self.mode.user => Some(stubs.sysret),
+            _ => None,
+        };
+        if fast.is_some() {
+            self.save_flags();
+        }
+        self.e.mov_imm(host::S0, ops);
+        let saved = self.flags != Flags::Host;
+        let stub = fast.unwrap_or(if saved { stubs.interpret_flags_saved } else { stubs.interpret });
         self.call_stub(stub, Self::site(guest, 0, false));
         self.flags = Flags::Both;
         self.forget_slots();

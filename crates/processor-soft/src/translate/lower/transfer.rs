@@ -70,7 +70,7 @@ impl Writer<'_> {
     pub fn in_page_address(&mut self, offset: i32) {
         self.s0 = None;
         self.e.load(host::S0, state::page());
-        self.e.lea(host::S0, Mem::base(host::S0, offset));
+        self.lea_address(host::S0, Mem::base(host::S0, offset));
     }
 
     /// Goes to the linear address that is `target` from the start of the page, in another page or in two:
@@ -83,7 +83,11 @@ impl Writer<'_> {
         let other = self.e.jump_if(condition::NOT_EQUAL, unlinked);
         let page = target & !(PAGE as i32 - 1);
         if page != 0 {
-            self.e.add_to_mem(state::page(), page);
+            if self.mode.long() {
+                self.e.add_to_mem(state::page(), page);
+            } else {
+                self.e.add_to_mem_32(state::page(), page);
+            }
         }
         let jump = self.e.jump(unlinked);
         let number = self.crossings.len();
@@ -102,11 +106,12 @@ impl Writer<'_> {
 
     /// Pushes the address of the next instruction.
     fn push_return(&mut self, guest: &Guest, plan: &Plan, done: Label) {
-        let offset = self.stack(guest, plan.stack, (-8, true), done);
+        let word = self.mode.word() as i32;
+        let offset = self.stack(guest, plan.stack, (-word, true), done);
         self.e.load(host::S1, state::page());
-        self.e.lea(host::S1, Mem::base(host::S1, i32::from(guest.next)));
-        self.e.store(Mem::base(host::S0, offset), host::S1);
-        self.move_stack(-8);
+        self.lea_address(host::S1, Mem::base(host::S1, i32::from(guest.next)));
+        self.store_word(Mem::base(host::S0, offset), host::S1);
+        self.move_stack(-word);
     }
 
     pub fn call(&mut self, guest: &Guest, plan: &Plan, target: i32) {
@@ -114,7 +119,7 @@ impl Writer<'_> {
         self.push_return(guest, plan, done);
         match in_page(target) {
             Some(offset) => self.jump_in_page(offset),
-            None => self.cross(target, i32::from(guest.start), 8),
+            None => self.cross(target, i32::from(guest.start), self.mode.word() as i32),
         }
     }
 
@@ -122,12 +127,12 @@ impl Writer<'_> {
     fn target(&mut self, guest: &Guest, plan: &Plan, done: Label) {
         let instruction = &guest.instruction;
         if instruction.op0_kind() == OpKind::Memory {
-            let offset = self.operand(guest, plan.operand, (8, false), done);
-            self.e.load(host::S0, Mem::base(host::S0, offset));
+            let offset = self.operand(guest, plan.operand, (self.mode.word(), false), done);
+            self.load_word(host::S0, Mem::base(host::S0, offset));
         } else {
             let value = self.value(instruction.op0_register(), host::S0);
             if value != host::S0 {
-                self.e.mov(host::S0, value);
+                self.e.mov_sized(self.mode.long(), host::S0, value);
             }
         }
         self.s0 = None;
@@ -147,15 +152,15 @@ impl Writer<'_> {
         self.e.store(state::target(), host::S0);
         self.push_return(guest, plan, done);
         self.e.load(host::S0, state::target());
-        self.look_up(i32::from(guest.start), 8);
+        self.look_up(i32::from(guest.start), self.mode.word() as i32);
     }
 
     pub fn ret(&mut self, guest: &Guest, plan: &Plan, release: u16) {
         let done = self.done(guest);
         self.save_flags();
         let offset = self.stack(guest, plan.stack, (0, false), done);
-        self.e.load(host::S0, Mem::base(host::S0, offset));
-        let release = 8 + i32::from(release);
+        self.load_word(host::S0, Mem::base(host::S0, offset));
+        let release = self.mode.word() as i32 + i32::from(release);
         self.move_stack(release);
         self.look_up(i32::from(guest.start), -release);
     }
