@@ -34,6 +34,8 @@ run:
 check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cd guest/probe && cargo fmt --check
+	cd guest/probe && cargo clippy -q --release --target-dir ../../target/probe -- -D warnings
 
 unit:
 	cargo test --workspace --exclude guests
@@ -41,6 +43,7 @@ unit:
 guests:
 	scripts/guest kernel generic cloud backports
 	scripts/guest root
+	scripts/guest probe
 
 test: TESTS :=
 test-all: TESTS := --include-ignored
@@ -53,6 +56,7 @@ bench-made:
 	scripts/setup build guest bench
 	scripts/guest kernel cloud
 	scripts/guest bench
+	scripts/guest probe
 	scripts/guest qemu
 	cargo build --release -p bodhi
 

@@ -3,6 +3,7 @@
 //! ratio tells.
 
 mod disk;
+mod probe;
 mod processor;
 mod table;
 
@@ -22,6 +23,8 @@ struct Arguments {
 enum Part {
     /// The processors: jobs of every kind under interpreter, translator, QEMU TCG and in a chroot.
     Processor(processor::Selection),
+    /// What leaving the guest costs, by way of leaving, on the interpreter, the translator and QEMU TCG.
+    Probe,
     /// The disks: fio on StorVSC and IDE.
     Disk,
 }
@@ -30,7 +33,9 @@ fn main() {
     match Arguments::parse().part {
         Some(Part::Processor(selection)) => processor::measure(&selection),
         Some(Part::Disk) => measure_disks(),
+        Some(Part::Probe) => probe::measure(),
         None => {
+            probe::measure();
             processor::measure(&processor::Selection::default());
             measure_disks();
         }

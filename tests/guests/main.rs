@@ -5,7 +5,9 @@
 mod boot;
 mod change;
 mod crash;
+mod debugger;
 mod disk;
 mod end;
 mod lockstep;
+mod probe;
 mod stress;

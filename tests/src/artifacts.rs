@@ -41,6 +41,11 @@ impl Kernel {
     }
 }
 
+/// The guest that measures its exits.
+pub fn probe() -> PathBuf {
+    made("guest/probe/probe")
+}
+
 /// The root file system that every guest starts from.
 pub fn root_image() -> PathBuf {
     made("guest/root.img")

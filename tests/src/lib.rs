@@ -6,18 +6,22 @@
 
 mod artifacts;
 mod console;
+mod debugger;
 mod devices;
 mod disk;
 mod iso;
 mod machine;
+mod probe;
 mod script;
 
 pub use artifacts::{Kernel, bench_system, root_image};
 pub use console::Console;
+pub use debugger::gdb;
 pub use devices::{Devices, row};
 pub use disk::Image;
 pub use iso::iso;
 pub use machine::{Answer, Bus, End, Machine, Program, Running};
+pub use probe::{Probe, Row};
 pub use script::encode;
 
 use std::time::Duration;

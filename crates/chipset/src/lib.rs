@@ -36,6 +36,7 @@ pub mod reset_control;
 pub mod rtc;
 pub mod serial;
 mod sync;
+pub mod test_devices;
 mod unhandled;
 
 pub use bus::{MmioDevice, PortDevice};

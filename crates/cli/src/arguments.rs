@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use machine::MachineConfig;
 use machine::config::{
-    CdromConfig, DiskConfig, Display, Enlightenments, InputError, MemorySize, Net, ProcessorChoice, Serial,
-    Switch, Translator,
+    CdromConfig, DiskConfig, Display, Enlightenments, Gdb, InputError, MemorySize, Net, ProcessorChoice,
+    Serial, Switch, Translator,
 };
 
 use crate::{BAD_INPUT, say};
@@ -143,6 +143,14 @@ pub(crate) struct RunArguments {
     /// The network: none
     #[arg(long, value_name = "N", value_parser = parse::<Net>)]
     net: Option<Net>,
+    /// Devices for conformance suites: debug exit (0xf4), scratch (0xe0), ISA lines (0x2000), SynIC (0x3000),
+    /// memory (0xff000000)
+    #[arg(long)]
+    test_devices: bool,
+    /// Where a debugger may connect: HOST:PORT, :PORT or unix:F[,nowait]. The guest waits for it at its first
+    /// instruction, except with nowait
+    #[arg(long, value_name = "ADDR|unix:F[,nowait]", value_parser = parse::<Gdb>)]
+    gdb: Option<Gdb>,
     /// A control socket to be made
     #[arg(long, value_name = "SOCKET")]
     api: Option<PathBuf>,
@@ -250,6 +258,10 @@ impl RunArguments {
                 place.clone_from(option);
             }
         }
+        config.test_devices |= self.test_devices;
+        if self.gdb.is_some() {
+            config.gdb.clone_from(&self.gdb);
+        }
         if self.cdrom.is_some() {
             config.cdrom.clone_from(&self.cdrom);
         }
@@ -300,6 +312,14 @@ mod tests {
         let config = arguments.configuration().unwrap();
         assert_eq!((config.name.as_str(), config.cpus, config.memory.0), ("a", 1, 64 << 20));
         assert_eq!(config.disks[0].file, PathBuf::from("a.img"));
+    }
+
+    #[test]
+    fn debugger_and_test_devices_are_options_and_keys() {
+        let config = run(&["--gdb=:1234,nowait", "--test-devices"]).unwrap().configuration().unwrap();
+        let keys: MachineConfig = toml::from_str("gdb = \":1234,nowait\"\ntest-devices = true\n").unwrap();
+        assert_eq!(config, keys);
+        assert!(config.gdb.is_some_and(|gdb| !gdb.wait));
     }
 
     #[test]

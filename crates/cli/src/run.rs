@@ -25,6 +25,10 @@ fn tell(report: &Report) -> ExitCode {
     say(format_args!("{}", worker::processor_table(&report.counts)));
     match &report.end {
         End::PoweredOff => ExitCode::SUCCESS,
+        End::DebugExit(code) => {
+            say(format_args!("bodhi: the guest has ended the machine with exit code {code}\n"));
+            ExitCode::from(*code)
+        }
         End::Stopped if report.forced => {
             say(format_args!(
                 "bodhi: the guest did not power off when it was asked to, and has been stopped\n"

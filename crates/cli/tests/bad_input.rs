@@ -255,3 +255,23 @@ fn disk_and_disc_commands_that_do_not_do() {
     refused(&["disc", "eject", nobody, disk], &format!("--api {nobody}: {disk} is too much"));
     refused(&["disk", "attach", nobody, "d,fast"], "d,fast: fast: no such disk option");
 }
+
+#[test]
+fn a_debuggers_place_that_is_none_or_taken() {
+    let place = Place::new();
+    let form = "must be HOST:PORT, :PORT or unix:F, with ,nowait behind it or not";
+    for wrong in ["1234", ":0", "host:http", "unix:", ":1234,later"] {
+        let expected = format!("invalid value '{wrong}' for '--gdb <ADDR|unix:F[,nowait]>': {form}");
+        place.refuses(&["--gdb", wrong], &expected);
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let expected = format!("--gdb {address}: cannot listen there: Address already in use (os error 98)");
+    place.refuses(&["--gdb", &address], &expected);
+    let disk = text(&place.disk);
+    place.refuses(&["--gdb", &format!("unix:{disk}")], &format!("--gdb {disk}: exists and is no socket"));
+    let socket = place.path("taken.sock");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let option = format!("unix:{}", socket.display());
+    place.refuses(&["--gdb", &option], &format!("--gdb {}: is in use by another worker", socket.display()));
+}

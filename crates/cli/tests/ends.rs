@@ -240,3 +240,32 @@ fn the_control_socket_hands_out_the_serial_port() {
     talk(stream);
     assert_eq!(finish(child).status.code(), Some(0));
 }
+
+#[test]
+fn the_debug_exit_port_ends_with_2v_plus_1_and_only_with_test_devices() {
+    let code = Code::new().out8(0xf4, 0x10).print("!").power_off();
+    let output = run(&code, &["--test-devices"], "");
+    assert_eq!(output.status.code(), Some(33), "{}", text(&output.stderr));
+    let ended = "bodhi: the guest has ended the machine with exit code 33\n";
+    assert!(text(&output.stderr).contains(ended), "{}", text(&output.stderr));
+    let output = run(&code, &[], "");
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "!"));
+}
+
+#[test]
+fn a_machine_that_waits_for_a_debugger_can_be_stopped() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("gdb.sock");
+    let option = format!("unix:{}", socket.display());
+    let code = Code::new().print("!").power_off();
+    let child = command(&directory, &code, &["--gdb", &option]).spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !socket.exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    signal(&child, "-INT");
+    signal(&child, "-TERM");
+    let output = finish(child);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""));
+    assert!(!socket.exists(), "the socket is gone");
+}

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use crate::{Clock, Timer, Timers};
 
+/// How often a stopped clock is looked at, at the most.
+const STOPPED: Duration = Duration::from_millis(1);
+
 type Callback = Arc<Mutex<Box<dyn FnMut() + Send>>>;
 
 #[derive(Default)]
@@ -71,6 +74,7 @@ impl Drop for TimerQueue {
 
 fn serve(shared: &Shared) {
     let mut state = shared.lock();
+    let mut before = None;
     while !state.ended {
         let Some(&(deadline, id)) = state.armed.first() else {
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -78,8 +82,10 @@ fn serve(shared: &Shared) {
         };
         let now = shared.clock.now();
         if deadline > now {
-            // A stopped clock is looked at again after a while.
+            // A stopped clock is looked at again after a while, which is not too short.
+            let stopped = before.replace(now) == Some(now);
             let sleep = Duration::from_nanos((deadline - now).min(1_000_000_000));
+            let sleep = if stopped { sleep.max(STOPPED) } else { sleep };
             state = shared.changed.wait_timeout(state, sleep).unwrap_or_else(PoisonError::into_inner).0;
             continue;
         }

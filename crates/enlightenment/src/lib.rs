@@ -278,6 +278,16 @@ impl Enlightenment {
         newly_set
     }
 
+    /// Interrupts processor `vp` as its source `sint` says, as if a message or event had come, if the source is
+    /// not masked. False if there is no such source.
+    pub fn raise_source(&self, vp: u32, sint: u8) -> bool {
+        let Some(target) = self.vps.get(vp as usize).filter(|_| usize::from(sint) < tlfs::SINT_COUNT) else {
+            return false;
+        };
+        self.interrupt_due(vp, target, Due(1 << sint));
+        true
+    }
+
     /// The machine is reset: everything returns to its state at power-on but the reference time and the
     /// connections, which are the host's. Overlay pages give back what they covered, so call this before
     /// memory is loaded anew. No processor may run.
@@ -291,7 +301,8 @@ impl Enlightenment {
         self.machine.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn processor_count(&self) -> u32 {
+    /// How many virtual processors the partition has.
+    pub fn processor_count(&self) -> u32 {
         self.vps.len() as u32
     }
 

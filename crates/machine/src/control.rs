@@ -3,6 +3,7 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use chipset::power::PowerControl;
+use chipset::test_devices::DebugExitControl;
 
 /// Why a machine failed.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,8 @@ pub enum Failure {
 pub enum End {
     /// The guest has powered it off.
     PoweredOff,
+    /// The guest has ended it by the debug-exit port, with this exit code.
+    DebugExit(u8),
     /// It was stopped from outside.
     Stopped,
     /// It failed.
@@ -124,6 +127,12 @@ impl PowerControl for Control {
 
     fn reset(&self) {
         self.wish(Wish::Reset);
+    }
+}
+
+impl DebugExitControl for Control {
+    fn debug_exit(&self, code: u8) {
+        self.wish(Wish::End(End::DebugExit(code)));
     }
 }
 

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use counters::{DeviceRow, Registry};
+use gdb::Debuggee;
 use processor_soft::Inspection;
 use serde::{Deserialize, Serialize};
 
 use crate::build::Panel;
 use crate::config::{DiskConfig, MachineConfig};
 use crate::control::{Control, End, Wish};
+use crate::debug::Debug;
 use crate::disks::{ChangeError, DiskStatus, Disks, DriveStatus};
 
 /// How a machine is.
@@ -48,6 +50,8 @@ pub(crate) struct Shared {
     pub last_table: Mutex<Option<Vec<DeviceRow>>>,
     pub resets: AtomicU64,
     pub started: Instant,
+    /// The way of a debugger, if there may be one.
+    pub debug: Option<Arc<Debug>>,
 }
 
 /// A machine that runs, as others may have it: its buttons, its serial port, its counts.
@@ -77,6 +81,11 @@ impl MachineHandle {
     /// Gives bytes to the serial port. Returns how many it took; 0 if it has no room at present.
     pub fn serial_input(&self, bytes: &[u8]) -> usize {
         self.panel().map_or(0, |panel| panel.serial_input(bytes))
+    }
+
+    /// The machine as a debugger sees it, if its configuration lets one come.
+    pub fn debuggee(&self) -> Option<Arc<dyn Debuggee>> {
+        self.shared.debug.clone().map(|debug| debug as Arc<_>)
     }
 
     /// Whether the machine has come to its end.

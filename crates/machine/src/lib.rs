@@ -17,6 +17,7 @@ mod build;
 pub mod buses;
 pub mod config;
 mod control;
+mod debug;
 mod disks;
 mod handle;
 pub mod memory_map;

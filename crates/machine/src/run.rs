@@ -9,13 +9,14 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use counters::Registry;
-use processor::{Exit, Processor};
+use processor::Exit;
 
 use crate::Error;
 use crate::boot::BootFiles;
 use crate::build::{Board, Parts};
 use crate::config::{InputError, MachineConfig, MemorySize};
 use crate::control::{Control, End, Failure, Wish};
+use crate::debug::Debug;
 use crate::disks::Disks;
 use crate::handle::{MachineHandle, Shared};
 
@@ -43,19 +44,26 @@ impl Machine {
         let mut files = BootFiles::open(&config)?;
         let disks = Arc::new(Disks::open(&config)?);
         let inspection = Arc::new(config.translator.open()?);
+        let control = Arc::<Control>::default();
+        let gdb = config.gdb.as_ref();
+        let debug = gdb.map(|gdb| Debug::new(config.cpus, gdb.wait, Arc::clone(&control)));
         let shared = Arc::new(Shared {
             config,
             disks,
-            control: Arc::default(),
+            control,
             registry: Arc::new(Registry::new()),
             inspection,
             panel: Mutex::default(),
             last_table: Mutex::default(),
             resets: AtomicU64::new(0),
             started: Instant::now(),
+            debug,
         });
         let serial = Arc::new(Mutex::new(serial));
-        let board = power_on(&shared, &mut files, &serial)?;
+        let mut board = power_on(&shared, &mut files, &serial)?;
+        if shared.debug.is_some() && !board.can_be_debugged() {
+            return Err(InputError::bare("gdb", "this kind of processor cannot be debugged").into());
+        }
         Ok(Self { shared, files, serial, board })
     }
 
@@ -82,10 +90,14 @@ impl Machine {
         };
         *lock(&shared.panel) = None;
         shared.control.set_ended();
-        match shared.disks.end() {
+        let end = match shared.disks.end() {
             Err(failure) if !matches!(end, End::Failed(_)) => End::Failed(failure),
             _ => end,
+        };
+        if let Some(debug) = &shared.debug {
+            debug.end(&end);
         }
+        end
     }
 }
 
@@ -117,17 +129,18 @@ fn power_on(shared: &Arc<Shared>, files: &mut BootFiles, serial: &SerialOutput) 
 /// Lets the processors run until something is wished, and stops them.
 fn power_cycle(mut board: Board, shared: &Shared) -> Wish {
     let control = &shared.control;
-    let threads: Vec<_> = board
-        .take_processors()
-        .into_iter()
-        .enumerate()
-        .filter_map(|(vp, processor)| start(vp as u32, processor, Arc::clone(control)))
-        .collect();
+    let threads = start_all(&mut board, shared);
     control.wait();
+    if let Some(debug) = &shared.debug {
+        debug.leave();
+    }
     board.stop();
     for thread in threads {
         // Its panic has been caught and reported as a failure.
         let _ = thread.join();
+    }
+    if let Some(debug) = &shared.debug {
+        debug.end_board();
     }
     let wish = control.take().unwrap_or(Wish::End(End::Stopped));
     if matches!(wish, Wish::End(_)) {
@@ -138,10 +151,37 @@ fn power_cycle(mut board: Board, shared: &Shared) -> Wish {
     wish
 }
 
-fn start(vp: u32, mut processor: Box<dyn Processor>, control: Arc<Control>) -> Option<JoinHandle<()>> {
+fn start_all(board: &mut Board, shared: &Shared) -> Vec<JoinHandle<()>> {
+    let processors = (0..).zip(board.take_processors());
+    let control = || Arc::clone(&shared.control);
+    match &shared.debug {
+        None => processors
+            .filter_map(|(vp, mut processor)| start(vp, move || processor.run(), control()))
+            .collect(),
+        Some(debug) => {
+            let (indices, processors): (Vec<u32>, Vec<_>) = processors.unzip();
+            debug.begin(board.debug_access(), processors);
+            let run = |vp| {
+                let debug = Arc::clone(debug);
+                start(vp, move || debug.run(vp), control())
+            };
+            indices.into_iter().filter_map(run).collect()
+        }
+    }
+}
+
+fn start(
+    vp: u32,
+    run: impl FnOnce() -> Exit + Send + 'static,
+    control: Arc<Control>,
+) -> Option<JoinHandle<()>> {
     let failed = Arc::clone(&control);
-    let run = move || match catch_unwind(AssertUnwindSafe(|| processor.run())) {
+    let run = move || match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Exit::Stopped) => {}
+        Ok(Exit::Debug(stop)) => {
+            let reason = format!("it has stopped for a debugger that is not there: {stop:?}");
+            control.fail(Failure::Processor { vp, reason });
+        }
         Ok(Exit::TripleFault(state)) => control.fail(Failure::TripleFault { vp, state }),
         Ok(Exit::Failed(reason)) => control.fail(Failure::Processor { vp, reason }),
         Err(panic) => control.fail(Failure::Panic(panic_text(&*panic))),

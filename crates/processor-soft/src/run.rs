@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use processor::{Exit, Processor, StartRegisters};
+use processor::{Exit, Processor, ProcessorDebug, StartRegisters};
 
 use crate::fault::{Exception, vector};
 use crate::partition::{Tier, attention};
@@ -21,7 +21,7 @@ const TELL: u32 = 64;
 
 /// A processor and its run loop.
 pub struct SoftProcessor {
-    vcpu: Box<Vcpu>,
+    pub(crate) vcpu: Box<Vcpu>,
 }
 
 impl SoftProcessor {
@@ -47,6 +47,10 @@ impl Processor for SoftProcessor {
 
     fn describe(&self) -> String {
         self.vcpu.describe()
+    }
+
+    fn debug(&mut self) -> Option<&mut dyn ProcessorDebug> {
+        Some(self)
     }
 }
 
@@ -138,17 +142,18 @@ impl Vcpu {
         if let Some(exception) = self.exception.take().or_else(|| self.deferred.take()) {
             // A trap ends a halt.
             self.wake();
-            return self.deliver_exception(exception).map_err(|lost| self.triple_fault(lost));
+            self.deliver_exception(exception).map_err(|lost| self.triple_fault(lost))?;
+            return self.delivered_for_debugger();
         }
-        if self.interrupt_waiting || self.nmi_waiting {
+        // A debugger's step is not to end up in the handler of an interrupt.
+        let held_off = self.debugger.steps() && !self.halted;
+        if (self.interrupt_waiting || self.nmi_waiting) && !held_off {
             if self.interrupt_shadow && !self.halted {
-                self.interrupt_shadow = false;
-                self.step();
-                return Ok(());
+                return self.step_for_debugger();
             }
             self.interrupt_shadow = false;
             if self.deliver_waiting()? {
-                return Ok(());
+                return self.delivered_for_debugger();
             }
         }
         if self.halted || self.wait_for_sipi {
@@ -156,8 +161,8 @@ impl Vcpu {
             self.sleep();
             return Ok(());
         }
-        if self.flags & flag::TF != 0 || self.has_breakpoints() {
-            self.step();
+        if self.flags & flag::TF != 0 || self.has_breakpoints() || self.debugger_wants_step() {
+            self.step_for_debugger()?;
         } else {
             let result = match self.shared.tier {
                 Tier::Interpreter => self.execute(),
@@ -231,12 +236,7 @@ impl Vcpu {
     pub(crate) fn step(&mut self) {
         let stepping = self.flags & flag::TF != 0;
         if self.has_breakpoints() && self.flags & flag::RF == 0 {
-            let linear = if self.code_64() {
-                self.rip
-            } else {
-                self.segments[Seg::Cs as usize].base.wrapping_add(self.rip) & 0xffff_ffff
-            };
-            let hit = self.instruction_breakpoints(linear);
+            let hit = self.instruction_breakpoints(self.linear_rip());
             if hit != 0 {
                 self.exception = Some(debug_exception(hit));
                 return;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use interrupt::LocalApic;
 use processor::{Bus, DescriptorTable, HypervisorInterface, Segment, SegmentAttributes};
 
+use crate::debugger::Debugger;
 use crate::execute::Blocks;
 use crate::extension::{self, ExtensionState};
 use crate::fault::Exception;
@@ -61,6 +62,8 @@ pub struct Vcpu {
 
     pub mmu: Mmu,
     pub blocks: Blocks,
+    /// Breakpoints and steps of a debugger.
+    pub debugger: Debugger,
     /// What generated code reads and writes.
     pub generated: translate::Shared,
     pub translator: Option<Box<Translator>>,
@@ -141,6 +144,7 @@ impl Vcpu {
                 extension::physical_bits(),
             ),
             blocks: Blocks::new(),
+            debugger: Debugger::default(),
             generated: translate::Shared::new(),
             translator: None,
             lock_step: None,

@@ -6,9 +6,11 @@
 //! and calls the others.
 #![forbid(unsafe_code)]
 
+mod debug;
 mod hypervisor;
 mod state;
 
+pub use debug::{BreakOn, Breakpoint, DebugControl, DebugRegisters, DebugStop, ProcessorDebug};
 pub use hypervisor::{
     HypercallContext, HypercallOutcome, HypervisorInterface, MsrOutcome, StartState, TlbFlush, TlbRange,
     VirtualProcessors,
@@ -38,6 +40,9 @@ pub trait Bus: Send + Sync {
 pub enum Exit {
     /// [`Partition::stop`] was called. The processor is at an instruction boundary.
     Stopped,
+    /// What a debugger has asked for by [`ProcessorDebug::control`] has come. The processor is at an instruction
+    /// boundary.
+    Debug(DebugStop),
     /// Triple fault: the guest is lost. The text tells the processor's state.
     TripleFault(String),
     /// The processor cannot go on for a reason of its own. The text tells why and its state.
@@ -58,6 +63,9 @@ pub enum Error {
     /// A processor index is out of range or taken.
     #[error("virtual processor {0} does not exist or has been created already")]
     Index(u32),
+    /// A debugger asks for what the processor cannot do.
+    #[error("the processor cannot be debugged so: {0}")]
+    Debug(&'static str),
     /// The host refused an operation.
     #[error("{operation} failed")]
     Host {
@@ -106,4 +114,8 @@ pub trait Processor: Send {
     fn run(&mut self) -> Exit;
     /// The registers as text, for logs.
     fn describe(&self) -> String;
+    /// The processor as a debugger sees it; `None` if it cannot be debugged.
+    fn debug(&mut self) -> Option<&mut dyn ProcessorDebug> {
+        None
+    }
 }

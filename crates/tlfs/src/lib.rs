@@ -7,6 +7,7 @@
 //!
 //! Not defined here: partition management, nested virtualization, VSM, debugging and other architectures.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), no_std)]
 
 pub mod cpuid;
 pub mod hypercall;

@@ -1,6 +1,6 @@
 //! Status codes of hypercalls.
 
-use std::fmt;
+use core::fmt;
 
 /// HV_STATUS.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,11 +3,13 @@
 //! ```text
 //! terminal, file, socket ◀─▶ Console ◀─▶ serial port ┐
 //! control socket ─▶ requests ─────────────────────────┼─▶ machine::MachineHandle
+//! debugger ◀─▶ gdb::serve ────────────────────────────┤
 //! SIGTERM, SIGINT, SIGHUP ─▶ power button, then stop ─┘
 //! ```
 
 pub mod console;
 pub mod control;
+mod debugger;
 mod signals;
 mod table;
 
@@ -24,6 +26,7 @@ use thiserror::Error;
 
 use console::{Console, Terminal};
 use control::ControlSocket;
+use debugger::DebugSocket;
 
 /// How long a guest may take to power off after it has been asked to.
 pub const GRACE: Duration = Duration::from_secs(20);
@@ -80,6 +83,7 @@ pub fn run(config: MachineConfig) -> Result<Report, Error> {
 
     // Everything that could be wrong with the input has been looked at: from here on things are created.
     let socket = config.api.as_deref().map(ControlSocket::bind).transpose()?;
+    let debugger = config.gdb.as_ref().map(DebugSocket::bind).transpose()?;
     let mut terminal = None;
     match &config.serial {
         Serial::Stdio => terminal = console.attach_stdio(&handle),
@@ -88,6 +92,8 @@ pub fn run(config: MachineConfig) -> Result<Report, Error> {
     }
     let socket = socket.map(|socket| socket.serve(handle.clone(), Arc::clone(&console)));
     let socket = socket.transpose().map_err(|error| Error::Host("cannot serve the control socket", error))?;
+    let debugger = debugger.zip(handle.debuggee()).map(|(socket, machine)| socket.serve(machine)).transpose();
+    let debugger = debugger.map_err(|error| Error::Host("cannot serve debuggers", error))?;
     let ending =
         signals::watch(handle.clone()).map_err(|error| Error::Host("cannot wait for signals", error))?;
 
@@ -95,6 +101,7 @@ pub fn run(config: MachineConfig) -> Result<Report, Error> {
     console.drain(DRAIN);
     drop(terminal);
     drop(socket);
+    drop(debugger);
     console.close();
     let counts = handle.counts().into_iter().collect();
     Ok(Report { end, forced: ending.forced(), devices: handle.devices(), counts })

@@ -5,6 +5,7 @@ mod firmware;
 mod hypervisor;
 mod output;
 mod storage;
+mod test_devices;
 mod wiring;
 
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::boot::BootFiles;
 use crate::buses::Buses;
 use crate::config::{MachineConfig, ProcessorChoice};
 use crate::control::Control;
+use crate::debug::Access;
 use crate::disks::Disks;
 use crate::memory_map::{
     ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VMBUS_WINDOW,
@@ -68,6 +70,8 @@ pub(crate) struct Board {
     timers: Arc<TimerQueue>,
     panel: Arc<Panel>,
     disks: Arc<Disks>,
+    clock: Arc<VmClock>,
+    memory: GuestMemory,
     /// To see in tests whether all of the board goes with it.
     #[cfg(test)]
     code: Arc<CodePages>,
@@ -102,7 +106,7 @@ impl Board {
             processors: config.cpus,
             memory: memory.clone(),
             code: Arc::clone(&code),
-            clock: vm_clock,
+            clock: Arc::clone(&vm_clock),
             tier: config.processor.tier().0,
             inspection,
             registry: Arc::clone(&registry),
@@ -123,7 +127,10 @@ impl Board {
         let chipset = Chipset::new(&around, &memory, serial);
         storage::ide(&chipset, &around, &memory, disks);
         firmware::set_up(&*buses);
-        partition.attach_bus(buses);
+        if config.test_devices {
+            test_devices::add(&around);
+        }
+        partition.attach_bus(Arc::clone(&buses) as Arc<_>);
         describe_processors(&registry, &partition, config.processor);
 
         let shared_timers: Arc<dyn Timers> = Arc::clone(&timers) as Arc<_>;
@@ -142,6 +149,9 @@ impl Board {
         let mut vmbus = None;
         if let Some(enlightenment) = &enlightenment {
             partition.attach_hypervisor(Arc::clone(enlightenment) as Arc<_>);
+            if config.test_devices {
+                test_devices::add_synic(&buses, &registry, enlightenment);
+            }
             if vmbus_exists {
                 let server = hypervisor::vmbus(&around, enlightenment);
                 storage::offer(&server, config, disks, &registry)?;
@@ -172,6 +182,8 @@ impl Board {
             timers,
             panel,
             disks: Arc::clone(disks),
+            clock: vm_clock,
+            memory,
             #[cfg(test)]
             code,
         })
@@ -185,6 +197,20 @@ impl Board {
     /// The processors, by index; each belongs on a thread of its own.
     pub fn take_processors(&mut self) -> Vec<Box<dyn Processor>> {
         std::mem::take(&mut self.processors)
+    }
+
+    /// Whether a debugger can look into all processors.
+    pub fn can_be_debugged(&mut self) -> bool {
+        self.processors.iter_mut().all(|processor| processor.debug().is_some())
+    }
+
+    /// What a debugger works on.
+    pub fn debug_access(&self) -> Access {
+        Access {
+            partition: Arc::clone(&self.partition) as Arc<_>,
+            clock: Arc::clone(&self.clock),
+            memory: self.memory.clone(),
+        }
     }
 
     /// Makes the processors stop.

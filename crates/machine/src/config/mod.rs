@@ -3,12 +3,14 @@
 mod cdrom;
 mod disk;
 mod error;
+mod gdb;
 mod size;
 mod translator;
 
 pub use cdrom::{CdromBus, CdromConfig};
 pub use disk::{DiskBus, DiskConfig, DiskFormat};
 pub use error::InputError;
+pub use gdb::{Gdb, GdbEndpoint};
 pub use size::MemorySize;
 pub use translator::Translator;
 
@@ -32,7 +34,7 @@ const NO_SCSI: &str = "bus=scsi is a synthetic device, and --synthetic or --enli
 
 /// A machine, as a user describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct MachineConfig {
     /// What the machine is called.
     pub name: String,
@@ -69,6 +71,11 @@ pub struct MachineConfig {
     pub display: Display,
     /// The network.
     pub net: Net,
+    /// Whether the guest gets devices for conformance suites and test guests.
+    pub test_devices: bool,
+    /// Where a debugger may connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gdb: Option<Gdb>,
     /// The control socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<PathBuf>,
@@ -92,6 +99,8 @@ impl Default for MachineConfig {
             serial: Serial::Stdio,
             display: Display::None,
             net: Net::None,
+            test_devices: false,
+            gdb: None,
             api: None,
         }
     }

@@ -80,7 +80,7 @@ impl Vcpu {
         let mut cache = self.blocks.take_cache();
         let mut unlinked = None;
         let result = loop {
-            if self.vp.attention.load(Ordering::Relaxed) != 0 {
+            if self.vp.attention.load(Ordering::Relaxed) != 0 || self.debugger_holds() {
                 break Ok(());
             }
             match self.block(&mut cache, false, unlinked) {

@@ -31,7 +31,7 @@ pub use cpuid::{View, cpuid, physical_bits};
 #[cfg(test)]
 pub use host::component;
 pub use host::{Host, VectorWidth};
-pub use image::{Image, MXCSR_MASKS, offset};
+pub use image::{Image, MXCSR_MASKS, MXCSR_VALID, offset};
 
 use std::collections::HashMap;
 

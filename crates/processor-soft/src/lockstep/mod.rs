@@ -127,7 +127,7 @@ impl Vcpu {
 
     fn run_in_lock_step(&mut self, lock_step: &mut LockStep) -> Result<Result<(), Fault>, String> {
         loop {
-            if self.vp.attention.load(Ordering::Relaxed) != 0 {
+            if self.vp.attention.load(Ordering::Relaxed) != 0 || self.debugger_holds() {
                 return Ok(Ok(()));
             }
             if !self.code_64() {

@@ -20,6 +20,7 @@ use guest_memory::{CodePages, GuestMemory};
 use processor::{TlbFlush, TlbRange};
 
 use super::host::{self, HostMemory};
+use crate::debugger::WATCHED_PAGES;
 use crate::registers::cr4;
 use crate::translate::{FirstLevel, WritableFilter};
 
@@ -136,6 +137,8 @@ pub struct Mmu {
     pub pdpte: [u64; 4],
     /// Pages that hold data breakpoints are never cached; their numbers.
     pub watched: [u64; 4],
+    /// The same for data that a debugger watches.
+    pub debugger_watches: [u64; WATCHED_PAGES],
     /// What generated code looks up.
     pub first_level: FirstLevel,
     /// What of host memory its tables for writes may hold.
@@ -193,6 +196,7 @@ impl Mmu {
             physical_bits,
             pdpte: [0; 4],
             watched: [NEVER; 4],
+            debugger_watches: [NEVER; WATCHED_PAGES],
             first_level: FirstLevel::new(Arc::clone(&writable)),
             writable,
             last_write: std::ptr::null(),
@@ -283,9 +287,14 @@ impl Mmu {
         self.spaces[(linear >> 63) as usize].wrapping_add(self.code_generation[(linear >> 63) as usize])
     }
 
+    /// Whether page number `page` holds watched data.
+    pub fn watches(&self, page: u64) -> bool {
+        self.watched.contains(&page) || self.debugger_watches.contains(&page)
+    }
+
     /// Enters the page of `linear`.
     pub fn fill(&mut self, class: Class, linear: u64, page: &Page) {
-        if class == Class::UserAligned || page.host.is_null() || self.watched.contains(&(linear >> 12)) {
+        if class == Class::UserAligned || page.host.is_null() || self.watches(linear >> 12) {
             return;
         }
         let half = (linear >> 63) as usize;

@@ -125,8 +125,9 @@ impl Vcpu {
             return Ok(place);
         }
         let place = self.place(linear, last, access, class)?;
-        if self.mmu.watched.iter().any(|&page| page == linear >> 12 || page == last >> 12) {
+        if self.mmu.watches(linear >> 12) || self.mmu.watches(last >> 12) {
             self.note_data_breakpoints(linear, size as u64, access);
+            self.debugger.note_access(linear, size as u64, access);
         }
         Ok(place)
     }

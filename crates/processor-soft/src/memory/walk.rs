@@ -112,6 +112,18 @@ impl Vcpu {
         }
     }
 
+    /// The guest physical address of `linear`, whatever the rights of its page. Changes nothing.
+    pub fn look_through(&mut self, linear: u64) -> Option<u64> {
+        if self.cr0 & cr0::PG == 0 {
+            return Some(linear & 0xffff_ffff);
+        }
+        if self.long_mode_active() && !self.canonical(linear) {
+            return None;
+        }
+        let linear = if self.long_mode_active() { linear } else { linear & 0xffff_ffff };
+        self.walk(linear).ok().map(|walk| walk.frame | linear & 0xfff)
+    }
+
     fn page(&self, gpa: u64, shift: u32, writable: bool, global: bool) -> Page {
         let host = self.mmu.host.pointer(gpa & !0xfff);
         Page { gpa, host, word: self.mmu.host.code_word(gpa), shift, writable, global }

@@ -175,7 +175,7 @@ impl Vcpu {
         // Why generated code came back the last time.
         let mut reason = reason::LOOK_UP;
         loop {
-            if self.vp.attention.load(Ordering::Relaxed) != 0 {
+            if self.vp.attention.load(Ordering::Relaxed) != 0 || self.debugger_holds() {
                 return Ok(());
             }
             if self.block_mode().is_none() {
@@ -333,6 +333,9 @@ impl Vcpu {
         if translator.thunks != self.extension.generation() {
             translator.thunks = self.extension.generation();
             translator.clear();
+        }
+        if self.debugger_holds() {
+            return Ok(None);
         }
         let Some(mode) = self.block_mode() else { return Ok(None) };
         if !mode.long() && self.rip >> 12 >= LAST_PAGE {

@@ -1,0 +1,108 @@
+//! The guest that measures its exits, run and read.
+
+use std::process::{Command, Stdio};
+
+use crate::artifacts::{bodhi, probe, qemu};
+use crate::machine::Program;
+
+/// The exit code by which the guest says that it is done.
+const DONE: i32 = 33;
+
+/// A kind of round trip, as the guest has measured it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Which.
+    pub name: String,
+    /// How many of them.
+    pub count: u64,
+    /// The quickest, in cycles of the TSC.
+    pub least: u64,
+    /// All of them, on average.
+    pub mean: u64,
+}
+
+/// What the guest has said.
+#[derive(Debug)]
+pub struct Probe {
+    /// How many processors took part.
+    pub processors: u32,
+    /// What the machine offers.
+    pub rows: Vec<Row>,
+    /// What failed.
+    pub failed: Vec<String>,
+}
+
+impl Probe {
+    /// Runs it on `cpus` processors of `program`; `options` are further ones.
+    ///
+    /// # Panics
+    /// If the guest does not come to its end, with what it has said.
+    pub fn run(program: Program, cpus: u32, options: &[&str]) -> Self {
+        let mut command = Command::new("timeout");
+        command.arg("120");
+        let cpus = cpus.to_string();
+        match program {
+            Program::Bodhi => {
+                command.arg(bodhi()).args(["run", "--memory", "64M", "--test-devices", "--cpus", &cpus]);
+                command.arg("--kernel").arg(probe());
+            }
+            Program::Qemu => {
+                let (qemu, libraries) = qemu();
+                if let Some(libraries) = libraries {
+                    command.env("LD_LIBRARY_PATH", libraries);
+                }
+                command.arg(qemu).args(["-accel", "tcg", "-cpu", "max", "-m", "64M", "-smp", &cpus]);
+                command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+                command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"]);
+                command.arg("-kernel").arg(probe());
+            }
+        }
+        let output = command.args(options).stdin(Stdio::null()).output().expect("it starts");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(DONE), "{text}\n--- errors:\n{errors}");
+        Self::read(&text)
+    }
+
+    fn read(text: &str) -> Self {
+        let mut probe = Self { processors: 0, rows: Vec::new(), failed: Vec::new() };
+        for line in text.lines().filter_map(|line| line.trim_end().strip_prefix("probe: ")) {
+            if let Some(words) = line.strip_prefix("begins, ") {
+                let number = words.split(' ').next().and_then(|word| word.parse().ok());
+                probe.processors = number.expect("a number of processors");
+            } else if let Some(name) = line.strip_suffix("failed") {
+                probe.failed.push(name.trim().to_owned());
+            } else if let Some((name, figures)) = line.split_at_checked(24) {
+                let figures: Vec<u64> =
+                    figures.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+                if let [count, least, mean] = figures[..] {
+                    probe.rows.push(Row { name: name.trim().to_owned(), count, least, mean });
+                }
+            }
+        }
+        probe
+    }
+
+    /// The row called `name`.
+    pub fn row(&self, name: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_failures_and_dashes_are_told_apart() {
+        let text = "probe: begins, 2 processors\r
+probe: round trip                count      least       mean\r
+probe: flush: hypercall           1000       4118       9239\r
+probe: stimer                   failed\r
+probe: post message                  -          -          -\r\n";
+        let probe = Probe::read(text);
+        let row = Row { name: "flush: hypercall".to_owned(), count: 1000, least: 4118, mean: 9239 };
+        assert_eq!((probe.processors, probe.rows), (2, vec![row]));
+        assert_eq!(probe.failed, ["stimer"]);
+    }
+}
