@@ -223,6 +223,24 @@ impl Features {
         self.0 == 0
     }
 
+    /// Those that another implementation of the interface has too, by the leaves of its CPUID. Features that no
+    /// leaf tells of are hypercalls that it then would have to leave to this one.
+    #[must_use]
+    pub fn within(self, leaf: impl Fn(u32) -> [u32; 4]) -> Self {
+        let [eax, ebx, _, edx] = leaf(cpuid::FEATURES);
+        let privileges = u64::from(ebx) << 32 | u64::from(eax);
+        let [recommendations, ..] = leaf(cpuid::RECOMMENDATIONS);
+        // Details that CPUID tells of features that are whole without them.
+        let details = cpuid::Features::new().with_hypercall_lock(true).with_sint_polling(true).into_bits();
+        let there = |feature: &Feature| {
+            feature.privileges().into_bits() & !privileges == 0
+                && feature.features().into_bits() & !(edx | details) == 0
+                && feature.recommendations().into_bits() & !recommendations == 0
+        };
+        let missing = self.iter().filter(|feature| !there(feature));
+        missing.fold(self, Self::without)
+    }
+
     /// With `feature` and all that it needs.
     #[must_use]
     pub fn with(self, feature: Feature) -> Self {

@@ -46,6 +46,9 @@ pub enum Error {
     /// The processor cannot be had.
     #[error(transparent)]
     Processor(#[from] processor::Error),
+    /// This host's KVM cannot be used.
+    #[error("--processor kvm: {0}")]
+    Kvm(#[from] processor_kvm::HostError),
     /// The hypervisor interface cannot be put together.
     #[error("the hypervisor interface cannot be put together")]
     Enlightenment(#[from] enlightenment::Error),

@@ -13,7 +13,7 @@ use processor::{Exit, Processor};
 
 use crate::Error;
 use crate::boot::BootFiles;
-use crate::build::{Board, Parts};
+use crate::build::{Board, Engine, Parts};
 use crate::config::{InputError, MachineConfig, MemorySize};
 use crate::control::{Control, End, Failure, Wish};
 use crate::disks::Disks;
@@ -28,6 +28,7 @@ pub struct Machine {
     files: BootFiles,
     serial: SerialOutput,
     board: Board,
+    choice: Option<String>,
 }
 
 impl Machine {
@@ -41,10 +42,12 @@ impl Machine {
         config.validate()?;
         check_host_memory(&config)?;
         let mut files = BootFiles::open(&config)?;
+        let (engine, choice) = Engine::choose(&config)?;
         let disks = Arc::new(Disks::open(&config)?);
         let inspection = Arc::new(config.translator.open()?);
         let shared = Arc::new(Shared {
             config,
+            engine,
             disks,
             control: Arc::default(),
             registry: Arc::new(Registry::new()),
@@ -56,7 +59,12 @@ impl Machine {
         });
         let serial = Arc::new(Mutex::new(serial));
         let board = power_on(&shared, &mut files, &serial)?;
-        Ok(Self { shared, files, serial, board })
+        Ok(Self { shared, files, serial, board, choice })
+    }
+
+    /// Which processor was chosen and why, where the configuration leaves that open.
+    pub fn processor_choice(&self) -> Option<&str> {
+        self.choice.as_deref()
     }
 
     /// How others reach this machine.
@@ -66,7 +74,7 @@ impl Machine {
 
     /// Runs until the guest powers off, the machine is stopped or fails. The disks are flushed then.
     pub fn run(self) -> End {
-        let Self { shared, mut files, serial, mut board } = self;
+        let Self { shared, mut files, serial, mut board, choice: _ } = self;
         let end = loop {
             match power_cycle(board, &shared) {
                 Wish::End(end) => break end,
@@ -103,6 +111,7 @@ fn check_host_memory(config: &MachineConfig) -> Result<(), InputError> {
 fn power_on(shared: &Arc<Shared>, files: &mut BootFiles, serial: &SerialOutput) -> Result<Board, Error> {
     let board = Board::build(Parts {
         config: &shared.config,
+        engine: &shared.engine,
         control: Arc::clone(&shared.control),
         registry: Arc::clone(&shared.registry),
         inspection: Arc::clone(&shared.inspection),

@@ -10,8 +10,8 @@ mod hypervisor;
 mod state;
 
 pub use hypervisor::{
-    HypercallContext, HypercallOutcome, HypervisorInterface, MsrOutcome, StartState, TlbFlush, TlbRange,
-    VirtualProcessors,
+    HypercallContext, HypercallOutcome, HypervisorInterface, MsrOutcome, StartState, SynicOffload, TlbFlush,
+    TlbRange, VirtualProcessors,
 };
 pub use state::{DescriptorTable, GeneralRegister, Segment, SegmentAttributes, StartRegisters};
 
