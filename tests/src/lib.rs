@@ -17,7 +17,7 @@ pub use console::Console;
 pub use devices::{Devices, row};
 pub use disk::Image;
 pub use iso::iso;
-pub use machine::{Answer, Bus, End, Machine, Program, Running};
+pub use machine::{Answer, Bus, End, Machine, Program, Running, processor};
 pub use script::encode;
 
 use std::time::Duration;

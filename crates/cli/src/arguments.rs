@@ -25,6 +25,8 @@ struct Arguments {
 pub(crate) enum Command {
     /// Boot a virtual machine in the foreground
     Run(Box<RunArguments>),
+    /// Tell what this host can do for machines, and what would help
+    Doctor,
     /// Show the devices of a machine that runs, and what they have done
     Devices(DevicesArguments),
     /// Attach, detach or list the disks of a machine that runs

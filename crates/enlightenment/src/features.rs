@@ -258,6 +258,12 @@ impl Features {
         base.iter().filter(|other| other.needs().contains(&feature)).fold(base, Self::without)
     }
 
+    /// Without `feature` alone, for telling what is missing: the rest may need it.
+    #[must_use]
+    pub const fn remove(self, feature: Feature) -> Self {
+        Self(self.0 & !(1 << feature as u32))
+    }
+
     /// The features in the set.
     pub fn iter(self) -> impl Iterator<Item = Feature> {
         Feature::ALL.into_iter().filter(move |&feature| self.contains(feature))
@@ -322,6 +328,32 @@ mod tests {
     fn a_feature_brings_what_it_needs() {
         let set: Features = "direct-timers".parse().unwrap();
         assert_eq!(set.to_string(), "hypercalls,reference-counter,synic,synthetic-timers,direct-timers");
+    }
+
+    #[test]
+    fn what_another_implementation_lacks_is_left_out_with_what_needs_it() {
+        let leaf = |number: u32| match number {
+            cpuid::FEATURES => [0b1010_1111_1111 & !(1 << 3), 0x30, 0, 1 << 4 | 1 << 8 | 1 << 10 | 1 << 19],
+            cpuid::RECOMMENDATIONS => [u32::MAX, 0, 0, 0],
+            _ => [0; 4],
+        };
+        let set = Features::ALL.within(leaf);
+        let gone = [
+            Feature::SyntheticTimers,
+            Feature::DirectTimers,
+            Feature::GuestIdle,
+            Feature::XmmOutput,
+            Feature::StartProcessor,
+        ];
+        assert!(!gone.into_iter().any(|feature| set.contains(feature)), "{set}");
+        let left =
+            [Feature::Synic, Feature::PostMessages, Feature::TlbFlush, Feature::XmmInput, Feature::SpinWait];
+        assert!(left.into_iter().all(|feature| set.contains(feature)), "{set}");
+    }
+
+    #[test]
+    fn an_implementation_without_leaves_leaves_nothing() {
+        assert_eq!(Features::ALL.within(|_| [0; 4]), Features::NONE);
     }
 
     #[test]

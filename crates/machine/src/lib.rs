@@ -18,6 +18,7 @@ pub mod buses;
 pub mod config;
 mod control;
 mod disks;
+pub mod doctor;
 mod handle;
 pub mod memory_map;
 mod run;

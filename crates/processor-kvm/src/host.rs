@@ -80,6 +80,26 @@ pub enum HostError {
     Query(#[source] io::Error),
 }
 
+impl HostError {
+    /// What would help, where something can be done on this host.
+    pub fn remedy(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Absent(_) => {
+                "switch virtualization on in the firmware (or nested virtualization, if this host is a virtual machine) \
+                 and load kvm-intel or kvm-amd"
+            }
+            Self::Permission { .. } => "have this user added to that group and log in again",
+            Self::Interprets(_) => {
+                "run on a host that offers svm or vmx, bare metal or with nested virtualization"
+            }
+            Self::Capabilities(_) | Self::HyperV(_) => {
+                "take a kernel of Linux 5.14 or later that is built with CONFIG_KVM_HYPERV (before 6.8: CONFIG_KVM)"
+            }
+            Self::Open { .. } | Self::NotKvm(_) | Self::Query(_) => return None,
+        })
+    }
+}
+
 /// This host's KVM, fit for a machine.
 #[derive(Debug)]
 pub struct KvmHost {
