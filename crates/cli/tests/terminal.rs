@@ -37,7 +37,9 @@ impl Session {
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path).unwrap();
         let before = tcgetattr(&terminal).unwrap();
         let machine = Command::new("setsid")
-            .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_bodhi"), "run", "--memory", "32M", "--kernel"])
+            .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_bodhi"), "run", "--memory", "32M"])
+            // Chosen, so that nothing is said of a choice.
+            .args(["--processor", "translator", "--kernel"])
             .arg(code.file(&directory))
             .stdin(terminal.try_clone().unwrap())
             .stdout(terminal.try_clone().unwrap())
