@@ -13,7 +13,7 @@ ROUNDS ?=
 # A guest keeps one core busy: as many at a time as there are cores.
 GUESTS_AT_A_TIME ?= $(shell nproc)
 
-.PHONY: help build run test test-all check unit guests bench bench-processor bench-made fuzz
+.PHONY: help build run nested-counts test test-all check unit guests bench bench-processor bench-made fuzz
 
 help:
 	@echo "make run        boot Debian on StorVSC and end in its shell (KERNEL=generic|cloud|backports)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-all   the same with the slow guest tests"
 	@echo "make bench      processors and disks next to QEMU TCG and the host, with tables and a picture"
 	@echo "make bench-processor   its first half; ONLY=sha256,boot PROGRAMS=translator,tcg ROUNDS=1 for a part of it"
+	@echo "make nested-counts   exits and interrupts of KVM for bodhi's and QEMU's disks, counted in the nested host"
 	@echo "make fuzz       every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)) seconds"
 
 build:
@@ -44,13 +45,15 @@ guests:
 	scripts/guest kernel generic cloud backports
 	scripts/guest root
 	scripts/guest probe
+	scripts/guest qemu
+	scripts/guest nested
 
 test: TESTS :=
 test-all: TESTS := --include-ignored
 test test-all:
 	scripts/setup build guest
 	$(MAKE) --no-print-directory check unit build guests
-	cargo test --release -p guests -- --test-threads $(GUESTS_AT_A_TIME) $(TESTS)
+	cargo test --release -p guests -- --test-threads $(GUESTS_AT_A_TIME) --skip kvm:: $(TESTS)
 
 bench-made:
 	scripts/setup build guest bench
@@ -67,6 +70,9 @@ bench: bench-made
 bench-processor: bench-made
 	cargo run --release -p bench -- processor $(if $(ONLY),--only $(ONLY)) $(if $(PROGRAMS),--programs $(PROGRAMS)) \
 		$(if $(ROUNDS),--rounds $(ROUNDS))
+
+nested-counts: build guests
+	scripts/nested tests/nested/compare
 
 fuzz:
 	scripts/setup build fuzz

@@ -1,4 +1,4 @@
-//! Guest tests: real Debian kernels on the interpreter.
+//! Guest tests: real Debian kernels on the translator or on what BODHI_PROCESSOR names, and on KVM in the nested host.
 //!
 //! They need what `make guests build` makes. Those that are ignored take long and run in `make test-all`.
 
@@ -8,6 +8,8 @@ mod crash;
 mod debugger;
 mod disk;
 mod end;
+mod kvm;
 mod lockstep;
+mod nested;
 mod probe;
 mod stress;

@@ -11,6 +11,8 @@ struct Tier(&'static str);
 
 const INTERPRETER: Tier = Tier("interpreter");
 const TRANSLATOR: Tier = Tier("translator");
+/// In the nested host only: see `nested.rs`.
+const KVM: Tier = Tier("kvm");
 
 /// A command in the guest that does a job as many times as told, and how often that is for a minute's share.
 struct Job {
@@ -114,5 +116,10 @@ tiers! {
         #[ignore = "minutes of load: make test-all"]
         every_job_succeeds_many_times_on_four_processors = stress(4, 10);
         an_idle_guest_costs_little = idle(2);
+    ]
+    on_kvm: KVM => [
+        every_job_succeeds_on_one_processor = stress(1, 1);
+        every_job_succeeds_on_two_processors = stress(2, 1);
+        every_job_succeeds_on_four_processors = stress(4, 1);
     ]
 }

@@ -20,7 +20,7 @@ pub use debugger::gdb;
 pub use devices::{Devices, row};
 pub use disk::Image;
 pub use iso::iso;
-pub use machine::{Answer, Bus, End, Machine, Program, Running};
+pub use machine::{Answer, Bus, End, Machine, Program, Running, processor};
 pub use probe::{Probe, Row};
 pub use script::encode;
 

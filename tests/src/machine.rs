@@ -13,6 +13,12 @@ use crate::console::Console;
 use crate::devices::{Devices, devices};
 use crate::script::encode;
 
+/// What `--processor` of bodhi's machines is to be, by the environment variable BODHI_PROCESSOR; the default if that
+/// is not set.
+pub fn processor() -> Option<String> {
+    std::env::var("BODHI_PROCESSOR").ok()
+}
+
 /// What runs the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
@@ -127,6 +133,12 @@ impl Machine {
     fn bodhi_command(&self) -> Command {
         let mut command = Command::new(bodhi());
         command.args(["run", "--memory", &format!("{}M", Self::MEMORY >> 20), "--serial", "stdio"]);
+        // One list of tests for every processor; some tests are about one of them.
+        if let Some(processor) = processor()
+            && !self.arguments.iter().any(|argument| argument == "--processor")
+        {
+            command.args(["--processor", &processor]);
+        }
         for (image, bus, options) in &self.disks {
             let bus = match bus {
                 Bus::Auto => "auto",

@@ -25,6 +25,8 @@ struct Arguments {
 pub(crate) enum Command {
     /// Boot a virtual machine in the foreground
     Run(Box<RunArguments>),
+    /// Tell what this host can do for machines, and what would help
+    Doctor,
     /// Show the devices of a machine that runs, and what they have done
     Devices(DevicesArguments),
     /// Attach, detach or list the disks of a machine that runs
@@ -121,7 +123,7 @@ pub(crate) struct RunArguments {
     /// Amount of RAM, such as 512M or 4G
     #[arg(long, value_name = "SIZE", value_parser = parse::<MemorySize>)]
     memory: Option<MemorySize>,
-    /// What carries out the guest's instructions: auto, interpreter or translator
+    /// What carries out the guest's instructions: auto, kvm, translator or interpreter
     #[arg(long, value_name = "P", value_parser = parse::<ProcessorChoice>)]
     processor: Option<ProcessorChoice>,
     /// What is told of translated code: none, or a list of map (names for perf), count (of TLB look-ups) and
@@ -340,7 +342,7 @@ mod tests {
         let error = run(&["--processor", "quantum"]).unwrap_err();
         assert_eq!(
             error,
-            "invalid value 'quantum' for '--processor <P>': must be auto, interpreter or translator"
+            "invalid value 'quantum' for '--processor <P>': must be auto, kvm, translator or interpreter"
         );
         let error = run(&["--disk", "d.img,bus=usb"]).unwrap_err();
         assert!(error.starts_with("invalid value 'd.img,bus=usb' for '--disk <F[,OPTIONS]>'"), "{error}");

@@ -6,6 +6,7 @@
 mod arguments;
 mod devices;
 mod disks;
+mod doctor;
 mod logs;
 mod run;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     logs::start();
     match command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Doctor => doctor::doctor(),
         Command::Devices(arguments) => devices::devices(&arguments),
         Command::Disk(command) => disks::disk(&command),
         Command::Disc(command) => disks::disc(&command),

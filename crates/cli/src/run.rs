@@ -9,7 +9,10 @@ use crate::arguments::RunArguments;
 use crate::{BAD_INPUT, FAILED, complain, say};
 
 pub(crate) fn run(arguments: &RunArguments) -> ExitCode {
-    let result = arguments.configuration().map_err(worker::Error::from).and_then(worker::run);
+    let result = arguments
+        .configuration()
+        .map_err(worker::Error::from)
+        .and_then(|config| worker::run(config, &|choice| say(format_args!("bodhi: processor: {choice}\n"))));
     match result {
         Ok(report) => tell(&report),
         Err(error) => {

@@ -223,6 +223,24 @@ impl Features {
         self.0 == 0
     }
 
+    /// Those that another implementation of the interface has too, by the leaves of its CPUID. Features that no
+    /// leaf tells of are hypercalls that it then would have to leave to this one.
+    #[must_use]
+    pub fn within(self, leaf: impl Fn(u32) -> [u32; 4]) -> Self {
+        let [eax, ebx, _, edx] = leaf(cpuid::FEATURES);
+        let privileges = u64::from(ebx) << 32 | u64::from(eax);
+        let [recommendations, ..] = leaf(cpuid::RECOMMENDATIONS);
+        // Details that CPUID tells of features that are whole without them.
+        let details = cpuid::Features::new().with_hypercall_lock(true).with_sint_polling(true).into_bits();
+        let there = |feature: &Feature| {
+            feature.privileges().into_bits() & !privileges == 0
+                && feature.features().into_bits() & !(edx | details) == 0
+                && feature.recommendations().into_bits() & !recommendations == 0
+        };
+        let missing = self.iter().filter(|feature| !there(feature));
+        missing.fold(self, Self::without)
+    }
+
     /// With `feature` and all that it needs.
     #[must_use]
     pub fn with(self, feature: Feature) -> Self {
@@ -238,6 +256,12 @@ impl Features {
         }
         let base = Self(self.0 & !(1 << feature as u32));
         base.iter().filter(|other| other.needs().contains(&feature)).fold(base, Self::without)
+    }
+
+    /// Without `feature` alone, for telling what is missing: the rest may need it.
+    #[must_use]
+    pub const fn remove(self, feature: Feature) -> Self {
+        Self(self.0 & !(1 << feature as u32))
     }
 
     /// The features in the set.
@@ -304,6 +328,32 @@ mod tests {
     fn a_feature_brings_what_it_needs() {
         let set: Features = "direct-timers".parse().unwrap();
         assert_eq!(set.to_string(), "hypercalls,reference-counter,synic,synthetic-timers,direct-timers");
+    }
+
+    #[test]
+    fn what_another_implementation_lacks_is_left_out_with_what_needs_it() {
+        let leaf = |number: u32| match number {
+            cpuid::FEATURES => [0b1010_1111_1111 & !(1 << 3), 0x30, 0, 1 << 4 | 1 << 8 | 1 << 10 | 1 << 19],
+            cpuid::RECOMMENDATIONS => [u32::MAX, 0, 0, 0],
+            _ => [0; 4],
+        };
+        let set = Features::ALL.within(leaf);
+        let gone = [
+            Feature::SyntheticTimers,
+            Feature::DirectTimers,
+            Feature::GuestIdle,
+            Feature::XmmOutput,
+            Feature::StartProcessor,
+        ];
+        assert!(!gone.into_iter().any(|feature| set.contains(feature)), "{set}");
+        let left =
+            [Feature::Synic, Feature::PostMessages, Feature::TlbFlush, Feature::XmmInput, Feature::SpinWait];
+        assert!(left.into_iter().all(|feature| set.contains(feature)), "{set}");
+    }
+
+    #[test]
+    fn an_implementation_without_leaves_leaves_nothing() {
+        assert_eq!(Features::ALL.within(|_| [0; 4]), Features::NONE);
     }
 
     #[test]

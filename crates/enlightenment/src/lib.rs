@@ -54,7 +54,7 @@ use counters::Registry;
 use guest_memory::GuestMemory;
 use interrupt::{ApicAssist, LocalApic, Trigger};
 use processor::{
-    HypercallContext, HypercallOutcome, HypervisorInterface, MsrOutcome, StartState, TlbFlush,
+    HypercallContext, HypercallOutcome, HypervisorInterface, MsrOutcome, StartState, SynicOffload, TlbFlush,
     VirtualProcessors,
 };
 use thiserror::Error;
@@ -116,7 +116,10 @@ pub enum Error {
 
 /// The rest of the machine, as the interface sees it.
 struct Machine {
+    /// None where they are the processor's own.
     apics: Vec<Arc<dyn LocalApic>>,
+    /// The processor's own part of the synthetic interrupt controllers, if it has one.
+    synic: Option<Arc<dyn SynicOffload>>,
     processors: Arc<dyn VirtualProcessors>,
 }
 
@@ -192,9 +195,19 @@ impl Enlightenment {
         if apics.len() != self.vps.len() {
             return Err(Error::Apics { apics: apics.len(), processors: self.vps.len() });
         }
-        let machine = Arc::new(Machine { apics, processors });
-        *self.machine.write().unwrap_or_else(PoisonError::into_inner) = Some(machine);
+        self.set_machine(Machine { apics, synic: None, processors });
         Ok(())
+    }
+
+    /// Connects processors that have local APICs, timers and the sources of the synthetic interrupt controllers
+    /// themselves, in place of [`Self::attach`]. Message slots and event flags stay here: the processor tells of
+    /// writes to SCONTROL, SIMP, SIEFP and EOM as to any register.
+    pub fn attach_offload(&self, synic: Arc<dyn SynicOffload>, processors: Arc<dyn VirtualProcessors>) {
+        self.set_machine(Machine { apics: Vec::new(), synic: Some(synic), processors });
+    }
+
+    fn set_machine(&self, machine: Machine) {
+        *self.machine.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(machine));
     }
 
     /// Lets go of what [`Self::attach`] connected, which holds the interface in turn. For the end of a
@@ -324,8 +337,16 @@ impl Enlightenment {
 
     /// Interrupts for the sources that are due and not masked.
     fn interrupt_due(&self, index: u32, vp: &Vp, due: Due) {
+        if due.0 == 0 {
+            return;
+        }
+        let machine = self.machine();
+        let offload = machine.as_ref().and_then(|machine| machine.synic.as_ref());
         for sint in (0..tlfs::SINT_COUNT).filter(|sint| due.0 & (1 << sint) != 0) {
-            if let Some(vector) = vp.apic_side.sint(sint).interrupts() {
+            if let Some(offload) = offload {
+                self.counts.interrupts.count();
+                offload.raise(index, sint as u8);
+            } else if let Some(vector) = vp.apic_side.sint(sint).interrupts() {
                 self.counts.interrupts.count();
                 self.interrupt(index, vector);
             }

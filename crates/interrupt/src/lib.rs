@@ -52,6 +52,14 @@ pub trait EoiListener: Send + Sync {
     fn end_of_interrupt(&self, vector: u8);
 }
 
+/// Who must know what the inputs of an IOAPIC send: a processor that has local APICs of its own and tells of the
+/// ends of level-triggered interrupts only where it knows of them.
+pub trait InputListener: Send + Sync {
+    /// Input `input` has been set up to send `message`, or nothing while it is masked. Called with the IOAPIC
+    /// locked.
+    fn input_set_up(&self, input: usize, message: Option<Message>);
+}
+
 /// Where a local APIC gets the vector of an ExtINT from: the master 8259.
 pub trait ExternalInterrupts: Send + Sync {
     /// Whether the INTR output is high.

@@ -10,7 +10,7 @@ use gdb::Debuggee;
 use processor_soft::Inspection;
 use serde::{Deserialize, Serialize};
 
-use crate::build::Panel;
+use crate::build::{Engine, Panel};
 use crate::config::{DiskConfig, MachineConfig};
 use crate::control::{Control, End, Wish};
 use crate::debug::Debug;
@@ -41,6 +41,7 @@ pub struct Status {
 
 pub(crate) struct Shared {
     pub config: MachineConfig,
+    pub engine: Engine,
     pub disks: Arc<Disks>,
     pub control: Arc<Control>,
     pub registry: Arc<Registry>,
@@ -160,7 +161,7 @@ impl MachineHandle {
             name: shared.config.name.clone(),
             cpus: shared.config.cpus,
             memory: shared.config.memory.0,
-            processor: shared.config.processor.tier().1.to_owned(),
+            processor: shared.engine.to_string(),
             uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             resets: shared.resets.load(Ordering::Relaxed),
             instructions: panel.as_ref().and_then(|panel| panel.instructions()),

@@ -19,6 +19,7 @@ pub mod config;
 mod control;
 mod debug;
 mod disks;
+pub mod doctor;
 mod handle;
 pub mod memory_map;
 mod run;
@@ -47,6 +48,9 @@ pub enum Error {
     /// The processor cannot be had.
     #[error(transparent)]
     Processor(#[from] processor::Error),
+    /// This host's KVM cannot be used.
+    #[error("--processor kvm: {0}")]
+    Kvm(#[from] processor_kvm::HostError),
     /// The hypervisor interface cannot be put together.
     #[error("the hypervisor interface cannot be put together")]
     Enlightenment(#[from] enlightenment::Error),

@@ -13,7 +13,7 @@ use processor::Exit;
 
 use crate::Error;
 use crate::boot::BootFiles;
-use crate::build::{Board, Parts};
+use crate::build::{Board, Engine, Parts};
 use crate::config::{InputError, MachineConfig, MemorySize};
 use crate::control::{Control, End, Failure, Wish};
 use crate::debug::Debug;
@@ -29,6 +29,7 @@ pub struct Machine {
     files: BootFiles,
     serial: SerialOutput,
     board: Board,
+    choice: Option<String>,
 }
 
 impl Machine {
@@ -42,6 +43,7 @@ impl Machine {
         config.validate()?;
         check_host_memory(&config)?;
         let mut files = BootFiles::open(&config)?;
+        let (engine, choice) = Engine::choose(&config)?;
         let disks = Arc::new(Disks::open(&config)?);
         let inspection = Arc::new(config.translator.open()?);
         let control = Arc::<Control>::default();
@@ -49,6 +51,7 @@ impl Machine {
         let debug = gdb.map(|gdb| Debug::new(config.cpus, gdb.wait, Arc::clone(&control)));
         let shared = Arc::new(Shared {
             config,
+            engine,
             disks,
             control,
             registry: Arc::new(Registry::new()),
@@ -64,7 +67,12 @@ impl Machine {
         if shared.debug.is_some() && !board.can_be_debugged() {
             return Err(InputError::bare("gdb", "this kind of processor cannot be debugged").into());
         }
-        Ok(Self { shared, files, serial, board })
+        Ok(Self { shared, files, serial, board, choice })
+    }
+
+    /// Which processor was chosen and why, where the configuration leaves that open.
+    pub fn processor_choice(&self) -> Option<&str> {
+        self.choice.as_deref()
     }
 
     /// How others reach this machine.
@@ -74,7 +82,7 @@ impl Machine {
 
     /// Runs until the guest powers off, the machine is stopped or fails. The disks are flushed then.
     pub fn run(self) -> End {
-        let Self { shared, mut files, serial, mut board } = self;
+        let Self { shared, mut files, serial, mut board, choice: _ } = self;
         let end = loop {
             match power_cycle(board, &shared) {
                 Wish::End(end) => break end,
@@ -115,6 +123,7 @@ fn check_host_memory(config: &MachineConfig) -> Result<(), InputError> {
 fn power_on(shared: &Arc<Shared>, files: &mut BootFiles, serial: &SerialOutput) -> Result<Board, Error> {
     let board = Board::build(Parts {
         config: &shared.config,
+        engine: &shared.engine,
         control: Arc::clone(&shared.control),
         registry: Arc::clone(&shared.registry),
         inspection: Arc::clone(&shared.inspection),

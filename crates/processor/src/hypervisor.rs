@@ -1,6 +1,9 @@
 //! The contract between a processor and the hypervisor interface of the TLFS. Nothing here knows what a
 //! leaf, an MSR or a hypercall means.
 
+use std::io;
+use std::os::fd::BorrowedFd;
+
 use crate::{GeneralRegister, StartRegisters};
 
 /// The answer to an MSR access.
@@ -105,4 +108,18 @@ pub trait VirtualProcessors: Send + Sync {
     fn is_running(&self, vp: u32) -> bool;
     /// The caller spins on a lock: lets another processor run if there are more of them than host CPUs.
     fn yield_now(&self, vp: u32);
+}
+
+/// The parts of the synthetic interrupt controllers that are the processor's own, where it has them: sources with
+/// their vectors and masks, and signals that do not come to the interface.
+pub trait SynicOffload: Send + Sync {
+    /// Interrupts `vp` by its source `sint`, as the guest has set that up; a masked one does nothing.
+    fn raise(&self, vp: u32, sint: u8);
+    /// Lets the guest's signals to `connection`, without a flag number, write to `eventfd` and do nothing else.
+    ///
+    /// # Errors
+    /// When the host refuses it, as for a connection that is bound already.
+    fn bind_signal(&self, connection: u32, eventfd: BorrowedFd<'_>) -> io::Result<()>;
+    /// Undoes [`Self::bind_signal`].
+    fn unbind_signal(&self, connection: u32);
 }

@@ -12,8 +12,8 @@ mod state;
 
 pub use debug::{BreakOn, Breakpoint, DebugControl, DebugRegisters, DebugStop, ProcessorDebug};
 pub use hypervisor::{
-    HypercallContext, HypercallOutcome, HypervisorInterface, MsrOutcome, StartState, TlbFlush, TlbRange,
-    VirtualProcessors,
+    HypercallContext, HypercallOutcome, HypervisorInterface, MsrOutcome, StartState, SynicOffload, TlbFlush,
+    TlbRange, VirtualProcessors,
 };
 pub use state::{DescriptorTable, GeneralRegister, Segment, SegmentAttributes, StartRegisters};
 

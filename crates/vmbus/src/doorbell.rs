@@ -3,12 +3,17 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use counters::Counter;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 /// An eventfd. Ringing it twice before it is answered is as good as once.
 #[derive(Debug)]
-pub struct Doorbell(OwnedFd);
+pub struct Doorbell {
+    fd: OwnedFd,
+    /// Counts how often it has rung.
+    rings: Counter,
+}
 
 impl Doorbell {
     /// A silent doorbell.
@@ -16,12 +21,20 @@ impl Doorbell {
     /// # Errors
     /// When the host gives no eventfd.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        Self::counted(Counter::default())
+    }
+
+    /// A silent doorbell. How often it has rung is added to `rings` when it is answered, whoever rings it.
+    ///
+    /// # Errors
+    /// When the host gives no eventfd.
+    pub fn counted(rings: Counter) -> io::Result<Self> {
+        Ok(Self { fd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?, rings })
     }
 
     /// Rings.
     pub fn ring(&self) {
-        match rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
+        match rustix::io::write(&self.fd, &1_u64.to_ne_bytes()) {
             // A full counter is a doorbell that rings already.
             Ok(_) | Err(Errno::AGAIN) => {}
             Err(error) => tracing::error!(%error, "doorbell does not ring"),
@@ -31,8 +44,11 @@ impl Doorbell {
     /// Silences the doorbell. True if it was ringing.
     pub fn answer(&self) -> bool {
         let mut count = [0; 8];
-        match rustix::io::read(&self.0, &mut count) {
-            Ok(_) => true,
+        match rustix::io::read(&self.fd, &mut count) {
+            Ok(_) => {
+                self.rings.add(u64::from_ne_bytes(count));
+                true
+            }
             Err(Errno::AGAIN) => false,
             Err(error) => {
                 tracing::error!(%error, "doorbell cannot be answered");
@@ -44,6 +60,6 @@ impl Doorbell {
 
 impl AsFd for Doorbell {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }

@@ -69,11 +69,12 @@ pub struct Report {
     pub counts: BTreeMap<String, u64>,
 }
 
-/// Runs the machine of `config` in this process until it ends.
+/// Runs the machine of `config` in this process until it ends. `tell` is told, in one line, which processor was chosen
+/// where `config` leaves that open.
 ///
 /// # Errors
 /// When the machine cannot be started.
-pub fn run(config: MachineConfig) -> Result<Report, Error> {
+pub fn run(config: MachineConfig, tell: &dyn Fn(&str)) -> Result<Report, Error> {
     // Before any thread starts, so that all of them leave the signals to the one that waits for them.
     let signals = signals::restore_terminal_on_defects().and_then(|()| signals::block());
     signals.map_err(|error| Error::Host("cannot set up signals", error))?;
@@ -97,6 +98,9 @@ pub fn run(config: MachineConfig) -> Result<Report, Error> {
     let ending =
         signals::watch(handle.clone()).map_err(|error| Error::Host("cannot wait for signals", error))?;
 
+    if let Some(choice) = machine.processor_choice() {
+        tell(choice);
+    }
     let end = machine.run();
     console.drain(DRAIN);
     drop(terminal);

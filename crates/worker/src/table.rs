@@ -37,18 +37,32 @@ pub fn device_table(rows: &[DeviceRow]) -> String {
 /// What begins the names of counts of translated code.
 const TRANSLATOR: &str = "translator.";
 
-/// What the processors' translators have counted and how often the TLB hit, with a heading; nothing if there is
-/// nothing.
+/// What begins the names of counts of KVM: exits to user space.
+const KVM: &str = "kvm.";
+
+/// What the processors have counted, KVM's or the translators' with how often the TLB hit, with a heading; nothing if
+/// there is nothing.
 pub fn processor_table(counts: &BTreeMap<String, u64>) -> String {
+    let rate = hit_rate(counts).map(|rate| ("tlb.hit-rate".to_owned(), format!("{rate:.2} %")));
+    table("kvm", KVM, counts, None) + &table("translator", TRANSLATOR, counts, rate)
+}
+
+/// The counts whose names begin with `prefix`, if there are any, and `last`.
+fn table(
+    heading: &str,
+    prefix: &str,
+    counts: &BTreeMap<String, u64>,
+    last: Option<(String, String)>,
+) -> String {
     let own = |(name, &count): (&String, &u64)| {
-        name.strip_prefix(TRANSLATOR).filter(|_| count != 0).map(|name| (name.to_owned(), count.to_string()))
+        name.strip_prefix(prefix).filter(|_| count != 0).map(|name| (name.to_owned(), count.to_string()))
     };
     let mut lines: Vec<_> = counts.iter().filter_map(own).collect();
     if lines.is_empty() {
         return String::new();
     }
-    lines.extend(hit_rate(counts).map(|rate| ("tlb.hit-rate".to_owned(), format!("{rate:.2} %"))));
-    lines.insert(0, ("translator".to_owned(), "count".to_owned()));
+    lines.extend(last);
+    lines.insert(0, (heading.to_owned(), "count".to_owned()));
     let names = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let values = lines.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
     let text = lines.iter().map(|(name, value)| format!("{name:<names$}  {value:>values$}\n"));

@@ -11,9 +11,9 @@ mod registers;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use interrupt::{EoiListener, Line, Message, MessageTarget};
+use interrupt::{EoiListener, InputListener, Line, Message, MessageTarget};
 
 use crate::bus::{MmioDevice, put_value, value_of};
 use crate::sync::lock;
@@ -56,12 +56,18 @@ impl State {
 pub struct IoApic {
     state: Mutex<State>,
     target: Arc<dyn MessageTarget>,
+    listener: OnceLock<Arc<dyn InputListener>>,
 }
 
 impl IoApic {
     /// An IOAPIC whose messages go to `target`.
     pub fn new(target: Arc<dyn MessageTarget>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State::power_on(0)), target })
+        Arc::new(Self { state: Mutex::new(State::power_on(0)), target, listener: OnceLock::new() })
+    }
+
+    /// Says who hears of how the inputs are set up. The first call counts.
+    pub fn connect_listener(&self, listener: Arc<dyn InputListener>) {
+        let _first = self.listener.set(listener);
     }
 
     /// The interrupt input `pin`; nothing beyond the last one.
@@ -101,13 +107,13 @@ impl IoApic {
     }
 
     fn send(&self, entry: Redirection) {
-        let destination = u64::from(entry.destination()) << 12;
-        let address = 0xfee0_0000 | destination | u64::from(entry.logical()) << 2;
-        let data = u32::from(entry.vector())
-            | u32::from(entry.delivery_mode()) << 8
-            | 1 << 14
-            | u32::from(entry.acts_on_level()) << 15;
-        self.target.send(Message { address, data });
+        self.target.send(message(entry));
+    }
+
+    fn tell(&self, pin: usize, entry: Redirection) {
+        if let Some(listener) = self.listener.get() {
+            listener.input_set_up(pin, (!entry.masked()).then(|| message(entry)));
+        }
     }
 
     fn read_register(&self) -> u32 {
@@ -138,10 +144,23 @@ impl IoApic {
                     // Kernels switch an input to edge and back to end an interrupt without the EOI register.
                     entry.set_remote_irr(false);
                 }
+                let entry = *entry;
+                self.tell(pin, entry);
                 self.serve_level(&mut state, pin);
             }
         }
     }
+}
+
+/// What an input sends.
+fn message(entry: Redirection) -> Message {
+    let destination = u64::from(entry.destination()) << 12;
+    let address = 0xfee0_0000 | destination | u64::from(entry.logical()) << 2;
+    let data = u32::from(entry.vector())
+        | u32::from(entry.delivery_mode()) << 8
+        | 1 << 14
+        | u32::from(entry.acts_on_level()) << 15;
+    Message { address, data }
 }
 
 impl EoiListener for IoApic {

@@ -41,6 +41,7 @@ pub(super) struct Surroundings<'a> {
     pub registry: &'a Registry,
     pub control: &'a Arc<Control>,
     pub memory_size: u64,
+    pub cpus: u32,
 }
 
 impl Surroundings<'_> {
@@ -142,7 +143,7 @@ fn firmware_configuration(around: &Surroundings<'_>, memory: &GuestMemory) {
     let counters = around.counters("fw-cfg");
     let mut device = FwCfg::new(memory.clone());
     device.set_item(RAM_SIZE, around.memory_size.to_le_bytes().to_vec());
-    let processors = around.interrupts.apics.apics().len() as u16;
+    let processors = around.cpus as u16;
     for selector in [PROCESSORS, MOST_PROCESSORS] {
         device.set_item(selector, processors.to_le_bytes().to_vec());
     }

@@ -7,6 +7,7 @@
 //! ```
 
 use std::arch::x86_64::__cpuid;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 
 use chipset::apic;
@@ -15,10 +16,11 @@ use counters::Registry;
 use enlightenment::{Config, CrashReport, CrashSink, Enlightenment, EventPort, MessagePort, Vendor};
 use guest_memory::{CodePages, GuestMemory};
 use interrupt::LocalApic;
-use processor::VirtualProcessors;
+use processor::{Partition, SynicOffload};
 use tlfs::HvStatus;
-use vmbus::{Server, Settings, Synic, protocol};
+use vmbus::{Doorbell, Server, Settings, Synic, protocol};
 
+use super::processors::Processors;
 use super::wiring::Interrupts;
 use crate::Error;
 use crate::config::MachineConfig;
@@ -32,14 +34,17 @@ pub(super) struct Surroundings<'a> {
     pub clock: &'a Arc<dyn Clock>,
     pub timers: &'a Arc<dyn Timers>,
     pub interrupts: &'a Interrupts,
-    pub processors: Arc<dyn VirtualProcessors>,
+    pub processors: &'a Processors,
     pub registry: &'a Registry,
     pub control: &'a Arc<Control>,
 }
 
 /// The interface, or none if nothing of it is offered.
 pub(super) fn enlightenment(around: &Surroundings<'_>) -> Result<Option<Arc<Enlightenment>>, Error> {
-    let features = around.config.features()?;
+    let mut features = around.config.features()?;
+    if let Processors::Kvm(_, host) = around.processors {
+        features = features.within(|leaf| host.hypervisor_leaf(leaf));
+    }
     if features.is_empty() {
         return Ok(None);
     }
@@ -56,14 +61,21 @@ pub(super) fn enlightenment(around: &Surroundings<'_>) -> Result<Option<Arc<Enli
         reset: Arc::new(move || control.wish(Wish::Reset)),
     };
     let enlightenment = Enlightenment::new(config, around.registry);
-    let apics = around.interrupts.apics.apics();
-    for (vp, apic) in (0..).zip(apics) {
-        if let Some(assist) = enlightenment.apic_assist(vp) {
-            apic.connect_assist(assist);
+    match around.processors {
+        Processors::Soft(partition) => {
+            let apics: Vec<_> = around.interrupts.apics.iter().flat_map(|bus| bus.apics()).collect();
+            for (vp, apic) in (0..).zip(&apics) {
+                if let Some(assist) = enlightenment.apic_assist(vp) {
+                    apic.connect_assist(assist);
+                }
+            }
+            let apics = apics.into_iter().map(|apic| Arc::clone(apic) as Arc<dyn LocalApic>).collect();
+            enlightenment.attach(apics, partition.virtual_processors())?;
+        }
+        Processors::Kvm(partition, _) => {
+            enlightenment.attach_offload(partition.synic(), partition.virtual_processors());
         }
     }
-    let apics = apics.iter().map(|apic| Arc::clone(apic) as Arc<dyn LocalApic>).collect();
-    enlightenment.attach(apics, Arc::clone(&around.processors))?;
     Ok(Some(enlightenment))
 }
 
@@ -76,10 +88,14 @@ fn host_vendor() -> Vendor {
 
 /// The VMBus behind `enlightenment`, without devices as yet.
 pub(super) fn vmbus(around: &Surroundings<'_>, enlightenment: &Arc<Enlightenment>) -> Server {
+    let offload = match around.processors {
+        Processors::Kvm(partition, _) => Some(Arc::downgrade(&partition.synic())),
+        Processors::Soft(_) => None,
+    };
     let server = Server::new(Settings {
         memory: around.memory.clone(),
         code: Arc::clone(around.code),
-        synic: Arc::new(Delivery(Arc::downgrade(enlightenment))),
+        synic: Arc::new(Delivery { enlightenment: Arc::downgrade(enlightenment), offload }),
         processors: around.config.cpus,
     });
     let again = server.clone();
@@ -96,11 +112,21 @@ pub(super) fn vmbus(around: &Surroundings<'_>, enlightenment: &Arc<Enlightenment
 }
 
 /// From the bus to the guest. The interface has the bus; the bus refers to it weakly.
-struct Delivery(Weak<Enlightenment>);
+struct Delivery {
+    enlightenment: Weak<Enlightenment>,
+    /// What the processor has of the interface itself.
+    offload: Option<Weak<dyn SynicOffload>>,
+}
+
+impl Delivery {
+    fn offload(&self) -> Option<Arc<dyn SynicOffload>> {
+        self.offload.as_ref().and_then(Weak::upgrade)
+    }
+}
 
 impl Synic for Delivery {
     fn post_message(&self, vp: u32, sint: u8, message_type: u32, payload: &[u8]) -> bool {
-        let Some(enlightenment) = self.0.upgrade() else { return true };
+        let Some(enlightenment) = self.enlightenment.upgrade() else { return true };
         match enlightenment.post_message(vp, sint, message_type, payload) {
             Ok(()) => true,
             // The guest makes room by reading, and the bus is told.
@@ -113,8 +139,22 @@ impl Synic for Delivery {
     }
 
     fn signal_event(&self, vp: u32, sint: u8, flag: u16) {
-        if let Some(enlightenment) = self.0.upgrade() {
+        if let Some(enlightenment) = self.enlightenment.upgrade() {
             enlightenment.signal_event(vp, sint, flag);
+        }
+    }
+
+    fn bind_signal(&self, connection: u32, doorbell: &Doorbell) {
+        if let Some(offload) = self.offload()
+            && let Err(error) = offload.bind_signal(connection, doorbell.as_fd())
+        {
+            tracing::warn!(connection, %error, "every signal of a channel leaves the kernel");
+        }
+    }
+
+    fn unbind_signal(&self, connection: u32) {
+        if let Some(offload) = self.offload() {
+            offload.unbind_signal(connection);
         }
     }
 }

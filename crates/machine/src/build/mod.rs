@@ -4,6 +4,7 @@ mod chipset;
 mod firmware;
 mod hypervisor;
 mod output;
+mod processors;
 mod storage;
 mod test_devices;
 mod wiring;
@@ -18,14 +19,14 @@ use ::chipset::apic::ApicBus;
 use ::chipset::pci;
 use ::chipset::serial::Serial;
 use clock::{Clock, TimerQueue, Timers, VmClock};
-use counters::{Kind, Registry};
+use counters::Registry;
 use enlightenment::Enlightenment;
 #[cfg(test)]
 use guest_memory::CodePages;
 use guest_memory::GuestMemory;
 use interrupt::ProcessorSignal;
 use processor::{Partition, Processor};
-use processor_soft::{Inspection, SoftConfig, SoftPartition};
+use processor_soft::{Inspection, SoftPartition};
 use vm_memory::{Bytes, GuestAddress};
 use vmbus::Server;
 
@@ -33,7 +34,7 @@ use crate::Error;
 use crate::acpi::{self, PciRouting, Platform};
 use crate::boot::BootFiles;
 use crate::buses::Buses;
-use crate::config::{MachineConfig, ProcessorChoice};
+use crate::config::MachineConfig;
 use crate::control::Control;
 use crate::debug::Access;
 use crate::disks::Disks;
@@ -43,11 +44,14 @@ use crate::memory_map::{
 use crate::run::SerialOutput;
 use crate::smbios;
 use chipset::{Chipset, Surroundings};
+pub(crate) use processors::Engine;
+use processors::{Processors, Setting};
 use wiring::{Interrupts, WeakSignal};
 
 /// What a board is made of.
 pub(crate) struct Parts<'a> {
     pub config: &'a MachineConfig,
+    pub engine: &'a Engine,
     pub control: Arc<Control>,
     pub registry: Arc<Registry>,
     pub inspection: Arc<Inspection>,
@@ -58,12 +62,12 @@ pub(crate) struct Parts<'a> {
 
 /// A board with its processors, ready to run from power-on.
 pub(crate) struct Board {
-    partition: Arc<SoftPartition>,
+    partition: Arc<dyn Partition>,
     processors: Vec<Box<dyn Processor>>,
     /// The way from the local APICs to the processors, to which the APICs refer weakly.
     signals: Vec<Arc<dyn ProcessorSignal>>,
     /// The way from the IOAPIC, and from each local APIC, to all local APICs, to which they refer weakly.
-    apics: Arc<ApicBus>,
+    apics: Option<Arc<ApicBus>>,
     enlightenment: Option<Arc<Enlightenment>>,
     vmbus: Option<Server>,
     /// Serves the timers of all devices for as long as it lives.
@@ -81,14 +85,14 @@ pub(crate) struct Board {
 pub(crate) struct Panel {
     serial: Arc<Mutex<Serial>>,
     power_management: Arc<Mutex<PowerManagement>>,
-    partition: Weak<SoftPartition>,
+    partition: Weak<dyn Partition>,
     vmbus: Option<Server>,
 }
 
 impl Board {
     /// Builds a board, loads the kernel and leaves the boot processor at its entry.
     pub fn build(parts: Parts<'_>) -> Result<Self, Error> {
-        let Parts { config, control, registry, inspection, disks, files, serial } = parts;
+        let Parts { config, engine, control, registry, inspection, disks, files, serial } = parts;
         disks.reset();
         let (memory, code) = guest_memory::allocate(config.memory.0)?;
         let vmbus_exists = config.has_vmbus()?;
@@ -102,17 +106,31 @@ impl Board {
         let vm_clock = VmClock::new();
         let clock: Arc<dyn Clock> = Arc::clone(&vm_clock) as Arc<_>;
         let timers = TimerQueue::start(Arc::clone(&clock)).map_err(Error::Timers)?;
-        let partition = SoftPartition::new(SoftConfig {
-            processors: config.cpus,
-            memory: memory.clone(),
-            code: Arc::clone(&code),
-            clock: Arc::clone(&vm_clock),
-            tier: config.processor.tier().0,
-            inspection,
-            registry: Arc::clone(&registry),
-        });
-        let interrupts = Interrupts::new(config.cpus, &clock, &*timers);
-        let signals = connect_processors(&partition, &interrupts);
+        let processors = Processors::new(
+            engine,
+            Setting {
+                config,
+                memory: &memory,
+                code: &code,
+                clock: &vm_clock,
+                inspection,
+                registry: &registry,
+                hypervisor: !config.features()?.is_empty(),
+            },
+        )?;
+        let (interrupts, signals) = match &processors {
+            Processors::Soft(partition) => {
+                let interrupts = Interrupts::new(config.cpus, &clock, &*timers);
+                let signals = connect_processors(partition, &interrupts);
+                (interrupts, signals)
+            }
+            Processors::Kvm(partition, _) => {
+                let target = partition.message_target();
+                let interrupts = Interrupts::before(partition.interrupt_line(), Arc::downgrade(&target));
+                Processors::attach_controllers(partition, &interrupts);
+                (interrupts, Vec::new())
+            }
+        };
 
         let buses = Buses::new();
         let around = Surroundings {
@@ -123,6 +141,7 @@ impl Board {
             registry: &registry,
             control: &control,
             memory_size: config.memory.0,
+            cpus: config.cpus,
         };
         let chipset = Chipset::new(&around, &memory, serial);
         storage::ide(&chipset, &around, &memory, disks);
@@ -130,8 +149,8 @@ impl Board {
         if config.test_devices {
             test_devices::add(&around);
         }
-        partition.attach_bus(Arc::clone(&buses) as Arc<_>);
-        describe_processors(&registry, &partition, config.processor);
+        processors.attach_bus(Arc::clone(&buses) as Arc<_>);
+        processors.describe(&registry, engine);
 
         let shared_timers: Arc<dyn Timers> = Arc::clone(&timers) as Arc<_>;
         let around = hypervisor::Surroundings {
@@ -141,14 +160,14 @@ impl Board {
             clock: &clock,
             timers: &shared_timers,
             interrupts: &interrupts,
-            processors: partition.virtual_processors(),
+            processors: &processors,
             registry: &registry,
             control: &control,
         };
         let enlightenment = hypervisor::enlightenment(&around)?;
         let mut vmbus = None;
         if let Some(enlightenment) = &enlightenment {
-            partition.attach_hypervisor(Arc::clone(enlightenment) as Arc<_>);
+            processors.attach_hypervisor(Arc::clone(enlightenment) as Arc<_>);
             if config.test_devices {
                 test_devices::add_synic(&buses, &registry, enlightenment);
             }
@@ -159,6 +178,7 @@ impl Board {
             }
         }
 
+        let partition = processors.partition();
         let mut processors = (0..config.cpus)
             .map(|index| partition.processor(index))
             .collect::<Result<Vec<_>, processor::Error>>()?;
@@ -176,7 +196,7 @@ impl Board {
             partition,
             processors,
             signals,
-            apics: Arc::clone(&interrupts.apics),
+            apics: interrupts.apics.clone(),
             enlightenment,
             vmbus,
             timers,
@@ -290,14 +310,5 @@ fn connect_processors(partition: &SoftPartition, interrupts: &Interrupts) -> Vec
         partition.attach_apic(index, Arc::clone(apic) as Arc<_>);
         signal
     };
-    (0..).zip(interrupts.apics.apics()).map(connect).collect()
-}
-
-fn describe_processors(registry: &Registry, partition: &Arc<SoftPartition>, choice: ProcessorChoice) {
-    let (_, name) = choice.tier();
-    let partition = Arc::downgrade(partition);
-    registry.device("processors", Kind::Processor, move || {
-        let count = partition.upgrade().and_then(|partition| partition.instructions());
-        count.map_or_else(|| name.to_owned(), |count| format!("{name}, {count} instructions"))
-    });
+    (0..).zip(interrupts.apics.iter().flat_map(|bus| bus.apics())).map(connect).collect()
 }

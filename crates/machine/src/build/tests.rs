@@ -44,6 +44,7 @@ fn a_board_that_is_shut_down_gives_its_memory_back() {
     let registry = Arc::new(Registry::new());
     let board = Board::build(Parts {
         config: &config,
+        engine: &Engine::Soft(processor_soft::Tier::Translator, "translator"),
         control: Arc::default(),
         registry: Arc::clone(&registry),
         inspection: Arc::default(),

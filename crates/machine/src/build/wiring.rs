@@ -29,7 +29,8 @@ const ISA_LINES: usize = 16;
 pub(super) struct Interrupts {
     pub pic: Arc<Pic>,
     pub ioapic: Arc<IoApic>,
-    pub apics: Arc<ApicBus>,
+    /// The local APICs, where they are not the processors' own.
+    pub apics: Option<Arc<ApicBus>>,
     /// ISA lines, each of which several devices may drive.
     isa: [SharedLine; ISA_LINES],
 }
@@ -43,17 +44,25 @@ impl Interrupts {
             Some(boot) => boot.lint(0),
             None => Arc::new(NotConnected),
         };
-        let pic = Pic::new(output);
         let target: Weak<ApicBus> = Arc::downgrade(&apics);
+        let mut interrupts = Self::before(output, target);
+        apics.connect_external(Arc::clone(&interrupts.pic) as Arc<_>);
+        apics.connect_eoi_listener(Arc::clone(&interrupts.ioapic) as Arc<_>);
+        interrupts.apics = Some(apics);
+        interrupts
+    }
+
+    /// Controllers in front of local APICs that are the processors' own: `output` is where INTR of the 8259s leads,
+    /// `target` where messages go.
+    pub fn before(output: Arc<dyn Line>, target: Weak<dyn MessageTarget>) -> Self {
+        let pic = Pic::new(output);
         let ioapic = IoApic::new(Arc::new(WeakTarget(target)));
-        apics.connect_external(Arc::clone(&pic) as Arc<_>);
-        apics.connect_eoi_listener(Arc::clone(&ioapic) as Arc<_>);
         let isa = std::array::from_fn(|irq| {
             let irq = irq as u8;
             let input = if irq == TIMER_IRQ { TIMER_INPUT } else { irq };
             SharedLine::new(Arc::new(FanOut::new(vec![pic.line(irq), ioapic.line(input)])))
         });
-        Self { pic, ioapic, apics, isa }
+        Self { pic, ioapic, apics: None, isa }
     }
 
     /// A driver of ISA line `irq`.
@@ -74,7 +83,7 @@ impl Interrupts {
 }
 
 /// Messages to the local APICs for as long as there are any.
-struct WeakTarget(Weak<ApicBus>);
+struct WeakTarget(Weak<dyn MessageTarget>);
 
 impl MessageTarget for WeakTarget {
     fn send(&self, message: Message) {

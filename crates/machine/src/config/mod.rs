@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use enlightenment::{Feature, Features, UnknownFeature};
-use processor_soft::Tier;
 use serde::{Deserialize, Serialize};
 
 /// The most virtual processors of a machine.
@@ -139,8 +138,8 @@ impl MachineConfig {
         if self.append.contains(['\0', '\n']) {
             return Err(InputError::bare("append", "a command line is one line without NUL"));
         }
-        if !self.translator.is_none() && self.processor.tier().0 != Tier::Translator {
-            let reason = "there is no translated code, --processor takes the interpreter";
+        if !self.translator.is_none() && !self.processor.may_translate() {
+            let reason = "there is no translated code: --processor does not take the translator";
             return Err(InputError::new("translator", String::from(self.translator.clone()), reason));
         }
         self.validate_disks(self.has_vmbus()?)
@@ -211,6 +210,8 @@ pub enum ProcessorChoice {
     /// The fastest that this host can run.
     #[default]
     Auto,
+    /// The host's processor, by KVM.
+    Kvm,
     /// The software processor, instruction by instruction.
     Interpreter,
     /// The software processor, with 64-bit code, and most 32-bit code, translated to host code.
@@ -221,13 +222,9 @@ pub enum ProcessorChoice {
 }
 
 impl ProcessorChoice {
-    /// The tier of the software processor, and its name.
-    pub fn tier(self) -> (Tier, &'static str) {
-        match self {
-            Self::Interpreter => (Tier::Interpreter, "interpreter"),
-            Self::Auto | Self::Translator => (Tier::Translator, "translator"),
-            Self::LockStep => (Tier::LockStep, "lock step"),
-        }
+    /// Whether there is translated code, at least if the user wants to see it.
+    fn may_translate(self) -> bool {
+        matches!(self, Self::Auto | Self::Translator)
     }
 }
 
@@ -237,10 +234,11 @@ impl FromStr for ProcessorChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
+            "kvm" => Ok(Self::Kvm),
             "interpreter" => Ok(Self::Interpreter),
             "translator" => Ok(Self::Translator),
             "lock-step" => Ok(Self::LockStep),
-            _ => Err("must be auto, interpreter or translator".to_owned()),
+            _ => Err("must be auto, kvm, translator or interpreter".to_owned()),
         }
     }
 }

@@ -12,7 +12,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::bases_can_be_set;
 use super::block::{Extent, Guest, PAGE, Scan, scan, scan_crossing};
 use super::counts::{Counts, Told};
-use super::emit::Emitter;
+use super::emit::{Buffers, Emitter};
 use super::inspect::{Inspection, Translated};
 use super::lower::{Ahead, Crossing, Entries, HEAD, Link, Lowered, Tools, Way, Writer};
 use super::mode::Mode;
@@ -145,6 +145,7 @@ pub struct Translator {
     #[expect(clippy::vec_box, reason = "generated code holds the addresses of the elements")]
     interpreted: Vec<Box<Interpreted>>,
     encoder: Encoder,
+    buffers: Buffers,
     info: InstructionInfoFactory,
     bmi2: bool,
     pub counts: Counts,
@@ -203,6 +204,7 @@ impl Translator {
             last_key: (u64::MAX, 0),
             interpreted: Vec::new(),
             encoder: Encoder::new(64),
+            buffers: Buffers::default(),
             info: InstructionInfoFactory::new(),
             bmi2: Host::get().offers(CpuidFeature::BMI2),
             counts: Counts::default(),
@@ -234,7 +236,7 @@ impl Translator {
         let interpret = slow::interpret as *const () as u64;
         self.stubs = stubs::write(&mut emitter, interpret, slow::access as *const () as u64);
         self.inspection.stubs(self.stubs, emitter.here());
-        self.arena.add(&emitter.finish());
+        self.arena.add(&emitter.finish().code);
     }
 
     /// Begins with the keys anew if they are nearly spent, which forgets all blocks: those that bear one. Whether
@@ -316,7 +318,7 @@ impl Translator {
             let bytes = page.get(usize::from(guest.start)..).unwrap_or_default();
             bytes.get(..15).unwrap_or(bytes)
         });
-        self.tell(cpu, name, &scan, &lowered.code);
+        self.tell(cpu, name, &scan, &lowered.buffers.code);
         let bytes = gather(&scan.extents, &page);
         let block = (name, (state, None), scan.extents, bytes);
         self.install(block, lowered, known.filter(|_| room))
@@ -340,7 +342,7 @@ impl Translator {
         let bytes = two_pages(cpu, gpa, second.0)?;
         let scan = scan_crossing(&bytes, (gpa & 0xfff) as u16, name.mode());
         let lowered = self.lower(cpu, &scan, true, |_| &bytes);
-        self.tell(cpu, name, &scan, &lowered.code);
+        self.tell(cpu, name, &scan, &lowered.buffers.code);
         // Another second page is another block.
         let block = (name, (state, Some(second)), scan.extents, bytes.into());
         self.install(block, lowered, None)
@@ -365,14 +367,10 @@ impl Translator {
                 Some(bytes) => bytes.into(),
                 None => return false,
             },
-            None => {
-                let mut page = [0; PAGE];
-                let gpa = GuestAddress(block.name.gpa() & !0xfff);
-                if cpu.shared.memory.read_slice(&mut page, gpa).is_err() {
-                    return false;
-                }
-                gather(&block.extents, &page)
-            }
+            None => match read_extents(cpu, block) {
+                Some(bytes) => bytes,
+                None => return false,
+            },
         };
         if now != block.bytes {
             self.counts.changed += 1;
@@ -460,6 +458,7 @@ impl Translator {
             stubs: &self.stubs,
             encoder: &mut self.encoder,
             info: &mut self.info,
+            buffers: std::mem::take(&mut self.buffers),
             crossings: self.crossroads.len(),
             plain,
             bmi2: self.bmi2,
@@ -469,7 +468,8 @@ impl Translator {
         Writer::new(self.arena.next(), tools).block(scan, |guest| {
             let ops = decode_one(cpu, bytes(guest)).unwrap_or_default();
             let mnemonic = guest.instruction.mnemonic();
-            let mut record = Box::new(Interpreted { ops, thunks, mnemonic, runs: 0 });
+            let quiet = slow::is_quiet(&guest.instruction);
+            let mut record = Box::new(Interpreted { ops, thunks, mnemonic, quiet, runs: 0 });
             let address = &raw mut *record as u64;
             interpreted.push(record);
             address
@@ -503,14 +503,16 @@ impl Translator {
         lowered: Lowered,
         before: Option<u32>,
     ) -> Option<Found> {
-        let Lowered { code, links, crossings, entries } = lowered;
+        let Lowered { buffers, links, crossings, entries } = lowered;
+        let code = &buffers.code;
         let origin = self.arena.next();
-        self.arena.add(&code)?;
+        self.arena.add(code)?;
         let head = |at: u64| {
             let at = (at - origin) as usize;
             std::array::from_fn(|n| code.get(at + n).copied().unwrap_or(0x90))
         };
         let heads = entries.ways().map(head);
+        self.buffers = buffers;
         let number = self.blocks.len() as u32;
         let extents = extents.into_boxed_slice();
         self.blocks.push(Block { name, entries, state, second, valid: true, heads, extents, bytes });
@@ -621,6 +623,19 @@ fn gather(extents: &[Extent], page: &[u8; PAGE]) -> Box<[u8]> {
         page.get(usize::from(offset)..usize::from(offset) + usize::from(length)).unwrap_or_default()
     };
     extents.iter().flat_map(bytes).copied().collect()
+}
+
+/// What is now in memory where `block`, which lies in one page, was made from.
+fn read_extents(cpu: &Vcpu, block: &Block) -> Option<Box<[u8]>> {
+    let mut bytes = vec![0; block.bytes.len()];
+    let mut rest = bytes.as_mut_slice();
+    for &(offset, length) in &block.extents {
+        let (here, after) = rest.split_at_mut_checked(usize::from(length))?;
+        let gpa = block.name.gpa() & !(PAGE as u64 - 1) | u64::from(offset);
+        cpu.shared.memory.read_slice(here, GuestAddress(gpa)).ok()?;
+        rest = after;
+    }
+    Some(bytes.into())
 }
 
 /// The longest instruction that begins at `gpa` and goes on in the page at `second`.

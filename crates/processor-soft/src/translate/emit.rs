@@ -75,9 +75,15 @@ const UNBOUND: usize = usize::MAX;
 
 /// Code on its way to the arena.
 pub struct Emitter {
-    code: Vec<u8>,
     /// Executable address of the first byte.
     origin: u64,
+    buffers: Buffers,
+}
+
+/// The memory of an [`Emitter`], which the next one may have again.
+#[derive(Default)]
+pub struct Buffers {
+    pub code: Vec<u8>,
     labels: Vec<usize>,
     /// Where a 32-bit distance to a label has to be filled in.
     fixups: Vec<(usize, usize)>,
@@ -86,37 +92,46 @@ pub struct Emitter {
 impl Emitter {
     /// Code that will stand at `origin`.
     pub fn new(origin: u64) -> Self {
-        Self { code: Vec::with_capacity(4096), origin, labels: Vec::new(), fixups: Vec::new() }
+        Self::reusing(Buffers::default(), origin)
+    }
+
+    /// The same, in the memory of an emitter before it.
+    pub fn reusing(mut buffers: Buffers, origin: u64) -> Self {
+        buffers.code.clear();
+        buffers.labels.clear();
+        buffers.fixups.clear();
+        Self { origin, buffers }
     }
 
     /// Executable address of the next byte.
     pub fn here(&self) -> u64 {
-        self.origin + self.code.len() as u64
+        self.origin + self.buffers.code.len() as u64
     }
 
     /// Appends bytes.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        self.code.extend_from_slice(bytes);
+        self.buffers.code.extend_from_slice(bytes);
     }
 
     /// A label to be bound later.
     pub fn label(&mut self) -> Label {
-        self.labels.push(UNBOUND);
-        Label(self.labels.len() - 1)
+        self.buffers.labels.push(UNBOUND);
+        Label(self.buffers.labels.len() - 1)
     }
 
     /// Binds `label` here.
     pub fn bind(&mut self, label: Label) {
-        self.labels[label.0] = self.code.len();
+        self.buffers.labels[label.0] = self.buffers.code.len();
     }
 
     /// The code, with all jumps to labels filled in.
-    pub fn finish(mut self) -> Vec<u8> {
-        for &(at, label) in &self.fixups {
-            let distance = self.labels[label] as i64 - (at as i64 + 4);
-            self.code[at..at + 4].copy_from_slice(&(distance as i32).to_le_bytes());
+    pub fn finish(mut self) -> Buffers {
+        let Buffers { code, labels, fixups } = &mut self.buffers;
+        for &(at, label) in fixups.iter() {
+            let distance = labels[label] as i64 - (at as i64 + 4);
+            code[at..at + 4].copy_from_slice(&(distance as i32).to_le_bytes());
         }
-        self.code
+        self.buffers
     }
 
     fn memory(&mut self, wide: bool, opcode: &[u8], reg: u8, mem: Mem) {
@@ -491,7 +506,7 @@ impl Emitter {
 
     fn fix_up(&mut self, label: Label) -> u64 {
         let at = self.here();
-        self.fixups.push((self.code.len(), label.0));
+        self.buffers.fixups.push((self.buffers.code.len(), label.0));
         self.bytes(&[0; 4]);
         at
     }
@@ -532,7 +547,7 @@ mod tests {
     fn text(write: impl FnOnce(&mut Emitter)) -> String {
         let mut emitter = Emitter::new(0x1000);
         write(&mut emitter);
-        let code = emitter.finish();
+        let code = emitter.finish().code;
         let mut text = String::new();
         let mut decoder = Decoder::with_ip(64, &code, 0x1000, DecoderOptions::NONE);
         while decoder.can_decode() {

@@ -1,6 +1,6 @@
 //! What generated code calls: an instruction of the interpreter, and accesses that no level of the TLB knows.
 
-use iced_x86::Mnemonic;
+use iced_x86::{CpuidFeature, Instruction, Mnemonic};
 
 use super::block::PAGE;
 use super::counts::Counts;
@@ -14,8 +14,32 @@ pub struct Interpreted {
     /// [`crate::extension::ExtensionState::generation`] for which `ops` are good.
     pub thunks: u64,
     pub mnemonic: Mnemonic,
+    /// It changes nothing of what [`Vcpu::refresh`] tells generated code.
+    pub quiet: bool,
     /// How often it has run.
     pub runs: u64,
+}
+
+/// Whether an instruction is [`Interpreted::quiet`]: those that are interpreted often.
+pub fn is_quiet(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        instruction.mnemonic(),
+        M::Stosb
+            | M::Stosd
+            | M::Stosq
+            | M::Movsb
+            | M::Movsq
+            | M::Cmpsb
+            | M::Scasb
+            | M::Bt
+            | M::Bts
+            | M::Btr
+            | M::Btc
+            | M::Pushfq
+            | M::Cld
+            | M::Rdtscp
+    ) || instruction.cpuid_features().contains(&CpuidFeature::FPU)
 }
 
 /// What [`interpret`] answers to go on behind the instruction.
@@ -38,7 +62,7 @@ impl Vcpu {
             self.rip = start;
             return leave(reason::LOOK_UP);
         }
-        let mnemonic = interpreted.mnemonic;
+        let (mnemonic, quiet) = (interpreted.mnemonic, interpreted.quiet);
         interpreted.runs += 1;
         self.translator_counts().interpreted += 1;
         self.instructions += 1;
@@ -59,6 +83,9 @@ impl Vcpu {
                 self.open_fast_calls();
             }
             return answer;
+        }
+        if quiet {
+            return GO_ON;
         }
         self.refresh();
         if ready > self.generated.vectors_ready { leave(reason::LOOK_UP) } else { GO_ON }

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::channel::Line;
 use crate::protocol::{self, OpenChannel};
-use crate::{Channel, Device, Guid};
+use crate::{Channel, Device, Doorbell, Guid};
 use state::State;
 
 /// Added to a channel's number, gives the connection id by which the guest signals it.
@@ -33,6 +33,11 @@ pub trait Synic: Send + Sync {
     fn post_message(&self, vp: u32, sint: u8, message_type: u32, payload: &[u8]) -> bool;
     /// Sets an event flag of `sint` of processor `vp` and interrupts the processor if it was clear.
     fn signal_event(&self, vp: u32, sint: u8, flag: u16);
+    /// From now on the guest's signals to `connection` may ring `doorbell` by themselves instead of being told by
+    /// [`Server::event`].
+    fn bind_signal(&self, _connection: u32, _doorbell: &Doorbell) {}
+    /// The doorbell of `connection` goes. Called once for every [`Self::bind_signal`].
+    fn unbind_signal(&self, _connection: u32) {}
 }
 
 /// What a bus is made of.
@@ -174,8 +179,15 @@ impl Hub {
     }
 
     fn set_line(&self, relid: u32, line: Option<Arc<Line>>) {
-        if let Some(slot) = self.lines.get(relid as usize) {
-            *slot.write().unwrap_or_else(PoisonError::into_inner) = line;
+        let Some(slot) = self.lines.get(relid as usize) else { return };
+        let connection = relid.wrapping_add(CHANNEL_CONNECTION_ID);
+        let before =
+            std::mem::replace(&mut *slot.write().unwrap_or_else(PoisonError::into_inner), line.clone());
+        if before.is_some() {
+            self.settings.synic.unbind_signal(connection);
+        }
+        if let Some(line) = line {
+            self.settings.synic.bind_signal(connection, &line.doorbell);
         }
     }
 

@@ -376,7 +376,7 @@ impl State {
             tracing::warn!(relid, %error, "channel has bad rings");
             STATUS_INVALID_PARAMETER
         })?;
-        let doorbell = Doorbell::new().map_err(|error| {
+        let doorbell = Doorbell::counted(entry.offer.counters.exits.clone()).map_err(|error| {
             tracing::error!(relid, %error, "channel gets no doorbell");
             STATUS_INSUFFICIENT_RESOURCES
         })?;

@@ -23,6 +23,15 @@ impl Writer<'_> {
         instruction.set_has_repne_prefix(false);
         let count = instruction.op_count();
         let memory = (0..count).find(|&n| instruction.op_kind(n) == OpKind::Memory);
+        let homeless = |n| !has_home(instruction.op_register(n));
+        if memory.is_none() && (0..count).all(|n| instruction.op_kind(n) != OpKind::Register || homeless(n)) {
+            // As it is.
+            let Some(bytes) = self.encode(&instruction) else { return false };
+            self.prepare_flags(guest, live);
+            self.e.bytes(&bytes);
+            self.finish_flags(guest);
+            return true;
+        }
         let mut homes = [host::S1, host::S0];
         let mut used: [Option<u8>; 2] = [None; 2];
         let (mut load, mut store) = ([false; 2], [false; 2]);
@@ -74,12 +83,13 @@ impl Writer<'_> {
             self.finish_flags(guest);
             return true;
         }
+        let distance = plan.operand.map_or(0, |share| share.offset);
+        if memory.is_some() {
+            set_operand(&mut instruction, distance);
+        }
+        let Some(bytes) = self.encode(&instruction) else { return false };
         let after = self.e.label();
         if memory.is_some() {
-            set_operand(&mut instruction, 0);
-            if self.encode(&instruction).is_none() {
-                return false;
-            }
             let offset = self.operand(guest, plan.operand, (accessed_size(&guest.instruction), write), after);
             match guest.kind {
                 Kind::Vector(alignment @ 2..) => self.check_alignment(guest, offset, alignment),
@@ -88,12 +98,8 @@ impl Writer<'_> {
                 }
                 _ => {}
             }
-            set_operand(&mut instruction, offset);
+            debug_assert_eq!(offset, distance, "the operand is where its plan says");
         }
-        let Some(bytes) = self.encode(&instruction) else {
-            // With the distance 0 it has had an encoding.
-            unreachable!("an operand has an encoding at any distance");
-        };
         self.prepare_flags(guest, live);
         if let Some(lent) = lent {
             self.e.store(state::target(), lent);

@@ -24,7 +24,7 @@ use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, Register}
 
 use super::block::{End, Guest, Scan};
 use super::classify::{FLAGS, Kind, kills, modifies, reads};
-use super::emit::{Emitter, Label, Mem, condition, host};
+use super::emit::{Buffers, Emitter, Label, Mem, condition, host};
 use super::mode::Mode;
 use super::plan::{Plan, plan};
 use super::state::{self, NO_CHECK, Site, reason};
@@ -98,7 +98,8 @@ impl Entries {
 
 /// The code of a block and what must be known of it.
 pub struct Lowered {
-    pub code: Vec<u8>,
+    /// The code, and memory to be used again.
+    pub buffers: Buffers,
     pub links: Vec<Link>,
     /// In the order of the numbers that [`Writer::new`] was told to begin with.
     pub crossings: Vec<Crossing>,
@@ -141,6 +142,7 @@ pub struct Tools<'a> {
     pub stubs: &'a Stubs,
     pub encoder: &'a mut Encoder,
     pub info: &'a mut InstructionInfoFactory,
+    pub buffers: Buffers,
     /// Number of the first [`Crossing`].
     pub crossings: usize,
     /// Each access is looked up by itself.
@@ -172,6 +174,31 @@ pub struct Writer<'a> {
     out_of_line: bool,
     /// Executable address behind what is overwritten to bar the block.
     head_end: u64,
+}
+
+/// The code of an instruction.
+struct Encoded {
+    bytes: [u8; LONGEST],
+    length: usize,
+}
+
+/// Bytes of the longest instruction.
+const LONGEST: usize = 15;
+
+impl Encoded {
+    fn new(code: &[u8]) -> Option<Self> {
+        let mut bytes = [0; LONGEST];
+        bytes.get_mut(..code.len())?.copy_from_slice(code);
+        Some(Self { bytes, length: code.len() })
+    }
+}
+
+impl std::ops::Deref for Encoded {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 /// [`super::Shared::transfer`].
@@ -207,9 +234,9 @@ fn home(n: u8) -> Mem {
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(origin: u64, tools: Tools<'a>) -> Self {
+    pub fn new(origin: u64, mut tools: Tools<'a>) -> Self {
         Self {
-            e: Emitter::new(origin),
+            e: Emitter::reusing(std::mem::take(&mut tools.buffers), origin),
             tools,
             late: Vec::new(),
             links: Vec::new(),
@@ -289,7 +316,7 @@ impl<'a> Writer<'a> {
         let stale = self.e.label();
         let reason = if self.tools.plain { reason::PLAIN } else { reason::STALE };
         self.late(Late::Exit { label: stale, target: start, saved: true, reason });
-        Lowered { code: self.e.finish(), links: self.links, crossings: self.crossings, entries }
+        Lowered { buffers: self.e.finish(), links: self.links, crossings: self.crossings, entries }
     }
 
     /// Loads the vector registers unless they are loaded; leaves the block if they must not be.
@@ -435,10 +462,15 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn encode(&mut self, instruction: &Instruction) -> Option<Vec<u8>> {
-        let encoded = self.tools.encoder.encode(instruction, 0);
-        let bytes = self.tools.encoder.take_buffer();
-        encoded.ok().map(|_| bytes)
+    /// The instruction's code, if it has one.
+    fn encode(&mut self, instruction: &Instruction) -> Option<Encoded> {
+        let encoder = &mut *self.tools.encoder;
+        let encoded = encoder.encode(instruction, 0);
+        let mut buffer = encoder.take_buffer();
+        let code = encoded.ok().and_then(|length| Encoded::new(buffer.get(..length)?));
+        buffer.clear();
+        encoder.set_buffer(buffer);
+        code
     }
 
     // Code behind the block
