@@ -131,7 +131,7 @@ fn a_debugger_that_detaches_kills_or_vanishes_leaves_the_machine_as_it_should() 
     assert_eq!(client.ask("D;1"), "OK");
     client.end().unwrap();
     let mut client = connect(&fake);
-    client.ask("vKill;1");
+    client.send("k");
     client.end().unwrap();
     let client = connect(&fake);
     client.end().unwrap();
