@@ -177,7 +177,8 @@ fn a_disk_given_twice() {
 fn unknown_options_and_values() {
     let place = Place::new();
     place.refuses(&["--turbo"], "unexpected argument '--turbo' found");
-    let expected = "invalid value 'quantum' for '--processor <P>': must be auto, kvm, translator or interpreter";
+    let expected =
+        "invalid value 'quantum' for '--processor <P>': must be auto, kvm, translator or interpreter";
     place.refuses(&["--processor", "quantum"], expected);
     let expected =
         "invalid value 'd,bus=usb' for '--disk <F[,OPTIONS]>': bus=usb: the bus must be auto, ide or scsi";
