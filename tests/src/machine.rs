@@ -99,6 +99,12 @@ impl Machine {
         self
     }
 
+    /// The kernel's command line. In the nested host a line of the kernel costs more than what it tells of.
+    fn command_line(&self) -> OsString {
+        let quiet = processor().filter(|processor| processor == "kvm").map(|_| "quiet".to_owned());
+        self.append.iter().cloned().chain(quiet).collect::<Vec<_>>().join(" ").into()
+    }
+
     /// Starts it.
     ///
     /// # Panics
@@ -111,8 +117,7 @@ impl Machine {
         command.args(["--kernel".into(), self.kernel.image().into_os_string()].map(|word| self.dashes(word)));
         command
             .args(["--initrd".into(), self.kernel.initrd().into_os_string()].map(|word| self.dashes(word)));
-        command
-            .args(["--append".into(), OsString::from(self.append.join(" "))].map(|word| self.dashes(word)));
+        command.args(["--append".into(), self.command_line()].map(|word| self.dashes(word)));
         command.args(&self.arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
