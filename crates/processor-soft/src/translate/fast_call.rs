@@ -12,7 +12,7 @@ use processor::Segment;
 
 use super::emit::{Emitter, Mem, condition, host};
 use super::lower::pack_transfer;
-use super::mode::{Bits, Mode};
+use super::mode::Mode;
 use super::state::{self, NO_CHECK, Switch};
 use super::stubs::{Stubs, look_up};
 use crate::memory::Class;
@@ -20,8 +20,6 @@ use crate::registers::{Seg, cr4, efer, flag};
 use crate::system::fast_call::{syscall_segments, sysret_segments};
 use crate::vcpu::Vcpu;
 
-const KERNEL: Mode = Mode { user: false, bits: Bits::Long };
-const USER: Mode = Mode { user: true, bits: Bits::Long };
 /// Any address of the upper half, for its code key.
 const UPPER: u64 = 1 << 63;
 /// Flags that SYSRET takes from R11, beside the arithmetic ones; what it takes of others is always the same here.
@@ -142,7 +140,7 @@ impl Vcpu {
         let (star, rip) = (msrs.star, msrs.lstar);
         let kept = !(msrs.fmask | flag::RF | flag::ARITHMETIC) & 0x3f_7fd5 | flag::FIXED;
         let inputs = Inputs::of(self);
-        let code_keys = [USER.key(inputs.code_keys[0]), KERNEL.key(inputs.code_keys[1])];
+        let code_keys = [Mode::USER.key(inputs.code_keys[0]), Mode::KERNEL.key(inputs.code_keys[1])];
         let barred = if self.cr4_has(cr4::SMAP) { Class::Supervisor } else { Class::SupervisorAndUser };
         // In the kernel STAC and CLAC are carried out by generated code.
         self.generated.stac = self.switch_to(Class::SupervisorAndUser);
@@ -210,7 +208,7 @@ fn change(e: &mut Emitter, enter: bool) {
         e.store(to, host::S1);
     }
     e.store_imm(state::half(), i32::from(enter));
-    e.store_imm(state::mode(), if enter { KERNEL } else { USER }.number() as i32);
+    e.store_imm(state::mode(), if enter { Mode::KERNEL } else { Mode::USER }.number() as i32);
 }
 
 /// Goes to the RIP in S0, which is canonical.

@@ -26,13 +26,14 @@ pub enum Bits {
 
 /// [`Vcpu::block_key`] has the mode from this bit on, above the privilege level in [`Vcpu::code_key`].
 const KEY_SHIFT: u32 = CODE_KEY_FREE + 1;
-/// What stands there for a mode whose code is interpreted.
-const INTERPRETED: u64 = 0xf;
+/// What stands there for a mode whose code is interpreted: no mode's number, for 64-bit code does not ask for FS.
+const INTERPRETED: u64 = 4;
 
 impl Mode {
     /// 64-bit code of the operating system.
-    #[cfg(test)]
     pub const KERNEL: Self = Self { user: false, bits: Bits::Long };
+    /// 64-bit code of its programs.
+    pub const USER: Self = Self { user: true, bits: Bits::Long };
 
     /// A number below 16 that is the mode's own.
     pub fn number(self) -> u64 {
@@ -128,8 +129,10 @@ impl Vcpu {
     /// As [`Self::code_key`], and for the mode: blocks found under a key are good while it is the same.
     #[inline]
     pub fn block_key(&self, linear: u64) -> u64 {
-        let mode = self.block_mode().map_or(INTERPRETED, Mode::number);
-        self.code_key(linear) | mode << KEY_SHIFT
+        match self.block_mode() {
+            Some(mode) => mode.key(self.mmu.code_key(linear)),
+            None => self.code_key(linear) | INTERPRETED << KEY_SHIFT,
+        }
     }
 }
 
@@ -144,8 +147,24 @@ mod tests {
         let all: Vec<_> = all.flat_map(|bits| [false, true].map(|user| Mode { user, bits })).collect();
         for mode in &all {
             assert_eq!(Mode::from_number(mode.number()), *mode);
+            assert_ne!(mode.number(), INTERPRETED);
         }
         assert_eq!(all.iter().map(|mode| mode.number()).max(), Some(15));
+    }
+
+    #[test]
+    fn code_that_is_interpreted_has_no_key_of_code_that_is_translated() {
+        let mut vcpu = Vcpu::for_test_64(4 << 20);
+        let linear = vcpu.rip;
+        vcpu.cpl = 3;
+        vcpu.segments[Seg::Cs as usize].attributes = processor::SegmentAttributes(0xc0fb);
+        vcpu.mode_changed();
+        assert_eq!(vcpu.block_mode(), Some(Mode::from_number(15)));
+        let translated = vcpu.block_key(linear);
+        vcpu.segments[Seg::Ds as usize].base = 0x1000;
+        vcpu.mode_changed();
+        assert_eq!(vcpu.block_mode(), None);
+        assert_ne!(vcpu.block_key(linear), translated);
     }
 
     #[test]
