@@ -180,14 +180,19 @@ impl Vcpu {
     }
 }
 
+/// Machine code of `program` at `address`.
+pub fn assemble(bitness: u32, address: u64, program: impl FnOnce(&mut CodeAssembler)) -> Vec<u8> {
+    let mut assembler = CodeAssembler::new(bitness).unwrap();
+    program(&mut assembler);
+    assembler.assemble(address).unwrap()
+}
+
 /// Where [`guest`] puts its code.
 pub const CODE: u64 = 0x1_0000;
 
 /// A processor in 64-bit mode with `write`'s code at its RIP.
 pub fn guest(write: impl FnOnce(&mut CodeAssembler)) -> Box<Vcpu> {
-    let mut assembler = CodeAssembler::new(64).unwrap();
-    write(&mut assembler);
     let vcpu = Box::new(Vcpu::for_test_64(8 << 20));
-    vcpu.poke(CODE, &assembler.assemble(CODE).unwrap());
+    vcpu.poke(CODE, &assemble(64, CODE, write));
     vcpu
 }

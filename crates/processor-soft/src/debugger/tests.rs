@@ -5,7 +5,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::partition::Tier;
 use crate::registers::gpr;
-use crate::testing::{CODE, FakeApic, FakeBus};
+use crate::testing::{CODE, FakeApic, FakeBus, assemble};
 use crate::{SoftConfig, SoftPartition};
 
 /// Where the counter of [`counting`] is.
@@ -38,15 +38,17 @@ fn counting(tier: Tier) -> Guest {
     put(0x1000, &0x2007_u64.to_le_bytes());
     put(0x2000, &0x3007_u64.to_le_bytes());
     (0..512_u64).for_each(|index| put(0x3000 + index * 8, &(index << 21 | 0x87).to_le_bytes()));
-    let mut caller = CodeAssembler::new(64).unwrap();
-    caller.call(FUNCTION).unwrap();
-    caller.jmp(CODE).unwrap();
-    put(CODE, &caller.assemble(CODE).unwrap());
-    let mut function = CodeAssembler::new(64).unwrap();
-    function.inc(qword_ptr(COUNTER)).unwrap();
-    function.mov(rbx, qword_ptr(COUNTER)).unwrap();
-    function.ret().unwrap();
-    put(FUNCTION, &function.assemble(FUNCTION).unwrap());
+    let caller = assemble(64, CODE, |a| {
+        a.call(FUNCTION).unwrap();
+        a.jmp(CODE).unwrap();
+    });
+    put(CODE, &caller);
+    let function = assemble(64, FUNCTION, |a| {
+        a.inc(qword_ptr(COUNTER)).unwrap();
+        a.mov(rbx, qword_ptr(COUNTER)).unwrap();
+        a.ret().unwrap();
+    });
+    put(FUNCTION, &function);
 
     let registers = Vcpu::for_test_64(4 << 20).snapshot();
     let vcpu =

@@ -300,18 +300,12 @@ mod tests {
 
     use super::*;
     use crate::registers::gpr;
-    use crate::testing::{CODE, guest};
+    use crate::testing::{CODE, assemble, guest};
 
     /// The upper half of the test's address space is the lower one again.
     const UPPER_HALF: u64 = 0xffff_ff80_0000_0000;
     const HANDLER: u64 = 0x3_0000;
     const CALLS: u64 = 200;
-
-    fn assemble(ip: u64, write: impl FnOnce(&mut CodeAssembler)) -> Vec<u8> {
-        let mut assembler = CodeAssembler::new(64).unwrap();
-        write(&mut assembler);
-        assembler.assemble(ip).unwrap()
-    }
 
     /// A program that makes [`CALLS`] system calls with all sorts of flags and adds up what comes back, and a last
     /// one at which its kernel halts.
@@ -338,7 +332,7 @@ mod tests {
         });
         vcpu.poke(0x1000 + 511 * 8, &0x2007_u64.to_le_bytes());
         let ip = UPPER_HALF + HANDLER;
-        let handler = assemble(ip, |a| {
+        let handler = assemble(64, ip, |a| {
             let mut end = a.create_label();
             a.inc(rbx).unwrap();
             a.cmp(eax, -1).unwrap();
@@ -410,7 +404,7 @@ mod tests {
     fn a_return_with_a_trap_flag_or_to_the_upper_half_is_left_to_the_handler() {
         let mut vcpu = caller();
         let ip = UPPER_HALF + HANDLER;
-        let handler = assemble(ip, |a| {
+        let handler = assemble(64, ip, |a| {
             let mut back = a.create_label();
             a.inc(rbx).unwrap();
             a.cmp(ebx, 100).unwrap();
@@ -426,7 +420,7 @@ mod tests {
         assert_eq!((vcpu.regs[gpr::RBX], vcpu.cpl, vcpu.rip), (100, 3, vcpu.regs[gpr::RCX]));
 
         let mut vcpu = caller();
-        let handler = assemble(ip, |a| {
+        let handler = assemble(64, ip, |a| {
             let mut back = a.create_label();
             a.inc(rbx).unwrap();
             a.cmp(ebx, 100).unwrap();

@@ -354,14 +354,13 @@ impl Planner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::assemble;
     use crate::translate::block::{PAGE as PAGE_SIZE, scan};
     use crate::translate::mode::Mode;
     use iced_x86::code_asm::*;
 
     fn plans(write: impl FnOnce(&mut CodeAssembler)) -> Vec<Plan> {
-        let mut assembler = CodeAssembler::new(64).unwrap();
-        write(&mut assembler);
-        let code = assembler.assemble(0).unwrap();
+        let code = assemble(64, 0, write);
         let mut page = [0; PAGE_SIZE];
         page[..code.len()].copy_from_slice(&code);
         plan(&scan(&page, 0, Mode::KERNEL).guests, &mut InstructionInfoFactory::new())

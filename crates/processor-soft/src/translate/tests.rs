@@ -5,7 +5,7 @@ use iced_x86::code_asm::*;
 use processor::SegmentAttributes;
 
 use crate::registers::Seg;
-use crate::testing::{CODE, guest};
+use crate::testing::{CODE, assemble, guest};
 use crate::vcpu::Vcpu;
 
 /// Runs until something ends the blocks.
@@ -162,11 +162,9 @@ fn make_32(vcpu: &mut Vcpu) {
 
 /// A guest in compatibility mode with `write`'s code at its EIP.
 fn guest_32(write: impl FnOnce(&mut CodeAssembler)) -> Box<Vcpu> {
-    let mut assembler = CodeAssembler::new(32).unwrap();
-    write(&mut assembler);
     let mut vcpu = Box::new(Vcpu::for_test_64(8 << 20));
     make_32(&mut vcpu);
-    vcpu.poke(CODE, &assembler.assemble(CODE).unwrap());
+    vcpu.poke(CODE, &assemble(32, CODE, write));
     vcpu
 }
 

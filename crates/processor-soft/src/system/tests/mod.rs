@@ -13,6 +13,7 @@ use iced_x86::code_asm::CodeAssembler;
 use processor::{DescriptorTable, Exit, Segment, SegmentAttributes};
 
 use crate::registers::{Seg, cr0, gpr};
+pub use crate::testing::assemble;
 use crate::vcpu::Vcpu;
 
 /// Where the tables are that [`protected`] and [`long`] build.
@@ -39,13 +40,6 @@ pub mod selector {
     pub const TSS: u16 = 0x30;
     /// Free for a test; 0x38 is the TSS's upper half in 64-bit mode.
     pub const FREE: u16 = 0x40;
-}
-
-/// Machine code of `program` at `address`.
-pub fn assemble(bitness: u32, address: u64, program: impl FnOnce(&mut CodeAssembler)) -> Vec<u8> {
-    let mut assembler = CodeAssembler::new(bitness).unwrap();
-    program(&mut assembler);
-    assembler.assemble(address).unwrap()
 }
 
 pub fn set_descriptor(vcpu: &Vcpu, selector: u16, value: u64) {
