@@ -186,11 +186,19 @@ fn is_extension(feature: CpuidFeature) -> bool {
     )
 }
 
-/// The alignment that an instruction on vector or mask registers wants of its memory operand (1: none), if it
-/// does the same with its memory operand replaced and other registers loaded, and raises nothing but the
-/// faults of that operand as long as MXCSR masks all exceptions and all of the operand is there, whatever a
-/// mask says. `None` if it is not so simple.
-pub fn vector_alignment(guest: &Instruction) -> Option<u8> {
+/// What the translator must know to write an instruction as it is.
+pub struct NativeForm {
+    /// What it wants of the address of its memory operand; 1: nothing.
+    pub alignment: u8,
+    /// Whether it works on the x87 state, of which the MMX registers are part.
+    pub x87: bool,
+}
+
+/// The form of an instruction on vector, mask, x87 or MMX registers, if it does the same with its memory
+/// operand replaced and other registers loaded, and raises nothing but the faults of that operand as long as
+/// MXCSR and FCW mask all exceptions and all of the operand is there, whatever a mask says. `None` if it is
+/// not so simple.
+pub fn native_form(guest: &Instruction) -> Option<NativeForm> {
     let memory_operand = (0..guest.op_count()).find(|&n| guest.op_kind(n) == OpKind::Memory);
     let implicit = (0..guest.op_count())
         .any(|n| guest.op_kind(n) as u8 >= OpKind::MemorySegSI as u8 && guest.op_kind(n) != OpKind::Memory);
@@ -205,8 +213,8 @@ pub fn vector_alignment(guest: &Instruction) -> Option<u8> {
     instruction.set_segment_prefix(Register::None);
     let uses = uses(&instruction, &mut factory);
     let traits = traits(guest, &uses, access)?;
-    let vectors = matches!(traits.class, Class::Sse | Class::Avx | Class::Avx512);
-    (vectors && !traits.x87).then_some(traits.alignment.max(1))
+    let form = NativeForm { alignment: traits.alignment.max(1), x87: traits.x87 };
+    (traits.class != Class::General).then_some(form)
 }
 
 /// RSP cannot be loaded with a guest's value: another register takes its place as an operand.

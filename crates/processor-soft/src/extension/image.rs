@@ -108,6 +108,11 @@ impl Image {
         self.fsw() & !self.fcw() & 0x3f != 0
     }
 
+    /// Whether no x87 instruction can raise an exception: all are masked, and ES is clear.
+    pub fn x87_masked(&self) -> bool {
+        self.fcw() & 0x3f == 0x3f && self.fsw() & 0x80 == 0
+    }
+
     /// FIP and FDP.
     pub fn x87_pointers(&self) -> [u64; 2] {
         [8, 16].map(|at| u64::from_le_bytes(std::array::from_fn(|n| self.x87[at + n])))

@@ -26,7 +26,7 @@ mod x87;
 mod xsave;
 
 pub use arena::Arena;
-pub use build::vector_alignment;
+pub use build::{NativeForm, native_form};
 pub use cpuid::{View, cpuid, physical_bits};
 #[cfg(test)]
 pub use host::component;

@@ -6,7 +6,7 @@ use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpAccess, OpKind, Regis
 
 use super::compat;
 use super::mode::Mode;
-use crate::extension::{Host, vector_alignment};
+use crate::extension::{Host, NativeForm, native_form};
 
 /// The six arithmetic flags, as iced-x86 counts them.
 pub const FLAGS: u32 =
@@ -21,6 +21,11 @@ pub enum Kind {
     Plain,
     /// The same on vector or mask registers; the alignment of the memory operand.
     Vector(u8),
+    /// The same on x87 or MMX registers, perhaps on vector registers as well; the alignment of the memory
+    /// operand.
+    X87(u8),
+    /// FLDCW, which may unmask exceptions.
+    LoadControlWord,
     Lea,
     Push,
     Pop,
@@ -67,6 +72,11 @@ impl Kind {
                 | Self::Return(_)
                 | Self::Interpret(false)
         )
+    }
+
+    /// Whether the instruction itself is written, with other operands.
+    pub fn is_written(self) -> bool {
+        matches!(self, Self::Plain | Self::Vector(_) | Self::X87(_))
     }
 }
 
@@ -119,11 +129,35 @@ pub fn classify(instruction: &Instruction, mode: Mode) -> Kind {
         mnemonic if is_plain(mnemonic) && fits() && offered(instruction) => Kind::Plain,
         // The registers that 32-bit code has no names for stay as they are.
         Mnemonic::Vzeroupper | Mnemonic::Vzeroall if !mode.long() => interpret,
-        _ if uses_vectors(instruction) && fits() && offered(instruction) => {
-            vector_alignment(instruction).map_or(interpret, Kind::Vector)
-        }
+        Mnemonic::Fldcw if fits() => Kind::LoadControlWord,
+        mnemonic if is_x87_control(mnemonic) => interpret,
+        _ if fits() && offered(instruction) => match native_form(instruction) {
+            Some(NativeForm { alignment, x87: true }) => Kind::X87(alignment),
+            Some(NativeForm { alignment, .. }) if uses_vectors(instruction) => Kind::Vector(alignment),
+            _ => interpret,
+        },
         _ => interpret,
     }
+}
+
+/// What deals with the x87 environment or with interrupts of a coprocessor.
+fn is_x87_control(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Fldenv
+            | M::Fnstenv
+            | M::Fstenv
+            | M::Fnsave
+            | M::Fsave
+            | M::Frstor
+            | M::Feni
+            | M::Fneni
+            | M::Fdisi
+            | M::Fndisi
+            | M::Fsetpm
+            | M::Fnsetpm
+    )
 }
 
 /// Jumps, calls, returns, LEA and what uses the stack, of 64-bit code.
@@ -171,6 +205,11 @@ fn uses_vectors(instruction: &Instruction) -> bool {
 
 fn is_vector(register: Register) -> bool {
     register.is_vector_register() || register.is_k()
+}
+
+/// Whether a register is of x87, MMX or a vector extension.
+fn is_extension(register: Register) -> bool {
+    is_vector(register) || register.is_st() || register.is_mm()
 }
 
 fn condition(instruction: &Instruction) -> u8 {
@@ -344,7 +383,7 @@ fn operands_fit(instruction: &Instruction, mode: Mode) -> bool {
         match instruction.op_kind(operand) {
             OpKind::Register => {
                 let register = instruction.op_register(operand);
-                if is_vector(register) {
+                if is_extension(register) {
                     continue;
                 }
                 if !register.is_gpr() {
@@ -406,7 +445,8 @@ fn address_fits(instruction: &Instruction, mode: Mode) -> bool {
 /// The flags that `instruction` reads.
 pub fn reads(instruction: &Instruction, kind: Kind) -> u32 {
     match kind {
-        Kind::Plain | Kind::Vector(_) | Kind::Branch(..) | Kind::Divide => instruction.rflags_read() & FLAGS,
+        Kind::Branch(..) | Kind::Divide => instruction.rflags_read() & FLAGS,
+        kind if kind.is_written() => instruction.rflags_read() & FLAGS,
         Kind::Interpret(_) => FLAGS,
         _ => 0,
     }
@@ -415,7 +455,8 @@ pub fn reads(instruction: &Instruction, kind: Kind) -> u32 {
 /// The flags that `instruction` may change.
 pub fn modifies(instruction: &Instruction, kind: Kind) -> u32 {
     match kind {
-        Kind::Plain | Kind::Vector(_) | Kind::Divide => instruction.rflags_modified() & FLAGS,
+        Kind::Divide => instruction.rflags_modified() & FLAGS,
+        kind if kind.is_written() => instruction.rflags_modified() & FLAGS,
         _ => 0,
     }
 }
@@ -427,7 +468,7 @@ pub fn kills(instruction: &Instruction, kind: Kind) -> u32 {
         // Undefined, whatever the processor.
         return FLAGS;
     }
-    if !matches!(kind, Kind::Plain | Kind::Vector(_)) {
+    if !kind.is_written() {
         return 0;
     }
     let certain = instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();

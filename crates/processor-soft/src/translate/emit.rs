@@ -394,6 +394,26 @@ impl Emitter {
         self.memory(false, &[0x0f, 0xb6], to, mem);
     }
 
+    /// `movzx to, word [mem]`.
+    pub fn load_16(&mut self, to: u8, mem: Mem) {
+        self.memory(false, &[0x0f, 0xb7], to, mem);
+    }
+
+    /// `fldcw [mem]`.
+    pub fn load_control_word(&mut self, mem: Mem) {
+        self.memory(false, &[0xd9], 5, mem);
+    }
+
+    /// `xrstor64 [mem]`.
+    pub fn restore_extended(&mut self, mem: Mem) {
+        self.memory(true, &[0x0f, 0xae], 5, mem);
+    }
+
+    /// `xsave64 [mem]`.
+    pub fn save_extended(&mut self, mem: Mem) {
+        self.memory(true, &[0x0f, 0xae], 4, mem);
+    }
+
     /// `lock bts [mem], bit` of 64 bits; the bit may lie beyond the operand.
     pub fn lock_bts(&mut self, mem: Mem, bit: u8) {
         self.bytes(&[0xf0]);

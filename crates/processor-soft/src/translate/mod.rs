@@ -22,11 +22,12 @@
 //! a block is made good again if what it was made of turns out to be the same. Pages that hold code are not
 //! in the first level for writes, on no processor, so that every store to them comes to Rust.
 //!
-//! Vector instructions run natively while all register components that the host offers are enabled and
-//! MXCSR masks all exceptions; otherwise each is interpreted from the run loop. x87 and MMX are interpreted.
+//! Vector, x87 and MMX instructions run natively while all register components that the host offers are
+//! enabled and MXCSR and FCW mask all exceptions; otherwise each is interpreted from the run loop.
 //!
 //! Approximations: flags that are written before they are read may have any value while an exception or an
-//! interrupt is taken between. [`Vcpu::instructions`] counts interpreted instructions only. Code of the
+//! interrupt is taken between. FIP, FDP and FOP read as 0 after x87 instructions that have run natively: what
+//! reads them is handlers of exceptions that are not masked. [`Vcpu::instructions`] counts interpreted instructions only. Code of the
 //! running page that another processor changes runs on until this processor looks up from its blocks.
 
 mod block;
@@ -67,7 +68,7 @@ use crate::vcpu::Vcpu;
 
 use cache::Found;
 use mode::Mode;
-use state::{Jump, Switch, reason};
+use state::{Jump, Switch, loaded, reason};
 
 /// All signals blocked for this thread, as long as this lives: generated code has no stack for a handler.
 pub struct Signals(libc::sigset_t);
@@ -189,7 +190,7 @@ impl Vcpu {
                 known.link_crossroad(self.generated.crossroad, self.generated.key, found, counts);
             }
             let way_in = self.prepare(known);
-            self.generated.vectors_before = 0;
+            self.generated.loaded_before = 0;
             // SAFETY: the block was just found, and `prepare` has set what it needs.
             reason = unsafe { enter(way_in, found.saved) };
             self.access_changed();
@@ -227,7 +228,7 @@ impl Vcpu {
         match self.find_code(translator, reason::LOOK_UP) {
             Ok(Some(found)) => {
                 self.prepare(translator);
-                found.saved
+                if self.loaded_too_much() { slow::leave(reason::LOOK_UP) } else { found.saved }
             }
             Ok(None) => slow::leave(reason::LOOK_UP),
             Err(_) => slow::leave(reason::FAULT),
@@ -272,7 +273,7 @@ impl Vcpu {
             known.unlinked = true;
             let Some(found) = self.find_code(known, reason)? else { return Ok(BlockEnd::Interpret) };
             let way_in = self.prepare(known);
-            self.generated.vectors_before = 0;
+            self.generated.loaded_before = 0;
             // Those of no entry of the jump cache.
             (self.generated.key, self.generated.half) = (0, u64::MAX);
             self.generated.fast_calls.close();
@@ -312,14 +313,26 @@ impl Vcpu {
             || self.has_breakpoints()
     }
 
-    /// Whether the instructions that use vector registers may run natively: all of them are enabled, and
-    /// none traps.
-    fn vectors_ready(&self) -> bool {
+    /// The extension registers whose instructions may run natively, a value of [`loaded`]: all of them are
+    /// enabled, and none traps.
+    fn may_load(&self) -> u8 {
         let host = Host::get().xcr0;
-        self.cr0 & (cr0::TS | cr0::EM) == 0
+        let image = &self.extension.image;
+        let vectors = self.cr0 & (cr0::TS | cr0::EM) == 0
             && self.cr4_has(cr4::OSFXSR | cr4::OSXSAVE)
             && self.xcr0 & host == host
-            && self.extension.image.mxcsr & MXCSR_MASKS == MXCSR_MASKS
+            && image.mxcsr & MXCSR_MASKS == MXCSR_MASKS;
+        match vectors {
+            false => loaded::NONE,
+            true if image.x87_masked() => loaded::X87,
+            true => loaded::VECTORS,
+        }
+    }
+
+    /// Whether generated code that is about to go on would load extension registers that it may not use any
+    /// more.
+    fn loaded_too_much(&self) -> bool {
+        self.generated.loaded_before > self.generated.may_load
     }
 
     /// Finds the block at RIP, by way of the jump cache if that can be trusted; `why` generated code came
@@ -443,7 +456,7 @@ impl Vcpu {
     /// the vector registers.
     fn refresh(&mut self) {
         self.generated.image = &raw mut *self.extension.image;
-        self.generated.vectors_ready = u32::from(self.vectors_ready());
+        self.generated.may_load = u32::from(self.may_load());
         self.generated.time_offset = self.shared.clock.tsc_offset().wrapping_add(self.msrs.tsc_offset);
         self.generated.time_barred = u8::from(self.cpl != 0 && self.cr4_has(cr4::TSD));
         self.mmu.switch_first_level();

@@ -135,9 +135,12 @@ fn earlier(guests: &[Guest], group: &Group, info: &mut InstructionInfoFactory) -
         | 1_u32.checked_shl(register_bit(guest.instruction.memory_index())).unwrap_or(0);
     for (index, before) in guests[..first].iter().enumerate().rev() {
         let keeps = match before.kind {
-            Kind::Nothing | Kind::Plain | Kind::Vector(_) | Kind::Lea => {
-                written(&before.instruction, info) & address == 0
-            }
+            Kind::Nothing
+            | Kind::Plain
+            | Kind::Vector(_)
+            | Kind::X87(_)
+            | Kind::LoadControlWord
+            | Kind::Lea => written(&before.instruction, info) & address == 0,
             Kind::Push | Kind::Pop => {
                 address & 1 << RSP == 0 && written(&before.instruction, info) & address == 0
             }
@@ -215,7 +218,7 @@ impl Planner {
                 self.renew(RBP);
             }
             Kind::Lea => self.lea(instruction),
-            Kind::Plain | Kind::Vector(_) | Kind::Divide => {
+            Kind::Plain | Kind::Vector(_) | Kind::X87(_) | Kind::LoadControlWord | Kind::Divide => {
                 if (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory) {
                     let size = accessed_size(instruction);
                     let write = writes(

@@ -39,7 +39,24 @@ pub fn is_quiet(instruction: &Instruction) -> bool {
             | M::Pushfq
             | M::Cld
             | M::Rdtscp
-    ) || instruction.cpuid_features().contains(&CpuidFeature::FPU)
+    ) || instruction.cpuid_features().contains(&CpuidFeature::FPU) && !sets_control_word(instruction)
+}
+
+/// Whether an x87 instruction may change which exceptions are masked.
+fn sets_control_word(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        instruction.mnemonic(),
+        M::Fldcw
+            | M::Fldenv
+            | M::Fnstenv
+            | M::Fstenv
+            | M::Fnsave
+            | M::Fsave
+            | M::Frstor
+            | M::Fninit
+            | M::Finit
+    )
 }
 
 /// What [`interpret`] answers to go on behind the instruction.
@@ -66,7 +83,6 @@ impl Vcpu {
         interpreted.runs += 1;
         self.translator_counts().interpreted += 1;
         self.instructions += 1;
-        let ready = self.generated.vectors_ready;
         let result = self.run_ops(&interpreted.ops, start);
         match result {
             Err(_) => return leave(reason::FAULT),
@@ -88,7 +104,7 @@ impl Vcpu {
             return GO_ON;
         }
         self.refresh();
-        if ready > self.generated.vectors_ready { leave(reason::LOOK_UP) } else { GO_ON }
+        if self.loaded_too_much() { leave(reason::LOOK_UP) } else { GO_ON }
     }
 
     /// Of the translator that runs.
@@ -122,7 +138,7 @@ impl Vcpu {
             counts.uncached += 1;
         }
         self.refresh();
-        slow::DONE
+        if self.loaded_too_much() { slow::EXIT + reason::LOOK_UP } else { slow::DONE }
     }
 }
 

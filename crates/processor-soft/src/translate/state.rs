@@ -96,14 +96,16 @@ pub struct Shared {
     /// [`Vcpu::block_key`] of the page of the running block.
     pub code_key: u64,
     pub attention: *const AtomicU32,
-    /// 1 while the guest's vector registers are in the host's.
-    pub vectors: u32,
-    /// 1 if they were until a call into Rust.
-    pub vectors_before: u32,
-    /// 1 if vector instructions may run natively.
-    pub vectors_ready: u32,
+    /// Which of the guest's extension registers are in the host's: a value of [`loaded`].
+    pub loaded: u32,
+    /// Which were until a call into Rust.
+    pub loaded_before: u32,
+    /// Which may be, so that their instructions run natively.
+    pub may_load: u32,
     /// Where they are otherwise.
     pub image: *mut Image,
+    /// RAX and RDX while the x87 state is loaded.
+    pub lent: [u64; 2],
     pub vcpu: *mut Vcpu,
     /// What is running.
     pub translator: *mut Translator,
@@ -158,10 +160,11 @@ impl Shared {
             key: 0,
             code_key: 0,
             attention: null(),
-            vectors: 0,
-            vectors_before: 0,
-            vectors_ready: 0,
+            loaded: 0,
+            loaded_before: 0,
+            may_load: 0,
             image: null_mut(),
+            lent: [0; 2],
             vcpu: null_mut(),
             translator: null_mut(),
             fast_calls: FastCalls::CLOSED,
@@ -198,14 +201,19 @@ field!(code_entries, code_entries);
 field!(key, key);
 field!(code_key, code_key);
 field!(attention, attention);
-field!(vectors, vectors);
-field!(vectors_before, vectors_before);
-field!(vectors_ready, vectors_ready);
+field!(loaded, loaded);
+field!(loaded_before, loaded_before);
+field!(may_load, may_load);
 field!(image, image);
 field!(vcpu, vcpu);
 field!(mode, mode);
 field!(second_level, second_level);
 field!(look_ups, look_ups);
+
+/// A field of [`Shared::lent`].
+pub fn lent(n: usize) -> Mem {
+    Mem::state(offset_of!(Vcpu, generated) + offset_of!(Shared, lent) + n * 8)
+}
 
 /// A slot.
 pub fn slot(n: u8) -> Mem {
@@ -291,6 +299,15 @@ pub fn segment(seg: Seg, at: usize) -> Mem {
 /// The base of a segment register.
 pub fn segment_base(seg: Seg) -> Mem {
     segment(seg, offset_of!(processor::Segment, base))
+}
+
+/// Which of the guest's extension registers are meant; each value includes those before.
+pub mod loaded {
+    pub const NONE: u8 = 0;
+    /// Vector and mask registers, MXCSR.
+    pub const VECTORS: u8 = 1;
+    /// The x87 state, of which the MMX registers are part.
+    pub const X87: u8 = 2;
 }
 
 /// Why generated code came back.

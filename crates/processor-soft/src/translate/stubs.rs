@@ -11,7 +11,8 @@
 //! stay in [`Vcpu::regs`](crate::vcpu::Vcpu::regs): host R13 and R14 are scratch. So there is no stack in
 //! generated code: who calls a stub gives it the address to come back to in S1. GS leads to the processor's
 //! state, FS to its present TLB tables. Arithmetic flags live in the host's flags. Vector and mask registers
-//! are loaded whole by the first block that uses them, and saved by the next call into Rust.
+//! are loaded whole by the first block that uses them, and saved by the next call into Rust; so is the x87
+//! state.
 //!
 //! Signal handlers would find neither a stack nor Rust's FS: the thread has all signals blocked
 //! ([`super::Signals`]).
@@ -21,7 +22,7 @@ use iced_x86::{Code, Encoder, Instruction, MemoryOperand, Register};
 use super::emit::{Emitter, Label, Mem, condition, host};
 use super::fast_call;
 use super::first_level::{ENTRIES, FILTER, WRITE};
-use super::state::{self, JUMPS, reason, slow};
+use super::state::{self, JUMPS, loaded, reason, slow};
 use crate::extension::{Host, VectorWidth, offset};
 use crate::memory::mmu_offset;
 
@@ -63,8 +64,10 @@ pub struct Stubs {
     /// Jump here to load the guest's vector registers, with the address of the image in S0 and the way back
     /// in S1.
     pub load_vectors: u64,
-    /// The opposite, with the address in RAX.
-    pub save_vectors: u64,
+    /// The same with the x87 state.
+    pub load_x87: u64,
+    /// The opposite of what has been done of them, with the address in RAX. RCX and RDX are overwritten.
+    pub save_extensions: u64,
 }
 
 impl Stubs {
@@ -88,7 +91,8 @@ impl Stubs {
             sysret,
             slow,
             load_vectors,
-            save_vectors,
+            load_x87,
+            save_extensions,
         } = self;
         [
             ("enter", enter),
@@ -103,7 +107,8 @@ impl Stubs {
             ("sysret", sysret),
             ("slow", slow),
             ("load-vectors", load_vectors),
-            ("save-vectors", save_vectors),
+            ("load-x87", load_x87),
+            ("save-extensions", save_extensions),
         ]
         .into_iter()
     }
@@ -182,10 +187,73 @@ fn mxcsr(e: &mut Emitter, base: Register, at: usize, load: bool) {
     }
 }
 
-/// Puts the guest's vector registers into the image if they are in the host's. All else has been spilled.
-fn spill_vectors(e: &mut Emitter, save: u64) {
+/// The x87 component alone in EDX:EAX, for XSAVE and XRSTOR.
+fn choose_x87(e: &mut Emitter) {
+    // mov eax, 1; xor edx, edx
+    e.bytes(&[0xb8, 1, 0, 0, 0, 0x31, 0xd2]);
+}
+
+/// Loads MXCSR, vector and mask registers from the image that S0 leads to.
+fn load_vectors(e: &mut Emitter) {
+    let image = Register::RAX + u32::from(host::S0);
+    mxcsr(e, image, offset::MXCSR, true);
+    vectors(e, image, true);
+}
+
+/// [`Stubs::load_x87`].
+fn load_x87(e: &mut Emitter) -> u64 {
+    let start = e.here();
     let skip = e.label();
-    e.cmp_mem_imm_32(state::vectors(), 0);
+    e.cmp_mem_imm_32(state::loaded(), loaded::NONE);
+    e.jump_if(condition::NOT_EQUAL, skip);
+    load_vectors(e);
+    e.bind(skip);
+    // Their homes may hold the guest's values.
+    e.store(state::lent(0), host::RAX);
+    e.store(state::lent(1), host::RDX);
+    choose_x87(e);
+    e.restore_extended(Mem::base(host::S0, offset::X87 as i32));
+    e.load(host::RAX, state::lent(0));
+    e.load(host::RDX, state::lent(1));
+    e.store_imm_32(state::loaded(), i32::from(loaded::X87));
+    e.store_imm_32(state::loaded_before(), i32::from(loaded::NONE));
+    e.jump_register(host::S1);
+    start
+}
+
+/// [`Stubs::save_extensions`].
+fn save_extensions(e: &mut Emitter) -> u64 {
+    let start = e.here();
+    let done = e.label();
+    vectors(e, Register::RAX, false);
+    mxcsr(e, Register::RAX, offset::MXCSR, false);
+    mxcsr(e, Register::RAX, offset::HOST_MXCSR, true);
+    e.load_32(host::RCX, state::loaded());
+    e.store_32(state::loaded_before(), host::RCX);
+    e.store_imm_32(state::loaded(), i32::from(loaded::NONE));
+    e.cmp_imm(host::RCX, i32::from(loaded::X87));
+    e.jump_if(condition::NOT_EQUAL, done);
+    e.mov(host::RCX, host::RAX);
+    choose_x87(e);
+    let area = offset::X87 as i32;
+    e.save_extended(Mem::base(host::RCX, area));
+    // FOP, FIP and FDP would be the host's.
+    e.and_mem_32(Mem::base(host::RCX, area + 4), 0xffff);
+    e.store_imm(Mem::base(host::RCX, area + 8), 0);
+    e.store_imm(Mem::base(host::RCX, area + 16), 0);
+    // A state that the processor found to be the initial one is loaded all the same.
+    e.store_imm(Mem::base(host::RCX, area + 512), 1);
+    // FNINIT: Rust code wants an empty stack.
+    e.bytes(&[0xdb, 0xe3]);
+    e.bind(done);
+    e.bytes(&[0xc3]);
+    start
+}
+
+/// Puts the guest's extension registers into the image if they are in the host's. All else has been spilled.
+fn spill_extensions(e: &mut Emitter, save: u64) {
+    let skip = e.label();
+    e.cmp_mem_imm_32(state::loaded(), loaded::NONE);
     e.jump_if(condition::EQUAL, skip);
     e.load(host::RAX, state::image());
     e.call_to(save);
@@ -193,13 +261,17 @@ fn spill_vectors(e: &mut Emitter, save: u64) {
 }
 
 /// Loads them again if they were in the host's before the call. All else is loaded afterwards.
-fn reload_vectors(e: &mut Emitter, load: u64) {
-    let skip = e.label();
-    e.cmp_mem_imm_32(state::vectors_before(), 0);
+fn reload_extensions(e: &mut Emitter, stubs: &Stubs) {
+    let (skip, only_vectors) = (e.label(), e.label());
+    e.cmp_mem_imm_32(state::loaded_before(), loaded::NONE);
     e.jump_if(condition::EQUAL, skip);
     e.load(host::S0, state::image());
     e.lea_label(host::S1, skip);
-    e.jump_to(load);
+    e.cmp_mem_imm_32(state::loaded_before(), loaded::X87);
+    e.jump_if(condition::NOT_EQUAL, only_vectors);
+    e.jump_to(stubs.load_x87);
+    e.bind(only_vectors);
+    e.jump_to(stubs.load_vectors);
     e.bind(skip);
 }
 
@@ -269,7 +341,7 @@ fn leave(e: &mut Emitter) {
     e.bytes(&[0xc3]);
 }
 
-fn exit(e: &mut Emitter, save_vectors: u64, flags: bool) -> u64 {
+fn exit(e: &mut Emitter, save_extensions: u64, flags: bool) -> u64 {
     let start = e.here();
     spill(e, &RESIDENT, flags);
     e.mov(host::RAX, host::S0);
@@ -277,7 +349,7 @@ fn exit(e: &mut Emitter, save_vectors: u64, flags: bool) -> u64 {
     e.add_mem(host::RAX, state::page());
     e.store(state::rip(), host::RAX);
     rust_world(e);
-    spill_vectors(e, save_vectors);
+    spill_extensions(e, save_extensions);
     // movzx eax, r13b
     e.bytes(&[0x41, 0x0f, 0xb6, 0xc5]);
     leave(e);
@@ -285,10 +357,10 @@ fn exit(e: &mut Emitter, save_vectors: u64, flags: bool) -> u64 {
 }
 
 /// Leaves with a reason; RIP is up to date, flags are in `status`.
-fn exit_for(e: &mut Emitter, save_vectors: u64, reason: u64) {
+fn exit_for(e: &mut Emitter, save_extensions: u64, reason: u64) {
     spill(e, &RESIDENT, false);
     rust_world(e);
-    spill_vectors(e, save_vectors);
+    spill_extensions(e, save_extensions);
     e.mov_imm(host::RAX, reason);
     leave(e);
 }
@@ -316,7 +388,7 @@ pub fn look_up(e: &mut Emitter) -> (Label, Label) {
 
 /// The RIP in S0 has not been found under the present key. If the slot in S1 is of the same RIP, of another
 /// time or address space, and the same page is there now, it is good again.
-fn miss(e: &mut Emitter, save_vectors: u64, reason: u64) -> u64 {
+fn miss(e: &mut Emitter, save_extensions: u64, reason: u64) -> u64 {
     let start = e.here();
     let (out, restore) = (e.label(), e.label());
     e.cmp_mem(host::S0, Mem::base(host::S1, 0));
@@ -355,7 +427,7 @@ fn miss(e: &mut Emitter, save_vectors: u64, reason: u64) -> u64 {
     }
     e.bind(out);
     e.store(state::rip(), host::S0);
-    exit_for(e, save_vectors, reason);
+    exit_for(e, save_extensions, reason);
     start
 }
 
@@ -364,7 +436,7 @@ fn interpret(e: &mut Emitter, stubs: &Stubs, target: u64, flags: bool) -> u64 {
     e.store(state::back(), host::S1);
     spill(e, &RESIDENT, flags);
     rust_world(e);
-    spill_vectors(e, stubs.save_vectors);
+    spill_extensions(e, stubs.save_extensions);
     e.load(host::RDI, state::vcpu());
     e.mov(host::RSI, host::S0);
     e.load(host::RDX, Mem::base(host::S1, -8));
@@ -375,12 +447,12 @@ fn interpret(e: &mut Emitter, stubs: &Stubs, target: u64, flags: bool) -> u64 {
     // test eax, eax
     e.bytes(&[0x85, 0xc0]);
     e.jump_if(condition::NOT_EQUAL, out);
-    reload_vectors(e, stubs.load_vectors);
+    reload_extensions(e, stubs);
     reload(e);
     back(e);
     e.bind(elsewhere);
     e.store(state::back(), host::RAX);
-    reload_vectors(e, stubs.load_vectors);
+    reload_extensions(e, stubs);
     reload(e);
     back(e);
     e.bind(out);
@@ -463,20 +535,12 @@ fn fill(e: &mut Emitter, table: i32) {
 /// Writes the stubs. `interpret` and `slow` are the addresses of the Rust functions behind them.
 pub fn write(e: &mut Emitter, interpreter: u64, slow_path: u64) -> Stubs {
     let mut stubs = Stubs { load_vectors: e.here(), ..Stubs::default() };
-    let image = Register::RAX + u32::from(host::S0);
-    mxcsr(e, image, offset::MXCSR, true);
-    vectors(e, image, true);
-    e.store_imm_32(state::vectors(), 1);
-    e.store_imm_32(state::vectors_before(), 0);
+    load_vectors(e);
+    e.store_imm_32(state::loaded(), i32::from(loaded::VECTORS));
+    e.store_imm_32(state::loaded_before(), i32::from(loaded::NONE));
     e.jump_register(host::S1);
-
-    stubs.save_vectors = e.here();
-    vectors(e, Register::RAX, false);
-    mxcsr(e, Register::RAX, offset::MXCSR, false);
-    mxcsr(e, Register::RAX, offset::HOST_MXCSR, true);
-    e.store_imm_32(state::vectors(), 0);
-    e.store_imm_32(state::vectors_before(), 1);
-    e.bytes(&[0xc3]);
+    stubs.load_x87 = load_x87(e);
+    stubs.save_extensions = save_extensions(e);
 
     stubs.enter = e.here();
     for register in SAVED {
@@ -491,10 +555,10 @@ pub fn write(e: &mut Emitter, interpreter: u64, slow_path: u64) -> Stubs {
     reload(e);
     e.jump_mem(state::entry());
 
-    stubs.exit = exit(e, stubs.save_vectors, true);
-    stubs.exit_flags_saved = exit(e, stubs.save_vectors, false);
-    stubs.miss = miss(e, stubs.save_vectors, reason::MISS);
-    let crossing_miss = miss(e, stubs.save_vectors, reason::CROSS);
+    stubs.exit = exit(e, stubs.save_extensions, true);
+    stubs.exit_flags_saved = exit(e, stubs.save_extensions, false);
+    stubs.miss = miss(e, stubs.save_extensions, reason::MISS);
+    let crossing_miss = miss(e, stubs.save_extensions, reason::CROSS);
     stubs.look_up = e.here();
     let (label, other_key) = look_up(e);
     e.bind(other_key);
@@ -503,7 +567,7 @@ pub fn write(e: &mut Emitter, interpreter: u64, slow_path: u64) -> Stubs {
     e.jump_to(crossing_miss);
     stubs.link = e.here();
     e.store(state::crossroad(), host::S0);
-    exit_for(e, stubs.save_vectors, reason::LINK);
+    exit_for(e, stubs.save_extensions, reason::LINK);
     stubs.interpret = interpret(e, &stubs, interpreter, true);
     stubs.interpret_flags_saved = interpret(e, &stubs, interpreter, false);
     stubs.syscall = fast_call::syscall(e, &stubs);
@@ -516,7 +580,7 @@ pub fn write(e: &mut Emitter, interpreter: u64, slow_path: u64) -> Stubs {
     let others: Vec<u8> = RESIDENT.into_iter().filter(|n| !LENT.contains(n)).collect();
     spill(e, &others, false);
     rust_world(e);
-    spill_vectors(e, stubs.save_vectors);
+    spill_extensions(e, stubs.save_extensions);
     e.load(host::RDI, state::vcpu());
     e.mov(host::RSI, host::S0);
     e.load(host::RDX, state::back());
@@ -525,7 +589,7 @@ pub fn write(e: &mut Emitter, interpreter: u64, slow_path: u64) -> Stubs {
     let out = e.label();
     e.cmp_imm(host::RAX, slow::DONE as i32);
     e.jump_if(condition::NOT_EQUAL, out);
-    reload_vectors(e, stubs.load_vectors);
+    reload_extensions(e, &stubs);
     // Behind the jump at the way back.
     e.add_to_mem(state::back(), 5);
     reload(e);

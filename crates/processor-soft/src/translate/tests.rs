@@ -352,3 +352,89 @@ fn code_at_the_end_of_memory_faults_or_is_interpreted_where_the_memory_ends() {
     assert_eq!(vcpu.exception.unwrap().vector, crate::fault::vector::INVALID_OPCODE);
     assert_eq!(vcpu.rip, end);
 }
+
+/// A processor whose extension registers are all enabled.
+fn guest_with_extensions(write: impl FnOnce(&mut CodeAssembler)) -> Box<Vcpu> {
+    let mut vcpu = guest(write);
+    vcpu.xcr0 = crate::extension::Host::get().xcr0;
+    vcpu
+}
+
+#[test]
+fn x87_and_mmx_code_runs_natively_and_its_pointers_are_not_the_hosts() {
+    let mut vcpu = guest_with_extensions(|a| {
+        a.fldpi().unwrap();
+        a.fld1().unwrap();
+        a.faddp(st1, st0).unwrap();
+        a.fnstcw(word_ptr(0x3_0000)).unwrap();
+        a.or(word_ptr(0x3_0000), 0xc00).unwrap();
+        a.fldcw(word_ptr(0x3_0000)).unwrap();
+        a.fist(dword_ptr(0x3_0008)).unwrap();
+        a.fstp(qword_ptr(0x3_0010)).unwrap();
+        a.fnstsw(ax).unwrap();
+        a.movd(mm0, eax).unwrap();
+        a.movq(qword_ptr(0x3_0018), mm0).unwrap();
+        a.emms().unwrap();
+        a.hlt().unwrap();
+    });
+    vcpu.poke(0x3_0000, &[0; 32]);
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!(i32::from_le_bytes(vcpu.peek(0x3_0008)), 4, "rounded towards zero");
+    assert_eq!(f64::from_le_bytes(vcpu.peek(0x3_0010)), std::f64::consts::PI + 1.0);
+    assert_eq!(u64::from_le_bytes(vcpu.peek(0x3_0018)), vcpu.regs[0]);
+    // HLT is all that has been left to the interpreter.
+    assert_eq!(vcpu.translator.as_ref().unwrap().counts.interpreted, 1);
+    let image = &vcpu.extension.image;
+    assert_eq!((image.fcw(), image.x87_pointers(), &image.x87[6..8]), (0xf7f, [0, 0], &[0, 0][..]));
+    assert_eq!(image.x87[4], 0, "EMMS has emptied the stack");
+}
+
+/// 1/0 after an FLDCW from `word` that unmasks the division by zero; a processor that has run it.
+fn division_by_zero(word: u64) -> Box<Vcpu> {
+    let mut vcpu = guest_with_extensions(|a| {
+        a.mov(edi, word as u32).unwrap();
+        a.fldz().unwrap();
+        a.fld1().unwrap();
+        a.fldcw(word_ptr(rdi)).unwrap();
+        a.fdivrp(st1, st0).unwrap();
+        a.mov(ecx, 1).unwrap();
+        a.fld1().unwrap();
+        a.mov(ecx, 2).unwrap();
+        a.hlt().unwrap();
+    });
+    vcpu.poke(word, &0x37b_u16.to_le_bytes());
+    while vcpu.execute_translated().is_ok() {}
+    vcpu
+}
+
+#[test]
+fn an_exception_that_fldcw_has_unmasked_is_the_guests_own() {
+    // The second word lies in two pages.
+    for word in [0x3_0000, 0x3_0fff] {
+        let vcpu = division_by_zero(word);
+        assert_eq!(vcpu.exception.unwrap().vector, crate::fault::vector::FLOATING_POINT);
+        assert_eq!(vcpu.regs[1], 1, "raised by the next x87 instruction");
+        assert_eq!(vcpu.extension.image.fsw() & 4, 4);
+    }
+}
+
+#[test]
+fn x87_registers_survive_what_the_interpreter_does_between() {
+    let mut vcpu = guest_with_extensions(|a| {
+        a.fldpi().unwrap();
+        a.mov(eax, 1).unwrap();
+        a.cpuid().unwrap();
+        a.fld1().unwrap();
+        a.mov(rax, 0x1122_3344_5566_7788_u64).unwrap();
+        a.mov(rdx, 0x8877_6655_4433_2211_u64).unwrap();
+        a.fnstenv(ptr(0x3_0000)).unwrap();
+        a.fmulp(st1, st0).unwrap();
+        a.fstp(qword_ptr(0x3_0040)).unwrap();
+        a.hlt().unwrap();
+    });
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!((vcpu.regs[0], vcpu.regs[2]), (0x1122_3344_5566_7788, 0x8877_6655_4433_2211));
+    assert_eq!(f64::from_le_bytes(vcpu.peek(0x3_0040)), std::f64::consts::PI);
+}

@@ -92,7 +92,9 @@ impl Writer<'_> {
         if memory.is_some() {
             let offset = self.operand(guest, plan.operand, (accessed_size(&guest.instruction), write), after);
             match guest.kind {
-                Kind::Vector(alignment @ 2..) => self.check_alignment(guest, offset, alignment),
+                Kind::Vector(alignment @ 2..) | Kind::X87(alignment @ 2..) => {
+                    self.check_alignment(guest, offset, alignment)
+                }
                 _ if instruction.mnemonic() == Mnemonic::Cmpxchg16b => {
                     self.check_alignment(guest, offset, 16);
                 }

@@ -19,6 +19,7 @@ mod memory;
 mod stack;
 mod system;
 mod transfer;
+mod x87;
 
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, Register};
 
@@ -27,7 +28,7 @@ use super::classify::{FLAGS, Kind, kills, modifies, reads};
 use super::emit::{Buffers, Emitter, Label, Mem, condition, host};
 use super::mode::Mode;
 use super::plan::{Plan, plan};
-use super::state::{self, NO_CHECK, Site, reason};
+use super::state::{self, NO_CHECK, Site, loaded, reason};
 use super::stubs::{Stubs, restore_flags, save_flags};
 
 /// A way into a block.
@@ -278,8 +279,10 @@ impl<'a> Writer<'a> {
         }
         entries.direct = self.e.here();
         self.head_end = entries.direct + HEAD as u64;
-        if guests.iter().any(|guest| matches!(guest.kind, Kind::Vector(_))) {
-            self.need_vectors(live);
+        if guests.iter().any(|guest| matches!(guest.kind, Kind::X87(_) | Kind::LoadControlWord)) {
+            self.need_extensions(loaded::X87, self.tools.stubs.load_x87, live);
+        } else if guests.iter().any(|guest| matches!(guest.kind, Kind::Vector(_))) {
+            self.need_extensions(loaded::VECTORS, self.tools.stubs.load_vectors, live);
         }
         let plans = if self.tools.plain || !self.mode.long() {
             vec![Plan::default(); guests.len()]
@@ -319,19 +322,20 @@ impl<'a> Writer<'a> {
         Lowered { buffers: self.e.finish(), links: self.links, crossings: self.crossings, entries }
     }
 
-    /// Loads the vector registers unless they are loaded; leaves the block if they must not be.
-    fn need_vectors(&mut self, live: bool) {
+    /// Loads what `level` names, a value of [`loaded`], by its stub `load` unless it is loaded; leaves the
+    /// block if it must not be.
+    fn need_extensions(&mut self, level: u8, load: u64, live: bool) {
         if live {
             self.save_flags();
         }
         let (loaded, label) = (self.e.label(), self.e.label());
-        self.e.cmp_mem_imm_32(state::vectors(), 0);
-        self.e.jump_if(condition::NOT_EQUAL, loaded);
-        self.e.cmp_mem_imm_32(state::vectors_ready(), 0);
-        self.e.jump_if(condition::EQUAL, label);
+        self.e.cmp_mem_imm_32(state::loaded(), level);
+        self.e.jump_if(condition::ABOVE_OR_EQUAL, loaded);
+        self.e.cmp_mem_imm_32(state::may_load(), level);
+        self.e.jump_if(condition::BELOW, label);
         self.e.load(host::S0, state::image());
         self.e.lea_label(host::S1, loaded);
-        self.e.jump_to(self.tools.stubs.load_vectors);
+        self.e.jump_to(load);
         self.e.bind(loaded);
         self.flags = Flags::Saved;
         let target = i32::from(self.start);
@@ -354,7 +358,11 @@ impl<'a> Writer<'a> {
         match guest.kind {
             Kind::Interpret(_) => return false,
             Kind::Nothing => {}
-            Kind::Plain | Kind::Vector(_) => return self.plain(guest, plan, after),
+            Kind::Plain | Kind::Vector(_) | Kind::X87(_) => return self.plain(guest, plan, after),
+            Kind::LoadControlWord => {
+                let ops = interpret(guest);
+                self.load_control_word(guest, plan, ops);
+            }
             Kind::Divide => {
                 let ops = interpret(guest);
                 self.divide(guest, plan, ops);
