@@ -130,6 +130,8 @@ fn compare_sequence(
             after.general[..8].iter_mut().for_each(|value| *value &= 0xffff_ffff);
         }
         after.rflags = defined(after.rflags, undefined);
+        // FOP, FIP and FDP, which translated code does not keep.
+        after.area[6..24].fill(0);
         if outcome != Outcome::Done {
             after.rflags &= flag::DF;
         }
