@@ -157,7 +157,7 @@ impl Debug {
             match exit {
                 Exit::Stopped => self.came_out(None),
                 Exit::Debug(stop) => self.came_out(Some(Stop::Processor(vp, stop))),
-                Exit::TripleFault(_) | Exit::Failed(_) => {
+                Exit::TripleFault { .. } | Exit::Failed { .. } => {
                     if self.lock().report.is_some() {
                         self.came_out(Some(Stop::Lost(vp)));
                         // To be looked at, until the debugger lets it go.

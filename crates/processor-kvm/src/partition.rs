@@ -74,7 +74,7 @@ pub struct KvmPartition {
     runners: Mutex<Vec<Option<Runner>>>,
 }
 
-fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Host { operation, source }
 }
 

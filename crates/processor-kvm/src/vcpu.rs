@@ -15,10 +15,10 @@ use kvm_bindings::{
     CpuId, KVM_CAP_HYPERV_ENFORCE_CPUID, KVM_CAP_HYPERV_SYNIC2, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2,
     kvm_enable_cap, kvm_mp_state,
 };
-use processor::{Exit, HypercallOutcome, MsrOutcome, Processor, StartRegisters};
+use processor::{Error, Exit, HypercallOutcome, MsrOutcome, Processor, StartRegisters};
 use tlfs::{HvStatus, msr};
 
-use crate::partition::Shared;
+use crate::partition::{Shared, failed};
 use crate::power_on::PowerOn;
 use crate::sys::{KvmExit, Runner};
 use crate::{hypercall, registers};
@@ -215,7 +215,7 @@ impl KvmProcessor {
             }
             KvmExit::InterruptWindow => counts.interrupt_window.count(),
             KvmExit::Interrupted => counts.kicked.count(),
-            KvmExit::Shutdown => return Err(Exit::TripleFault(self.describe())),
+            KvmExit::Shutdown => return Err(Exit::TripleFault { state: self.describe() }),
             KvmExit::FailedEntry { reason } => {
                 return Err(
                     self.lost(&format!("the host's processor refuses the guest's state, reason {reason:#x}"))
@@ -362,7 +362,7 @@ impl KvmProcessor {
     }
 
     fn lost(&self, reason: &str) -> Exit {
-        Exit::Failed(format!("{reason}; {}", self.describe()))
+        Exit::Failed { reason: reason.to_owned(), state: self.describe() }
     }
 }
 
@@ -379,17 +379,15 @@ fn internal_error(suberror: u32, data: &[u64]) -> String {
 }
 
 impl Processor for KvmProcessor {
-    fn start_at(&mut self, registers: &StartRegisters) {
-        if let Err(error) = self.reset_if_asked().and_then(|()| self.start(registers)) {
-            tracing::error!(vp = self.index, %error, "KVM does not take the registers of the start");
-        }
+    fn start_at(&mut self, registers: &StartRegisters) -> Result<(), Error> {
+        self.reset_if_asked().map_err(failed("resetting a processor of KVM"))?;
+        self.start(registers).map_err(failed("giving a processor of KVM the registers of its start"))
     }
 
-    fn leave_as_firmware_does(&mut self) {
-        let reset = self.reset_if_asked();
-        if let Err(error) = reset.and_then(|()| crate::msr::set_memory_types(self.fd(), self.physical_bits)) {
-            tracing::error!(vp = self.index, %error, "KVM does not take the memory types");
-        }
+    fn leave_as_firmware_does(&mut self) -> Result<(), Error> {
+        self.reset_if_asked().map_err(failed("resetting a processor of KVM"))?;
+        let types = crate::msr::set_memory_types(self.fd(), self.physical_bits);
+        types.map_err(failed("giving a processor of KVM its memory types"))
     }
 
     fn run(&mut self) -> Exit {

@@ -43,10 +43,18 @@ pub enum Exit {
     /// What a debugger has asked for by [`ProcessorDebug::control`] has come. The processor is at an instruction
     /// boundary.
     Debug(DebugStop),
-    /// Triple fault: the guest is lost. The text tells the processor's state.
-    TripleFault(String),
-    /// The processor cannot go on for a reason of its own. The text tells why and its state.
-    Failed(String),
+    /// Triple fault: the guest is lost.
+    TripleFault {
+        /// The processor's state, in lines.
+        state: String,
+    },
+    /// The processor cannot go on for a reason of its own.
+    Failed {
+        /// Why, in one line.
+        reason: String,
+        /// The processor's state, in lines.
+        state: String,
+    },
 }
 
 /// Why a processor or partition cannot be had.
@@ -106,10 +114,16 @@ pub trait Partition: Send + Sync {
 pub trait Processor: Send {
     /// Sets the registers for a start by a loader, before the first [`Self::run`]. A processor that is not
     /// given any starts at the reset vector if its index is 0 and waits for a start-up interrupt if not.
-    fn start_at(&mut self, registers: &StartRegisters);
+    ///
+    /// # Errors
+    /// When the host does not take them, or a reset that was asked for before.
+    fn start_at(&mut self, registers: &StartRegisters) -> Result<(), Error>;
     /// Sets what firmware sets on every processor before it hands over to a loader: memory types. Before the
     /// first [`Self::run`], on a machine without firmware.
-    fn leave_as_firmware_does(&mut self);
+    ///
+    /// # Errors
+    /// As for [`Self::start_at`].
+    fn leave_as_firmware_does(&mut self) -> Result<(), Error>;
     /// Runs guest code, sleeping while the guest halts, until there is an [`Exit`].
     fn run(&mut self) -> Exit;
     /// The registers as text, for logs.

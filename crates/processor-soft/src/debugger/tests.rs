@@ -54,7 +54,7 @@ fn counting(tier: Tier) -> Guest {
     let vcpu =
         Vcpu::new(0, partition.shared().clone(), std::sync::Arc::new(FakeBus::default()), apic.clone());
     let mut processor = SoftProcessor::new(vcpu);
-    processor.start_at(&registers);
+    processor.start_at(&registers).unwrap();
     Guest { processor, partition, apic }
 }
 
