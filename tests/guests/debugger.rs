@@ -95,6 +95,75 @@ fn a_kernel_with_two_processors_is_debugged_on_the_interpreter() {
     breaks_steps_and_goes_on(&["--processor", "interpreter", "--cpus", "2"]);
 }
 
+/// In the nested host only: see `nested.rs`.
+mod on_kvm {
+    use super::*;
+
+    #[test]
+    fn a_kernel_with_two_processors_is_debugged() {
+        breaks_steps_and_goes_on(&["--processor", "kvm", "--cpus", "2"]);
+    }
+
+    /// Four of them are in debug registers, the others in the guest's memory, where nobody sees them.
+    #[test]
+    fn there_may_be_more_breakpoints_than_debug_registers() {
+        let directory = tempfile::tempdir().unwrap();
+        let image = Image::root();
+        // System calls that nobody makes, then the one that is; the guest's own breakpoints and single steps go on
+        // meanwhile.
+        let script = "names='acct swapon swapoff quotactl pivot_root setdomainname sethostname'
+            for name in $names; do echo at-$name=0x$(awk \"\\$3 == \\\"__x64_sys_$name\\\" { print \\$1 }\" /proc/kallsyms); done
+            echo addresses=told=
+            for i in 1 2 3; do sleep 2; hostname host$i; stress traps 1; stress step 1; done
+            echo own=fine";
+        let (socket, option) = socket(directory.path());
+        let running = Machine::bodhi(Kernel::Cloud)
+            .disk(image.path(), Bus::Auto)
+            .append("nokaslr")
+            .script(script)
+            .options(&["--gdb", &format!("{option},nowait"), "--processor", "kvm"])
+            .start();
+        let (said, _) = running.expect_with("addresses=told=", BOOT + JOB);
+        let addresses: Vec<_> = said.lines().filter_map(|line| line.trim().split_once("=0x")).collect();
+        assert_eq!(addresses.len(), 7, "{said}");
+        let digits = addresses[6].1;
+        let breaks: String = addresses.iter().map(|(_, digits)| format!("break *0x{digits}\n")).collect();
+        let text = gdb(
+            &socket,
+            &format!(
+                "x/1xb 0x{digits}\n{breaks}continue\nprintf \"hit=%#lx\\n\", $rip\nx/1xb 0x{digits}
+                 continue\nprintf \"again=%#lx\\n\", $rip\ndelete\nx/1xb 0x{digits}\ndetach"
+            ),
+        );
+        assert!(text.contains(&format!("hit=0x{digits}")), "{text}");
+        assert!(text.contains(&format!("again=0x{digits}")), "{text}");
+        let bytes: Vec<_> = text.lines().filter_map(|line| line.rsplit_once(":\t").map(|(_, byte)| byte)).collect();
+        assert_eq!(bytes.len(), 3, "{text}");
+        assert!(bytes.iter().all(|byte| *byte == bytes[0] && *byte != "0xcc"), "{text}");
+        let end = running.wait(JOB);
+        end.assert_powered_off();
+        assert_eq!(end.value("own"), "fine");
+    }
+
+    #[test]
+    fn control_and_segment_registers_are_set_and_a_bad_value_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let (socket, option) = socket(directory.path());
+        let running = Machine::bodhi(Kernel::Cloud).options(&["--gdb", &option, "--processor", "kvm"]).start();
+        wait_for(&socket);
+        let text = gdb(
+            &socket,
+            "set $cr4 = $cr4 | 4\nprintf \"cr4=%#x\\n\", $cr4 & 4\nset $cr2 = 0x1234\nprintf \"cr2=%#lx\\n\", $cr2
+             set $ds = 0\nprintf \"ds=%#x\\n\", $ds\nset $fs_base = 0x5678\nprintf \"fs=%#lx\\n\", $fs_base
+             set $cr0 = 0x80000000\nprintf \"pe=%d\\n\", $cr0 & 1\nset $cs = 0x7ff8\ndetach",
+        );
+        for expected in ["cr4=0x4", "cr2=0x1234", "ds=0", "fs=0x5678", "pe=1"] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+        running.expect("Linux version", BOOT);
+    }
+}
+
 #[test]
 fn the_guest_waits_at_its_first_instruction_and_may_be_killed_there() {
     let directory = tempfile::tempdir().unwrap();

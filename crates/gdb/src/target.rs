@@ -101,12 +101,24 @@ impl<'a> Machine<'a> {
     }
 
     fn add(&mut self, origin: Origin, point: Breakpoint) -> bool {
-        let new = !self.breakpoints.contains(&(origin, point));
-        if new && self.breakpoints.len() < BREAKPOINTS {
-            self.breakpoints.push((origin, point));
-        }
         // GDB may ask again for what is there.
-        self.breakpoints.contains(&(origin, point))
+        if self.breakpoints.contains(&(origin, point)) {
+            return true;
+        }
+        if self.breakpoints.len() >= BREAKPOINTS {
+            return false;
+        }
+        self.breakpoints.push((origin, point));
+        let accepted = self.debuggee.accept(&self.points());
+        if let Err(why) = &accepted {
+            tracing::warn!("a breakpoint of the debugger is refused: {why}");
+            self.breakpoints.pop();
+        }
+        accepted.is_ok()
+    }
+
+    fn points(&self) -> Vec<Breakpoint> {
+        self.breakpoints.iter().map(|(_, point)| *point).collect()
     }
 
     fn remove(&mut self, origin: Origin, point: Breakpoint) -> bool {
@@ -212,8 +224,7 @@ impl SingleRegisterAccess<Tid> for Machine<'_> {
 impl MultiThreadResume for Machine<'_> {
     fn resume(&mut self) -> Result<(), Refused> {
         let only = self.locked.then(|| self.continues.union(&self.steps).copied().collect());
-        let breakpoints = self.breakpoints.iter().map(|(_, point)| *point).collect();
-        self.debuggee.resume(Resume { breakpoints, steps: self.steps.clone(), only })
+        self.debuggee.resume(Resume { breakpoints: self.points(), steps: self.steps.clone(), only })
     }
 
     fn clear_resume_actions(&mut self) -> Result<(), Refused> {

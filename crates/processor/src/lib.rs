@@ -7,14 +7,18 @@
 #![forbid(unsafe_code)]
 
 mod debug;
+mod dirty;
 mod hypervisor;
+mod paging;
 mod state;
 
 pub use debug::{BreakOn, Breakpoint, DebugControl, DebugRegisters, DebugStop, ProcessorDebug};
+pub use dirty::{DirtyLog, DirtyPages};
 pub use hypervisor::{
     HypercallContext, HypercallOutcome, HypervisorInterface, MsrOutcome, StartState, SynicOffload, TlbFlush,
     TlbRange, VirtualProcessors,
 };
+pub use paging::{is_canonical, translate};
 pub use state::{DescriptorTable, GeneralRegister, Segment, SegmentAttributes, StartRegisters};
 
 use std::sync::Arc;
@@ -74,6 +78,9 @@ pub enum Error {
     /// A debugger asks for what the processor cannot do.
     #[error("the processor cannot be debugged so: {0}")]
     Debug(&'static str),
+    /// The log of written pages is asked for what has not been noted.
+    #[error("written pages are not being noted")]
+    NoDirtyLog,
     /// The host refused an operation.
     #[error("{operation} failed")]
     Host {
@@ -108,6 +115,15 @@ pub trait Partition: Send + Sync {
     fn virtual_processors(&self) -> Arc<dyn VirtualProcessors>;
     /// Guest instructions carried out so far by all processors, where the processor counts them.
     fn instructions(&self) -> Option<u64>;
+    /// The log of written pages; `None` if this kind of processor keeps none.
+    fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {
+        None
+    }
+    /// Whether the guest's clocks are those of the machine, and stand still with it. If not, as where the host's
+    /// kernel has them, they go on while a debugger has stopped the processors.
+    fn clock_stops(&self) -> bool {
+        true
+    }
 }
 
 /// One virtual processor, on its own thread.
