@@ -95,69 +95,82 @@ fn a_kernel_with_two_processors_is_debugged_on_the_interpreter() {
     breaks_steps_and_goes_on(&["--processor", "interpreter", "--cpus", "2"]);
 }
 
-/// In the nested host only: see `nested.rs`.
+/// In the nested host only: see `nested.rs`. QEMU's TCG does not give a nested guest debug registers that work, so that
+/// nothing here sets hardware breakpoints or watches data.
 mod on_kvm {
     use super::*;
 
-    #[test]
-    fn a_kernel_with_two_processors_is_debugged() {
-        breaks_steps_and_goes_on(&["--processor", "kvm", "--cpus", "2"]);
-    }
+    /// System calls that nobody makes here, and the last, which the guest makes.
+    const CALLS: [&str; 6] = ["acct", "swapon", "quotactl", "pivot_root", "setdomainname", "sethostname"];
 
-    /// Four of them are in debug registers, the others in the guest's memory, where nobody sees them.
     #[test]
-    fn there_may_be_more_breakpoints_than_debug_registers() {
+    fn a_kernel_with_two_processors_is_debugged_while_its_own_breakpoints_stay_its_own() {
         let directory = tempfile::tempdir().unwrap();
         let image = Image::root();
-        // System calls that nobody makes, then the one that is; the guest's own breakpoints and single steps go on
-        // meanwhile.
-        let script = "names='acct swapon swapoff quotactl pivot_root setdomainname sethostname'
-            for name in $names; do echo at-$name=0x$(awk \"\\$3 == \\\"__x64_sys_$name\\\" { print \\$1 }\" /proc/kallsyms); done
+        let script = format!(
+            "for name in {}; do
+                echo at-$name=0x$(awk \"\\$3 == \\\"__x64_sys_$name\\\" {{ print \\$1 }}\" /proc/kallsyms)=
+            done
             echo addresses=told=
-            for i in 1 2 3; do sleep 2; hostname host$i; stress traps 1; stress step 1; done
-            echo own=fine";
+            while :; do
+                hostname host$((i += 1)); {{ stress traps 1 && stress step 1 && echo own=fine=; }} || echo own=bad=
+            done",
+            CALLS.join(" ")
+        );
         let (socket, option) = socket(directory.path());
         let running = Machine::bodhi(Kernel::Cloud)
             .disk(image.path(), Bus::Auto)
             .append("nokaslr")
-            .script(script)
-            .options(&["--gdb", &format!("{option},nowait"), "--processor", "kvm"])
+            .script(&script)
+            .options(&["--gdb", &format!("{option},nowait"), "--processor", "kvm", "--cpus", "2"])
             .start();
         let (said, _) = running.expect_with("addresses=told=", BOOT + JOB);
-        let addresses: Vec<_> = said.lines().filter_map(|line| line.trim().split_once("=0x")).collect();
-        assert_eq!(addresses.len(), 7, "{said}");
-        let digits = addresses[6].1;
+        let addresses: Vec<_> =
+            said.lines().filter_map(|line| line.trim().strip_suffix('=')?.split_once("=0x")).collect();
+        assert_eq!(addresses.len(), CALLS.len(), "{said}");
+        let digits = addresses[CALLS.len() - 1].1;
         let breaks: String = addresses.iter().map(|(_, digits)| format!("break *0x{digits}\n")).collect();
         let text = gdb(
             &socket,
             &format!(
-                "x/1xb 0x{digits}\n{breaks}continue\nprintf \"hit=%#lx\\n\", $rip\nx/1xb 0x{digits}
+                "x/1xb 0x{digits}\n{breaks}continue\nprintf \"first=%#lx\\n\", $rip\nx/1xb 0x{digits}
+                 stepi\nprintf \"second=%#lx\\n\", $rip\ninfo threads
+                 printf \"paging=%d\\n\", ($cr0 >> 31) & 1\nprintf \"stack=%#lx\\n\", *(unsigned long *)$rsp
                  continue\nprintf \"again=%#lx\\n\", $rip\ndelete\nx/1xb 0x{digits}\ndetach"
             ),
         );
-        assert!(text.contains(&format!("hit=0x{digits}")), "{text}");
+        assert_eq!(lines_with(&text, &format!("first=0x{digits}")).len(), 1, "{text}");
+        assert!(text.contains("second=0x") && !text.contains(&format!("second=0x{digits}")), "{text}");
         assert!(text.contains(&format!("again=0x{digits}")), "{text}");
-        let bytes: Vec<_> = text.lines().filter_map(|line| line.rsplit_once(":\t").map(|(_, byte)| byte)).collect();
+        assert!(text.contains("paging=1") && text.contains("stack=0xffffffff"), "{text}");
+        assert_eq!(lines_with(&text, "(processor ").len(), 2, "{text}");
+        let bytes: Vec<_> = text.lines().filter_map(|line| Some(line.rsplit_once(":\t")?.1)).collect();
         assert_eq!(bytes.len(), 3, "{text}");
         assert!(bytes.iter().all(|byte| *byte == bytes[0] && *byte != "0xcc"), "{text}");
-        let end = running.wait(JOB);
-        end.assert_powered_off();
-        assert_eq!(end.value("own"), "fine");
+        // It goes on, and has done so between the two hits.
+        let (said, _) = running.expect_with("own=fine=", JOB);
+        let (more, _) = running.expect_with("own=fine=", JOB);
+        assert!(!said.contains("own=bad") && !more.contains("own=bad"), "{said}{more}");
+        running.signal(libc::SIGKILL);
+        running.wait(POWER_OFF);
     }
 
     #[test]
     fn control_and_segment_registers_are_set_and_a_bad_value_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let (socket, option) = socket(directory.path());
-        let running = Machine::bodhi(Kernel::Cloud).options(&["--gdb", &option, "--processor", "kvm"]).start();
+        let running =
+            Machine::bodhi(Kernel::Cloud).options(&["--gdb", &option, "--processor", "kvm"]).start();
         wait_for(&socket);
+        // An error ends what GDB does.
         let text = gdb(
             &socket,
-            "set $cr4 = $cr4 | 4\nprintf \"cr4=%#x\\n\", $cr4 & 4\nset $cr2 = 0x1234\nprintf \"cr2=%#lx\\n\", $cr2
+            "set $cr4 = $cr4 | 4\nprintf \"cr4=%#x\\n\", $cr4 & 4
+             set $cr2 = 0x1234\nprintf \"cr2=%#lx\\n\", $cr2
              set $ds = 0\nprintf \"ds=%#x\\n\", $ds\nset $fs_base = 0x5678\nprintf \"fs=%#lx\\n\", $fs_base
-             set $cr0 = 0x80000000\nprintf \"pe=%d\\n\", $cr0 & 1\nset $cs = 0x7ff8\ndetach",
+             set $cr0 = 0x80000000",
         );
-        for expected in ["cr4=0x4", "cr2=0x1234", "ds=0", "fs=0x5678", "pe=1"] {
+        for expected in ["cr4=0x4", "cr2=0x1234", "ds=0", "fs=0x5678", "Could not write register \"cr0\""] {
             assert!(text.contains(expected), "{expected}: {text}");
         }
         running.expect("Linux version", BOOT);

@@ -4,7 +4,15 @@ use std::path::Path;
 use std::process::Command;
 
 /// Those that are no matter of KVM: the tiers of the software processor, and what runs tests in the nested host.
-const ELSEWHERE: [&str; 4] = ["interpreter::", "translator::", "lockstep::", "nested::"];
+const ELSEWHERE: [&str; 7] = [
+    "interpreter::",
+    "translator::",
+    "lockstep::",
+    "nested::",
+    "on_the_interpreter",
+    "on_the_translator",
+    "a_translator_",
+];
 
 /// A bit of what needs no disk of its own, of which the nested host would have to make a copy first.
 const SHORT: [&str; 3] = [

@@ -101,7 +101,7 @@ fn a_breakpoint_goes_to_the_machine_and_its_hit_comes_back_with_its_processor() 
     client.ask("?");
     assert_eq!(client.ask("Z0,1234,1"), "OK");
     client.send("vCont;c");
-    let point = Breakpoint { on: BreakOn::Execution, address: 0x1234, length: 1 };
+    let point = Breakpoint { on: BreakOn::Code, address: 0x1234, length: 1 };
     while fake.with(|state| state.resumed.is_none()) {
         std::thread::yield_now();
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use clock::VmClock;
 use gdb::{Debuggee, Refused, Resume, Stop};
 use guest_memory::GuestMemory;
-use processor::{BreakOn, Breakpoint, DebugControl, DebugRegisters, DebugStop, Exit, Partition, Processor};
+use processor::{Breakpoint, DebugControl, DebugRegisters, DebugStop, Exit, Partition, Processor};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::control::{Control, End, Wish};
@@ -243,7 +243,7 @@ impl Debug {
         // Others at a breakpoint come to it again; data that they have accessed they do not.
         state.stops.retain(|stop| {
             matches!(stop, Stop::Lost(_))
-                || matches!(stop, Stop::Processor(_, DebugStop::Breakpoint(point)) if point.on != BreakOn::Execution)
+                || matches!(stop, Stop::Processor(_, DebugStop::Breakpoint(point)) if !point.on.is_execution())
         });
         match &state.report {
             Some(report) => report(stop),

@@ -121,8 +121,7 @@ mod tests {
     ];
 
     fn protected() -> StartRegisters {
-        let mut registers =
-            StartRegisters { cr0: CR0_PE, efer: EFER_LMA, ..StartRegisters::default() };
+        let mut registers = StartRegisters { cr0: CR0_PE, efer: EFER_LMA, ..StartRegisters::default() };
         registers.gdtr = DescriptorTable { base: GDT, limit: 0x2f };
         registers.segments[DS] =
             Segment { selector: 0x2b, base: 7, limit: 8, attributes: SegmentAttributes(0xf3) };

@@ -49,7 +49,8 @@ impl DirtyLog for Shared {
         let mut noting = self.dirty.noting();
         // What was noted before is forgotten.
         if *noting {
-            sys::map_memory(&self.vm, &self.memory, 0).map_err(failed("ending KVM's log of written pages"))?;
+            sys::map_memory(&self.vm, &self.memory, 0)
+                .map_err(failed("ending KVM's log of written pages"))?;
         }
         let started = sys::map_memory(&self.vm, &self.memory, KVM_MEM_LOG_DIRTY_PAGES);
         started.map_err(failed("starting KVM's log of written pages"))?;

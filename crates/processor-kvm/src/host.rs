@@ -186,6 +186,10 @@ impl KvmHost {
         self.kvm.get_max_vcpus()
     }
 
+    pub(crate) fn has_hardware(&self) -> bool {
+        self.has_hardware
+    }
+
     /// Whether a debugger can stop a processor.
     pub(crate) fn has_debug(&self) -> bool {
         self.kvm.check_extension_raw(KVM_CAP_SET_GUEST_DEBUG.into()) > 0

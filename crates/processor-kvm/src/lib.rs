@@ -33,6 +33,8 @@ mod power_on;
 mod registers;
 mod routes;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 
 pub use host::{HostError, KvmHost};

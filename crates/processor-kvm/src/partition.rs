@@ -69,6 +69,8 @@ pub(crate) struct Shared {
     pub patches: Patches,
     /// Whether interrupts can wait while a debugger steps.
     pub can_block_interrupts: bool,
+    /// Whether INT3 of the guest is told. KVM that interprets does not know the instruction.
+    pub traps_int3: bool,
     pub dirty: DirtyState,
 }
 
@@ -137,6 +139,7 @@ impl KvmPartition {
             counts: Counts::new(&registry),
             patches: Patches::default(),
             can_block_interrupts: host.can_block_interrupts(),
+            traps_int3: host.has_hardware(),
             dirty,
         };
         Ok(Arc::new(Self { host, clock, shared: Arc::new(shared), runners: Mutex::new(runners) }))

@@ -14,9 +14,8 @@ use kvm_bindings::{
     KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
     KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_HYPERV_EVENTFD_DEASSIGN, KVM_IRQ_ROUTING_HV_SINT,
     KVM_IRQ_ROUTING_MSI, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clear_dirty_log,
-    kvm_clear_dirty_log__bindgen_ty_1, kvm_cpuid2, kvm_device_attr,
-    kvm_interrupt, kvm_irq_routing_entry, kvm_irq_routing_hv_sint, kvm_irq_routing_msi, kvm_run,
-    kvm_userspace_memory_region,
+    kvm_clear_dirty_log__bindgen_ty_1, kvm_cpuid2, kvm_device_attr, kvm_interrupt, kvm_irq_routing_entry,
+    kvm_irq_routing_hv_sint, kvm_irq_routing_msi, kvm_run, kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -96,6 +95,13 @@ pub fn clear_dirty_log(vm: &VmFd, slot: u32, pages: u32, bitmap: &mut [u64]) -> 
     };
     // SAFETY: the kernel reads the structure and as many bits of the bitmap as there are pages, for which it has room.
     result(unsafe { ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &request) })
+}
+
+/// Sets x87, vector and further extension registers.
+pub fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> io::Result<()> {
+    // SAFETY: the kernel reads 4096 bytes, which the structure has; extension states beyond are not enabled for any
+    // process.
+    unsafe { vcpu.set_xsave(xsave) }.map_err(io::Error::from)
 }
 
 /// Lets the guest's signals to `connection` write to `fd` and nothing else.
@@ -261,6 +267,20 @@ pub enum KvmExit {
     Debug { exception: u32, pc: u64, dr6: u64 },
     /// Something that KVM should not do as it is set up.
     Unexpected { reason: u32 },
+}
+
+impl KvmExit {
+    /// Whether the guest's instruction is not done before the next run.
+    pub fn is_within_an_instruction(&self) -> bool {
+        matches!(
+            self,
+            Self::Port { .. }
+                | Self::Memory { .. }
+                | Self::ReadMsr { .. }
+                | Self::WriteMsr { .. }
+                | Self::Hypercall { .. }
+        )
+    }
 }
 
 /// The right to run a virtual processor. There is one for each.

@@ -15,7 +15,9 @@ use kvm_bindings::{
     CpuId, KVM_CAP_HYPERV_ENFORCE_CPUID, KVM_CAP_HYPERV_SYNIC2, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2,
     kvm_enable_cap, kvm_mp_state,
 };
-use processor::{Error, Exit, HypercallOutcome, MsrOutcome, Processor, ProcessorDebug, StartRegisters};
+use processor::{
+    DebugStop, Error, Exit, HypercallOutcome, MsrOutcome, Processor, ProcessorDebug, StartRegisters,
+};
 use tlfs::{HvStatus, msr};
 
 use crate::debugger::Debugger;
@@ -165,7 +167,16 @@ impl KvmProcessor {
         }
         self.offer_external_interrupt().map_err(|error| self.failed("does not take an interrupt", &error))?;
         let exit = self.runner.run().map_err(|error| self.failed("does not run", &error))?;
-        self.answer(exit)
+        let within = exit.is_within_an_instruction();
+        self.answer(exit)?;
+        // KVM does not trap behind an instruction that it has emulated with our help.
+        if within && self.debugger.steps() {
+            return Err(match self.come_to_rest() {
+                Exit::Stopped => Exit::Debug(DebugStop::Step),
+                other => other,
+            });
+        }
+        Ok(())
     }
 
     /// Carries out what is left of the last exit's instruction, which may want several accesses.

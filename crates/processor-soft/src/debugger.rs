@@ -44,7 +44,7 @@ impl Debugger {
 
     /// The breakpoint on execution at `linear`.
     fn at(&self, linear: u64) -> Option<Breakpoint> {
-        let here = |point: &&Breakpoint| point.on == BreakOn::Execution && point.address == linear;
+        let here = |point: &&Breakpoint| point.on.is_execution() && point.address == linear;
         self.control.breakpoints.iter().find(here).copied()
     }
 
@@ -52,7 +52,7 @@ impl Debugger {
     pub fn note_access(&mut self, linear: u64, len: u64, access: Access) {
         let hit = |point: &&Breakpoint| {
             let kind = match point.on {
-                BreakOn::Execution => false,
+                BreakOn::Execution | BreakOn::Code => false,
                 BreakOn::Write => access == Access::Write,
                 BreakOn::Read => access == Access::Read,
                 BreakOn::Access => true,
@@ -70,7 +70,7 @@ impl Debugger {
 fn watched_pages(breakpoints: &[Breakpoint]) -> Result<[u64; WATCHED_PAGES], Error> {
     let mut pages = [u64::MAX; WATCHED_PAGES];
     let mut count = 0;
-    for point in breakpoints.iter().filter(|point| point.on != BreakOn::Execution) {
+    for point in breakpoints.iter().filter(|point| !point.on.is_execution()) {
         let last = point.address.saturating_add(point.length.max(1) - 1);
         for page in point.address >> 12..=last >> 12 {
             if pages.contains(&page) {
@@ -147,7 +147,7 @@ impl Vcpu {
             self.mmu.debugger_watches = watched;
             self.mmu.flush_all();
         }
-        let executed = control.breakpoints.iter().filter(|point| point.on == BreakOn::Execution);
+        let executed = control.breakpoints.iter().filter(|point| point.on.is_execution());
         let mut pages: Vec<u64> = executed.map(|point| point.address >> 12).collect();
         pages.sort_unstable();
         pages.dedup();

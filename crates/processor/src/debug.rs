@@ -95,14 +95,24 @@ const BIG: u32 = 1 << 14;
 /// What a breakpoint waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BreakOn {
-    /// The instruction at the address is about to be carried out.
+    /// The instruction at the address is about to be carried out, whatever code there comes to be.
     Execution,
+    /// The same, of the code that is there now: the processor may keep the breakpoint in the guest's memory while it
+    /// runs.
+    Code,
     /// A write.
     Write,
     /// A read.
     Read,
     /// A read or a write.
     Access,
+}
+
+impl BreakOn {
+    /// Whether it waits for an instruction, and not for data.
+    pub fn is_execution(self) -> bool {
+        matches!(self, Self::Execution | Self::Code)
+    }
 }
 
 /// A debugger's breakpoint, which the guest does not see.
@@ -112,7 +122,7 @@ pub struct Breakpoint {
     pub on: BreakOn,
     /// Linear address, in any address space.
     pub address: u64,
-    /// Bytes that are watched; for [`BreakOn::Execution`] it does not matter.
+    /// Bytes of data that are watched; for code it does not matter.
     pub length: u64,
 }
 
@@ -132,7 +142,7 @@ pub struct DebugControl {
 pub enum DebugStop {
     /// One step is done.
     Step,
-    /// This breakpoint has been hit. Of [`BreakOn::Execution`] ones the instruction has not been carried out; of
+    /// This breakpoint has been hit. Of those on code the instruction has not been carried out; of
     /// the others it has.
     Breakpoint(Breakpoint),
 }

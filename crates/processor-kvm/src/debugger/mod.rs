@@ -1,5 +1,8 @@
 //! A debugger's view of a processor of KVM (*Documentation/virt/kvm/api.rst*, KVM_SET_GUEST_DEBUG).
 //!
+//! Breakpoints in code that is there are INT3 in the guest's memory while the machine runs ([`patches`]); others, and
+//! watched data, are in the processor's debug registers ([`points`]), of which there are four.
+//!
 //! Quirks, which are KVM's: the guest's own debug registers do nothing while a debugger's are in use, and a step over
 //! an instruction that faults goes through the guest's handler, for only the instruction's own end is trapped. While
 //! one steps, the trap flag is set in what the guest pushes.
@@ -11,18 +14,17 @@ use std::io;
 
 use kvm_bindings::{
     KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP,
-    KVM_GUESTDBG_USE_SW_BP, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, kvm_fpu, kvm_guest_debug,
-    kvm_mp_state,
+    KVM_GUESTDBG_USE_SW_BP, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, kvm_guest_debug, kvm_mp_state,
+    kvm_xsave,
 };
-use kvm_ioctls::VcpuFd;
 use processor::{
-    BreakOn, Breakpoint, DebugControl, DebugRegisters, DebugStop, Error, Exit, ProcessorDebug, StartRegisters,
+    Breakpoint, DebugControl, DebugRegisters, DebugStop, Error, Exit, ProcessorDebug, StartRegisters,
 };
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::partition::{Shared, failed, failed_errno};
-use crate::registers;
 use crate::vcpu::KvmProcessor;
+use crate::{registers, sys};
 pub use patches::Patches;
 use points::Plan;
 
@@ -50,7 +52,7 @@ impl Debugger {
     }
 
     fn at(&self, linear: u64) -> Option<Breakpoint> {
-        let here = |point: &&Breakpoint| point.on == BreakOn::Execution && point.address == linear;
+        let here = |point: &&Breakpoint| point.on.is_execution() && point.address == linear;
         self.control.breakpoints.iter().find(here).copied()
     }
 }
@@ -110,13 +112,18 @@ impl KvmProcessor {
     }
 
     fn halted(&self) -> Result<bool, Error> {
-        let state = self.fd().get_mp_state().map_err(failed_errno("asking KVM whether a processor has halted"))?;
+        let state =
+            self.fd().get_mp_state().map_err(failed_errno("asking KVM whether a processor has halted"))?;
         Ok(state.mp_state == KVM_MP_STATE_HALTED)
     }
 
     fn kernel_gs_base(&self) -> Result<u64, Error> {
         let value = crate::msr::get(self.fd(), KERNEL_GS_BASE).map_err(failed("asking KVM for an MSR"))?;
         value.ok_or(Error::Debug("KVM does not tell IA32_KERNEL_GS_BASE"))
+    }
+
+    fn xsave(&self) -> Result<kvm_xsave, Error> {
+        self.fd().get_xsave().map_err(failed_errno("asking KVM for x87 and vector registers"))
     }
 
     fn set_system(&self, new: &DebugRegisters, old: &DebugRegisters) -> Result<(), Error> {
@@ -138,40 +145,52 @@ impl KvmProcessor {
     }
 }
 
+/// Words of an XSAVE area (SDM volume 1, 13.4): x87 registers, and which states are not in their initial form.
+const ST: usize = 32 / 4;
+const XMM: usize = 160 / 4;
+const STATES: usize = 512 / 4;
+const X87_AND_SSE: u32 = 3;
+
 /// x87 and vector registers into `registers`.
-fn from_fpu(fpu: &kvm_fpu, registers: &mut DebugRegisters) {
-    registers.st = fpu.fpr.map(|value| std::array::from_fn(|n| value[n]));
-    (registers.fcw, registers.fsw, registers.ftw) = (fpu.fcw, fpu.fsw, fpu.ftwx);
-    (registers.fop, registers.fip, registers.fdp) = (fpu.last_opcode, fpu.last_ip, fpu.last_dp);
-    registers.xmm = fpu.xmm.map(u128::from_le_bytes);
-    registers.mxcsr = fpu.mxcsr;
+fn from_xsave(xsave: &kvm_xsave, registers: &mut DebugRegisters) {
+    let word = |at: usize| xsave.region[at];
+    let wide = |at: usize| -> [u8; 16] {
+        let words: [[u8; 4]; 4] = std::array::from_fn(|n| word(at + n).to_le_bytes());
+        std::array::from_fn(|n| words[n / 4][n % 4])
+    };
+    let pair = |at: usize| u64::from(word(at)) | u64::from(word(at + 1)) << 32;
+    (registers.fcw, registers.fsw) = (word(0) as u16, (word(0) >> 16) as u16);
+    (registers.ftw, registers.fop) = (word(1) as u8, (word(1) >> 16) as u16);
+    (registers.fip, registers.fdp, registers.mxcsr) = (pair(2), pair(4), word(6));
+    registers.st = std::array::from_fn(|st| std::array::from_fn(|n| wide(ST + 4 * st)[n]));
+    registers.xmm = std::array::from_fn(|index| u128::from_le_bytes(wide(XMM + 4 * index)));
 }
 
-/// x87 and vector registers of `registers`.
-fn to_fpu(registers: &DebugRegisters) -> kvm_fpu {
-    let wide = |value: [u8; 10]| std::array::from_fn(|n| value.get(n).copied().unwrap_or(0));
-    kvm_fpu {
-        fpr: registers.st.map(wide),
-        fcw: registers.fcw,
-        fsw: registers.fsw,
-        ftwx: registers.ftw,
-        last_opcode: registers.fop,
-        last_ip: registers.fip,
-        last_dp: registers.fdp,
-        xmm: registers.xmm.map(u128::to_le_bytes),
-        mxcsr: registers.mxcsr & MXCSR_VALID,
-        ..kvm_fpu::default()
+/// x87 and vector registers of `registers` into `xsave`.
+fn to_xsave(registers: &DebugRegisters, xsave: &mut kvm_xsave) {
+    let region = &mut xsave.region;
+    region[0] = u32::from(registers.fcw) | u32::from(registers.fsw) << 16;
+    region[1] = u32::from(registers.ftw) | u32::from(registers.fop) << 16;
+    for (at, value) in [(2, registers.fip), (4, registers.fdp)] {
+        (region[at], region[at + 1]) = (value as u32, (value >> 32) as u32);
     }
-}
-
-fn get_fpu(fd: &VcpuFd) -> Result<kvm_fpu, Error> {
-    fd.get_fpu().map_err(failed_errno("asking KVM for a processor's x87 registers"))
+    region[6] = registers.mxcsr & MXCSR_VALID;
+    let mut put = |at: usize, value: u128| {
+        (0..4).for_each(|n| region[at + n] = (value >> (32 * n)) as u32);
+    };
+    for (index, value) in registers.st.iter().enumerate() {
+        let bytes = std::array::from_fn(|n| value.get(n).copied().unwrap_or(0));
+        put(ST + 4 * index, u128::from_le_bytes(bytes));
+    }
+    registers.xmm.iter().enumerate().for_each(|(index, value)| put(XMM + 4 * index, *value));
+    region[STATES] |= X87_AND_SSE;
 }
 
 impl ProcessorDebug for KvmProcessor {
     fn registers(&mut self) -> Result<DebugRegisters, Error> {
         let system = self.system()?;
-        let present = self.fd().get_sregs().map_err(failed_errno("asking KVM for a processor's registers"))?;
+        let present =
+            self.fd().get_sregs().map_err(failed_errno("asking KVM for a processor's registers"))?;
         let mut registers = DebugRegisters {
             system,
             cr2: present.cr2,
@@ -179,7 +198,7 @@ impl ProcessorDebug for KvmProcessor {
             kernel_gs_base: self.kernel_gs_base()?,
             ..DebugRegisters::default()
         };
-        from_fpu(&get_fpu(self.fd())?, &mut registers);
+        from_xsave(&self.xsave()?, &mut registers);
         Ok(registers)
     }
 
@@ -191,10 +210,13 @@ impl ProcessorDebug for KvmProcessor {
         new.check(&old)?;
         // What may be refused goes first.
         self.set_system(&new, &old)?;
+        let mut xsave = self.xsave()?;
+        to_xsave(&new, &mut xsave);
         let fd = self.fd();
         fd.set_regs(&registers::to_general(&new.system))
             .map_err(failed_errno("setting registers of a processor of KVM"))?;
-        fd.set_fpu(&to_fpu(&new)).map_err(failed_errno("setting x87 registers of a processor of KVM"))?;
+        sys::set_xsave(fd, &xsave)
+            .map_err(failed("setting x87 and vector registers of a processor of KVM"))?;
         if new.kernel_gs_base != old.kernel_gs_base {
             let set = crate::msr::set(fd, &[(KERNEL_GS_BASE, new.kernel_gs_base)]);
             set.map_err(failed("setting IA32_KERNEL_GS_BASE of a processor of KVM"))?;
@@ -214,7 +236,10 @@ impl ProcessorDebug for KvmProcessor {
     fn control(&mut self, control: &DebugControl) -> Result<(), Error> {
         let system = self.system()?;
         let ram = |gva| processor::translate(&system, |gpa| read_word(&self.shared, gpa), gva);
-        let in_ram = |gva| ram(gva).filter(|gpa| self.shared.memory.read_obj::<u8>(GuestAddress(*gpa)).is_ok());
+        let in_ram = |gva| {
+            let gpa = ram(gva).filter(|_| self.shared.traps_int3);
+            gpa.filter(|gpa| self.shared.memory.read_obj::<u8>(GuestAddress(*gpa)).is_ok())
+        };
         let here = linear_rip(&system);
         let passed = Some(here).filter(|_| control.step);
         let plan = Plan::new(&control.breakpoints, passed, in_ram)?;
@@ -236,7 +261,9 @@ impl ProcessorDebug for KvmProcessor {
         }
         let mut debug = kvm_guest_debug { control: flags, ..kvm_guest_debug::default() };
         debug.arch.debugreg = plan.debug_registers();
-        self.fd().set_guest_debug(&debug).map_err(failed_errno("setting breakpoints of a processor of KVM"))?;
+        self.fd()
+            .set_guest_debug(&debug)
+            .map_err(failed_errno("setting breakpoints of a processor of KVM"))?;
         self.shared.patches.want(self.index, plan.patches.clone(), passed.and_then(in_ram));
         self.debugger = Debugger { control: control.clone(), plan };
         Ok(())
@@ -261,10 +288,11 @@ mod tests {
             mxcsr: 0x1f80,
             ..DebugRegisters::default()
         };
-        let fpu = to_fpu(&registers);
+        let mut xsave = kvm_xsave::default();
+        to_xsave(&registers, &mut xsave);
         let expected = registers.clone();
         registers = DebugRegisters::default();
-        from_fpu(&fpu, &mut registers);
+        from_xsave(&xsave, &mut registers);
         assert_eq!(registers, expected);
     }
 }

@@ -1,5 +1,5 @@
 //! How a debugger's breakpoints are kept: in the processor's debug registers (SDM volume 3, 17.2), which see linear
-//! addresses, or as INT3 in the guest's memory. Data is watched by debug registers only.
+//! addresses, or as INT3 in the guest's memory.
 
 use processor::{BreakOn, Breakpoint, Error};
 
@@ -40,36 +40,29 @@ impl Plan {
         ram: impl Fn(u64) -> Option<u64>,
     ) -> Result<Self, Error> {
         let mut plan = Self::default();
-        for point in points.iter().filter(|point| point.on != BreakOn::Execution) {
+        for point in points.iter().filter(|point| !point.on.is_execution()) {
             if point.on == BreakOn::Read {
-                return Err(Error::Debug("the host's processor watches writes, or reads and writes together"));
+                return Err(Error::Debug(
+                    "the host's processor watches writes, or reads and writes together",
+                ));
             }
             plan.registers.extend(pieces(*point));
         }
-        let mut code: Vec<Breakpoint> = Vec::new();
-        for point in points.iter().filter(|point| point.on == BreakOn::Execution) {
-            if !code.iter().any(|known| known.address == point.address) {
-                code.push(*point);
+        for point in points.iter().filter(|point| point.on.is_execution()) {
+            let gpa = if point.on == BreakOn::Code { ram(point.address) } else { None };
+            plan.patched |= gpa.is_some();
+            if Some(point.address) == passed {
+                continue;
             }
-        }
-        plan.patched = plan.registers.len() + code.len() > REGISTERS;
-        let mut in_ram = Vec::new();
-        for point in code.into_iter().filter(|point| Some(point.address) != passed) {
-            // What cannot be patched goes first.
-            match ram(point.address) {
-                Some(gpa) if plan.patched => in_ram.push((point, gpa)),
-                _ => plan.registers.push(Watched { point, address: point.address, length: 1 }),
+            match gpa {
+                Some(gpa) => plan.patches.push(gpa),
+                None => plan.registers.push(Watched { point: *point, address: point.address, length: 1 }),
             }
         }
         if plan.registers.len() > REGISTERS {
-            return Err(Error::Debug("too few debug registers for watched data and code that is not mapped"));
-        }
-        for (point, gpa) in in_ram {
-            if plan.registers.len() < REGISTERS {
-                plan.registers.push(Watched { point, address: point.address, length: 1 });
-            } else {
-                plan.patches.push(gpa);
-            }
+            return Err(Error::Debug(
+                "there are four debug registers, for watched data and hardware breakpoints",
+            ));
         }
         Ok(plan)
     }
@@ -81,7 +74,7 @@ impl Plan {
         for (number, watched) in self.registers.iter().enumerate().take(REGISTERS) {
             values[number] = watched.address;
             let kind = match watched.point.on {
-                BreakOn::Execution => 0,
+                BreakOn::Execution | BreakOn::Code => 0,
                 BreakOn::Write => 1,
                 BreakOn::Read | BreakOn::Access => 3,
             };
@@ -120,8 +113,8 @@ fn pieces(point: Breakpoint) -> Vec<Watched> {
 mod tests {
     use super::*;
 
-    fn code(address: u64) -> Breakpoint {
-        Breakpoint { on: BreakOn::Execution, address, length: 1 }
+    fn code(on: BreakOn, address: u64) -> Breakpoint {
+        Breakpoint { on, address, length: 1 }
     }
 
     fn data(on: BreakOn, address: u64, length: u64) -> Breakpoint {
@@ -134,31 +127,25 @@ mod tests {
     }
 
     #[test]
-    fn four_breakpoints_are_in_registers_and_leave_memory_alone() {
-        let plan = plan(&[code(1), code(2), code(3), code(1 << 40), code(2)], None).unwrap();
-        assert_eq!((plan.registers.len(), plan.patches.len(), plan.patched), (4, 0, false));
-        let values = plan.debug_registers();
-        // The one that is not in RAM before the others, were there more of them.
-        assert_eq!(values[..4], [1, 2, 3, 1 << 40]);
-        assert_eq!(values[7], 0x600 | 0b1010_1010);
-    }
-
-    #[test]
-    fn more_of_them_are_int3_in_ram_and_what_is_not_ram_has_the_registers() {
-        let points: Vec<_> = (1..=6).map(code).chain([code(1 << 40)]).collect();
+    fn code_that_is_there_gets_int3_and_other_addresses_have_registers() {
+        let points = [
+            code(BreakOn::Code, 1),
+            code(BreakOn::Execution, 2),
+            code(BreakOn::Code, 1 << 40),
+            code(BreakOn::Code, 3),
+        ];
         let plan = plan(&points, None).unwrap();
-        let addresses: Vec<_> = plan.registers.iter().map(|watched| watched.address).collect();
-        assert_eq!(addresses, [1 << 40, 1, 2, 3]);
-        assert_eq!(plan.patches, [4, 5, 6].map(|gva| gva + (1 << 30)));
-        assert!(plan.patched);
+        assert_eq!((plan.patches.as_slice(), plan.patched), (&[(1 << 30) + 1, (1 << 30) + 3][..], true));
+        let values = plan.debug_registers();
+        assert_eq!((values[0], values[1], values[7]), (2, 1 << 40, 0x600 | 0b1010));
+        assert_eq!(plan.hit(0b10), Some(points[2]));
     }
 
     #[test]
-    fn an_instruction_that_is_stepped_over_has_no_breakpoint_while_others_keep_theirs() {
-        let points: Vec<_> = (1..=5).map(code).collect();
-        let plan = plan(&points, Some(5)).unwrap();
-        assert_eq!((plan.registers.len(), plan.patches.len()), (4, 0));
-        assert!(plan.patched, "other processors have it in memory");
+    fn an_instruction_that_is_stepped_over_has_no_breakpoint_here() {
+        let points = [code(BreakOn::Code, 1), code(BreakOn::Execution, 1), code(BreakOn::Code, 2)];
+        let plan = plan(&points, Some(1)).unwrap();
+        assert_eq!((plan.registers.len(), plan.patches.as_slice()), (0, &[(1 << 30) + 2][..]));
     }
 
     #[test]
@@ -177,7 +164,7 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         assert!(plan(&[data(BreakOn::Read, 0, 4)], None).is_err());
         assert!(plan(&[data(BreakOn::Write, 0, 4096)], None).is_err());
-        let nowhere: Vec<_> = (0..5).map(|n| code(1 << 40 | n)).collect();
+        let nowhere: Vec<_> = (0..5).map(|n| code(BreakOn::Execution, n)).collect();
         assert!(plan(&nowhere, None).is_err());
     }
 }
