@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::machine::processor;
+use crate::machine::is_nested;
 
 /// What GDB prints for `commands` at the machine whose `--gdb unix:F` is `socket`. It has a minute, and ten of
 /// them in the nested host.
@@ -15,7 +15,7 @@ pub fn gdb(socket: &Path, commands: &str) -> String {
     let script = format!("{before}\ntarget remote {}\n{commands}\n", socket.display());
     let file = script_file(socket);
     std::fs::write(&file, script).expect("a script");
-    let patience = if processor().is_some_and(|processor| processor == "kvm") { "600" } else { "60" };
+    let patience = if is_nested() { "600" } else { "60" };
     let output = Command::new("timeout")
         .args([patience, "gdb", "-q", "-nx", "-batch", "-x"])
         .arg(&file)

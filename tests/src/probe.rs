@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::artifacts::{bodhi, probe, qemu};
-use crate::machine::{Program, processor};
+use crate::machine::{Program, is_nested};
 
 /// The exit code by which the guest says that it is done.
 const DONE: i32 = 33;
@@ -53,7 +53,7 @@ impl Probe {
     pub fn run(program: Program, cpus: u32, options: &[&str]) -> Self {
         let mut command = Command::new("timeout");
         // A nested host takes its time.
-        command.arg(if processor().is_some_and(|processor| processor == "kvm") { "600" } else { "120" });
+        command.arg(if is_nested() { "600" } else { "120" });
         let cpus = cpus.to_string();
         match program {
             Program::Bodhi => {
@@ -128,7 +128,7 @@ probe: offer guest-idle               no  no\r
 probe: offer xmm-output               yes no\r\n";
         let probe = Probe::read(text);
         let row = Row { name: "flush: hypercall".to_owned(), count: 1000, least: 4118, mean: 9239 };
-        assert_eq!((probe.processors, probe.rows), (2, vec![row]));
+        assert_eq!((probe.processors, probe.rows.as_slice()), (2, &[row][..]));
         assert_eq!(probe.failed, ["stimer"]);
         let offers: Vec<_> =
             probe.offers.iter().map(|offer| (offer.name.as_str(), offer.offered, offer.served)).collect();

@@ -1,7 +1,7 @@
 //! A debugger's view of a processor of KVM (*Documentation/virt/kvm/api.rst*, KVM_SET_GUEST_DEBUG).
 //!
-//! Breakpoints in code that is there are INT3 in the guest's memory while the machine runs ([`patches`]); others, and
-//! watched data, are in the processor's debug registers ([`points`]), of which there are four.
+//! Watched data and breakpoints are in the processor's debug registers ([`points`]), of which there are four. Breakpoints
+//! in code that is there, beyond those, are INT3 in the guest's memory while the machine runs ([`patches`]).
 //!
 //! Quirks, which are KVM's: the guest's own debug registers do nothing while a debugger's are in use, and a step over
 //! an instruction that faults goes through the guest's handler, for only the instruction's own end is trapped. While

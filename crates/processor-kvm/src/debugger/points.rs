@@ -48,14 +48,14 @@ impl Plan {
             }
             plan.registers.extend(pieces(*point));
         }
+        let mut in_ram = Vec::new();
+        let mut wanted = plan.registers.len();
         for point in points.iter().filter(|point| point.on.is_execution()) {
+            wanted += 1;
             let gpa = if point.on == BreakOn::Code { ram(point.address) } else { None };
-            plan.patched |= gpa.is_some();
-            if Some(point.address) == passed {
-                continue;
-            }
             match gpa {
-                Some(gpa) => plan.patches.push(gpa),
+                _ if Some(point.address) == passed => {}
+                Some(gpa) => in_ram.push((*point, gpa)),
                 None => plan.registers.push(Watched { point: *point, address: point.address, length: 1 }),
             }
         }
@@ -63,6 +63,15 @@ impl Plan {
             return Err(Error::Debug(
                 "there are four debug registers, for watched data and hardware breakpoints",
             ));
+        }
+        // The same for every processor, whatever it passes.
+        plan.patched = wanted > REGISTERS;
+        for (point, gpa) in in_ram {
+            if plan.registers.len() < REGISTERS {
+                plan.registers.push(Watched { point, address: point.address, length: 1 });
+            } else {
+                plan.patches.push(gpa);
+            }
         }
         Ok(plan)
     }
@@ -127,25 +136,32 @@ mod tests {
     }
 
     #[test]
-    fn code_that_is_there_gets_int3_and_other_addresses_have_registers() {
-        let points = [
-            code(BreakOn::Code, 1),
-            code(BreakOn::Execution, 2),
-            code(BreakOn::Code, 1 << 40),
-            code(BreakOn::Code, 3),
-        ];
-        let plan = plan(&points, None).unwrap();
-        assert_eq!((plan.patches.as_slice(), plan.patched), (&[(1 << 30) + 1, (1 << 30) + 3][..], true));
+    fn four_breakpoints_are_in_registers_and_leave_memory_alone() {
+        let points = [1, 2, 3].map(|address| code(BreakOn::Code, address));
+        let plan = plan(&[points.as_slice(), &[code(BreakOn::Execution, 1 << 40)]].concat(), None).unwrap();
+        assert_eq!((plan.patches.len(), plan.patched), (0, false));
         let values = plan.debug_registers();
-        assert_eq!((values[0], values[1], values[7]), (2, 1 << 40, 0x600 | 0b1010));
-        assert_eq!(plan.hit(0b10), Some(points[2]));
+        assert_eq!((&values[..4], values[7]), (&[1 << 40, 1, 2, 3][..], 0x600 | 0b1010_1010));
+        assert_eq!(plan.hit(0b10), Some(points[0]));
     }
 
     #[test]
-    fn an_instruction_that_is_stepped_over_has_no_breakpoint_here() {
-        let points = [code(BreakOn::Code, 1), code(BreakOn::Execution, 1), code(BreakOn::Code, 2)];
-        let plan = plan(&points, Some(1)).unwrap();
-        assert_eq!((plan.registers.len(), plan.patches.as_slice()), (0, &[(1 << 30) + 2][..]));
+    fn more_of_them_are_int3_where_there_is_code_and_others_have_registers() {
+        let points: Vec<_> = (1..=3).map(|address| code(BreakOn::Code, address)).collect();
+        let others = [code(BreakOn::Execution, 2), code(BreakOn::Code, 1 << 40), data(BreakOn::Write, 8, 8)];
+        let plan = plan(&[points, others.to_vec()].concat(), None).unwrap();
+        let addresses: Vec<_> = plan.registers.iter().map(|watched| watched.address).collect();
+        assert_eq!(addresses, [8, 2, 1 << 40, 1]);
+        assert_eq!(plan.patches, [2, 3].map(|gva| gva + (1 << 30)));
+        assert!(plan.patched);
+    }
+
+    #[test]
+    fn an_instruction_that_is_stepped_over_has_no_breakpoint_while_others_keep_theirs() {
+        let points: Vec<_> = (1..=5).map(|address| code(BreakOn::Code, address)).collect();
+        let plan = plan(&points, Some(5)).unwrap();
+        assert_eq!((plan.registers.len(), plan.patches.len()), (4, 0));
+        assert!(plan.patched, "other processors have it in memory");
     }
 
     #[test]
