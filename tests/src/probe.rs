@@ -5,6 +5,10 @@ use std::process::{Command, Stdio};
 use crate::artifacts::{bodhi, probe, qemu};
 use crate::machine::{Program, is_nested};
 
+/// QEMU's processor on KVM, with what it has of Hyper-V.
+const HYPERV: &str = "host,hv-relaxed,hv-vapic,hv-time,hv-frequencies,hv-vpindex,hv-runtime,hv-crash,hv-reset,\
+                      hv-synic,hv-stimer,hv-tlbflush,hv-ipi";
+
 /// The exit code by which the guest says that it is done.
 const DONE: i32 = 33;
 
@@ -46,7 +50,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Runs it on `cpus` processors of `program`; `options` are further ones.
+    /// Runs it on `cpus` processors of `program`; `options` are further ones. QEMU is its TCG, and in the nested host its
+    /// KVM.
     ///
     /// # Panics
     /// If the guest does not come to its end, with what it has said.
@@ -65,7 +70,12 @@ impl Probe {
                 if let Some(libraries) = libraries {
                     command.env("LD_LIBRARY_PATH", libraries);
                 }
-                command.arg(qemu).args(["-accel", "tcg", "-cpu", "max", "-m", "64M", "-smp", &cpus]);
+                command.arg(qemu).args(["-m", "64M", "-smp", &cpus]);
+                if is_nested() {
+                    command.args(["-accel", "kvm", "-cpu", HYPERV, "-device", "hyperv-testdev"]);
+                } else {
+                    command.args(["-accel", "tcg", "-cpu", "max"]);
+                }
                 command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
                 command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"]);
                 command.arg("-kernel").arg(probe());

@@ -53,9 +53,13 @@ fn what_kvm_cannot_emulate_is_told_in_one_line_with_the_state_in_the_log() {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     let last = stderr.lines().last().unwrap_or_default();
-    let reason = "bodhi: processor 0 cannot go on: KVM gives up: it cannot emulate an instruction (suberror 1, ";
+    let reason =
+        "bodhi: processor 0 cannot go on: KVM gives up: it cannot emulate an instruction (suberror 1, ";
     assert!(last.starts_with(reason), "{stderr}");
-    assert!(stderr.contains("processor 0 at 0010:00000000f0000000, flags"), "the log has its state: {stderr}");
+    assert!(
+        stderr.contains("processor 0 at 0010:00000000f0000000, flags"),
+        "the log has its state: {stderr}"
+    );
 }
 
 #[test]
