@@ -77,7 +77,9 @@ fn signals_of_channels_do_not_come_to_user_space() {
     // The rows of the table at the end: name, kind, exits, requests.
     let row = end.errors.lines().find(|line| line.starts_with("storvsc-ide0")).expect("the disk's row");
     let cells: Vec<_> = row.split_whitespace().collect();
-    assert!(cells[2].parse::<u64>().unwrap() >= 1000, "{row}");
+    // On several of the host's processors one signal may stand for several requests.
+    assert!(cells[2].parse::<u64>().unwrap() >= 100, "{row}");
+    assert!(cells[3].parse::<u64>().unwrap() >= 1000, "{row}");
     let hypercalls = end.errors.lines().find_map(|line| line.strip_prefix("exit.hypercall "));
     let hypercalls: u64 = hypercalls.expect("a count of hypercalls").trim().parse().unwrap();
     assert!(hypercalls < 200, "{hypercalls}: messages only\n{}", end.errors);

@@ -90,11 +90,12 @@ pub fn set_up(offered: Offered) {
             write_msr(msr::SIMP, at(addr_of_mut!(MESSAGES)));
             write_msr(msr::SIEFP, at(addr_of_mut!(EVENTS)));
             write_msr(msr::SCONTROL, Scontrol::new().with_enable(true).into_bits());
-            // Those that are polled are unmasked all the same: some hypervisors deliver to no other.
-            let polled = Sint::new().with_vector(interrupts::SYNIC).with_masked(true);
-            for sint in [TIMER_SINT, MESSAGE_SINT, EVENT_SINT] {
+            // Those of messages are unmasked although they are polled: some hypervisors deliver to no other.
+            let polled = Sint::new().with_vector(interrupts::SYNIC);
+            for sint in [TIMER_SINT, MESSAGE_SINT] {
                 write_msr(msr::SINT0 + u32::from(sint), polled.into_bits());
             }
+            write_msr(msr::SINT0 + u32::from(EVENT_SINT), polled.with_masked(true).into_bits());
             let interrupting = Sint::new().with_vector(interrupts::SYNIC);
             write_msr(msr::SINT0 + u32::from(INTERRUPT_SINT), interrupting.into_bits());
         }
