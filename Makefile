@@ -76,7 +76,7 @@ nested-counts: build guests
 	scripts/nested tests/nested/compare
 
 nested-probe: build guests
-	scripts/nested --cpus 2 tests/nested/probed
+	scripts/nested tests/nested/probed
 
 fuzz:
 	scripts/setup build fuzz

@@ -7,7 +7,7 @@ use guests::{BOOT, Bus, Image, JOB, Kernel, Machine, POWER_OFF, Running, gdb};
 
 /// Sets the host's name once in a while, and says where the kernel does so.
 const SCRIPT: &str = "echo at=0x$(awk '$3 == \"__x64_sys_sethostname\" { print $1 }' /proc/kallsyms)=
-    i=0; while [ ! -e /stop ] && [ $i -lt 400 ]; do hostname host$i; i=$((i+1)); sleep 0.05; done; echo rounds=$i=";
+    i=0; while [ ! -e /stop ] && [ $i -lt ROUNDS ]; do hostname host$i; i=$((i+1)); sleep 0.05; done; echo rounds=$i=";
 
 fn socket(directory: &Path) -> (PathBuf, String) {
     let socket = directory.join("gdb.sock");
@@ -27,13 +27,13 @@ fn lines_with<'a>(text: &'a str, what: &str) -> Vec<&'a str> {
     text.lines().filter(|line| line.contains(what)).collect()
 }
 
-/// A kernel that sets its name, its address of that, and the debugger's socket.
-fn running(directory: &Path, image: &Image, options: &[&str]) -> (Running, PathBuf, String) {
+/// A kernel that sets its name `rounds` times, its address of that, and the debugger's socket.
+fn running(directory: &Path, image: &Image, rounds: u32, options: &[&str]) -> (Running, PathBuf, String) {
     let (socket, option) = socket(directory);
     let running = Machine::bodhi(Kernel::Cloud)
         .disk(image.path(), Bus::Auto)
         .append("nokaslr")
-        .script(SCRIPT)
+        .script(&SCRIPT.replace("ROUNDS", &rounds.to_string()))
         .options(&["--gdb", &format!("{option},nowait")])
         .options(options)
         .start();
@@ -46,7 +46,7 @@ fn running(directory: &Path, image: &Image, options: &[&str]) -> (Running, PathB
 fn breaks_steps_and_goes_on(options: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
     let image = Image::root();
-    let (running, socket, address) = running(directory.path(), &image, options);
+    let (running, socket, address) = running(directory.path(), &image, 400, options);
     let text = gdb(
         &socket,
         &format!(
@@ -105,7 +105,7 @@ mod on_kvm {
         let directory = tempfile::tempdir().unwrap();
         let image = Image::root();
         let (running, socket, address) =
-            running(directory.path(), &image, &["--processor", "kvm", "--cpus", "2"]);
+            running(directory.path(), &image, 60, &["--processor", "kvm", "--cpus", "2"]);
         let text = gdb(
             &socket,
             &format!(
@@ -128,7 +128,7 @@ mod on_kvm {
         assert!(text.contains("SIGINT") && text.contains("end=0x") && text.contains("detached"), "{text}");
         let end = running.wait(JOB);
         end.assert_powered_off();
-        assert_eq!(end.value("rounds").trim_end_matches('='), "400", "the guest has gone on");
+        assert_eq!(end.value("rounds").trim_end_matches('='), "60", "the guest has gone on");
     }
 
     #[test]
@@ -174,7 +174,7 @@ fn what_is_not_the_protocol_harms_nobody() {
     use std::io::Write;
     let directory = tempfile::tempdir().unwrap();
     let image = Image::root();
-    let (running, socket, _) = running(directory.path(), &image, &[]);
+    let (running, socket, _) = running(directory.path(), &image, 400, &[]);
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"$vCont;s:0;c:zz#00", &[b'$'; 9000], b"\x03\x03\x03"] {
         let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
         // It may have been closed for what came before.
