@@ -149,7 +149,7 @@ mod on_kvm {
         for expected in ["cr4=0x4", "cr2=0x1234", "ds=0", "fs=0x5678", "Could not write register \"cr0\""] {
             assert!(text.contains(expected), "{expected}: {text}");
         }
-        running.expect("Linux version", BOOT);
+        running.expect("bodhi: initramfs", BOOT);
     }
 }
 
@@ -162,7 +162,7 @@ fn the_guest_waits_at_its_first_instruction_and_may_be_killed_there() {
     let text = gdb(&socket, "printf \"efer=%#x rip=%#lx\\n\", $efer, $rip\ndisconnect\nshell sleep 0.2");
     assert!(text.contains("efer=0x"), "{text}");
     // It runs when the debugger has gone.
-    running.expect("Linux version", BOOT);
+    running.expect("bodhi: initramfs", BOOT);
     gdb(&socket, "kill");
     let end = running.wait(POWER_OFF);
     assert_eq!(end.code, Some(0));

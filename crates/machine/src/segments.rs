@@ -123,6 +123,8 @@ mod tests {
     fn protected() -> StartRegisters {
         let mut registers = StartRegisters { cr0: CR0_PE, efer: EFER_LMA, ..StartRegisters::default() };
         registers.gdtr = DescriptorTable { base: GDT, limit: 0x2f };
+        registers.segments[CS] = Segment { selector: 0x33, ..Segment::default() };
+        registers.segments[SS] = Segment { selector: 0x2b, ..Segment::default() };
         registers.segments[DS] =
             Segment { selector: 0x2b, base: 7, limit: 8, attributes: SegmentAttributes(0xf3) };
         registers
