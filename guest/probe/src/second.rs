@@ -5,10 +5,9 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tlfs::HvStatus;
 use tlfs::hypercall::CallCode;
 
-
 use crate::entry::{TRAMPOLINE, trampoline, trampoline_end};
-use crate::{hypervisor, interrupts};
 use crate::machine::{cpuid, cycles, enable_interrupts};
+use crate::{hypervisor, interrupts};
 
 /// APIC id of the second processor.
 pub const SECOND: u32 = 1;
