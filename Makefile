@@ -13,7 +13,7 @@ ROUNDS ?=
 # A guest keeps one core busy: as many at a time as there are cores.
 GUESTS_AT_A_TIME ?= $(shell nproc)
 
-.PHONY: help build run nested-counts test test-all check unit guests bench bench-processor bench-made fuzz
+.PHONY: help build run nested-counts nested-probe test test-all check unit guests bench bench-processor bench-made fuzz
 
 help:
 	@echo "make run        boot Debian on StorVSC and end in its shell (KERNEL=generic|cloud|backports)"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench      processors and disks next to QEMU TCG and the host, with tables and a picture"
 	@echo "make bench-processor   its first half; ONLY=sha256,boot PROGRAMS=translator,tcg ROUNDS=1 for a part of it"
 	@echo "make nested-counts   exits and interrupts of KVM for bodhi's and QEMU's disks, counted in the nested host"
+	@echo "make nested-probe    exits of KVM by their reason for a guest that leaves in every way, beside QEMU's"
 	@echo "make fuzz       every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)) seconds"
 
 build:
@@ -73,6 +74,9 @@ bench-processor: bench-made
 
 nested-counts: build guests
 	scripts/nested tests/nested/compare
+
+nested-probe: build guests
+	scripts/nested tests/nested/probed
 
 fuzz:
 	scripts/setup build fuzz

@@ -37,10 +37,16 @@ const JOBS: [Job; 14] = [
     Job { command: "stress-build 2", rounds: 1 },
 ];
 
+/// Whether the job can be done there: the QEMU 7.2 of the nested host ends with a segmentation fault
+/// (`cpu_x86_update_dr7`) when a nested guest of several processors uses debug registers, as that job does.
+fn possible(job: &Job, tier: Tier, processors: u32) -> bool {
+    tier.0 != KVM.0 || processors == 1 || job.command != "stress step"
+}
+
 /// Boots with `processors` processors of `tier` and does every job `times` as often as the list says.
 fn stress(tier: Tier, processors: u32, times: u32) {
-    let commands: Vec<_> =
-        JOBS.iter().map(|job| format!("try {} {}\n", job.command, job.rounds * times)).collect();
+    let jobs = JOBS.iter().filter(|job| possible(job, tier, processors));
+    let commands: Vec<_> = jobs.map(|job| format!("try {} {}\n", job.command, job.rounds * times)).collect();
     let script = format!(
         "try() {{ \"$@\" || {{ echo failed=$*; exit 1; }}; }}\necho processors=$(nproc)\n{}",
         commands.concat()

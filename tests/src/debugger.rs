@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What GDB prints for `commands` at the machine whose `--gdb unix:F` is `socket`. It has a minute.
+use crate::machine::is_nested;
+
+/// What GDB prints for `commands` at the machine whose `--gdb unix:F` is `socket`. It has a minute, and ten of
+/// them in the nested host.
 ///
 /// # Panics
 /// If there is no GDB.
@@ -12,8 +15,9 @@ pub fn gdb(socket: &Path, commands: &str) -> String {
     let script = format!("{before}\ntarget remote {}\n{commands}\n", socket.display());
     let file = script_file(socket);
     std::fs::write(&file, script).expect("a script");
+    let patience = if is_nested() { "600" } else { "60" };
     let output = Command::new("timeout")
-        .args(["60", "gdb", "-q", "-nx", "-batch", "-x"])
+        .args([patience, "gdb", "-q", "-nx", "-batch", "-x"])
         .arg(&file)
         .stdin(Stdio::null())
         .output()

@@ -19,6 +19,16 @@ pub fn processor() -> Option<String> {
     std::env::var("BODHI_PROCESSOR").ok()
 }
 
+/// Whether this is the nested host, where everything takes its time.
+pub(crate) fn is_nested() -> bool {
+    processor().is_some_and(|processor| processor == "kvm")
+}
+
+/// `patience` for this host.
+fn here(patience: Duration) -> Duration {
+    if is_nested() { 5 * patience } else { patience }
+}
+
 /// What runs the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
@@ -101,7 +111,7 @@ impl Machine {
 
     /// The kernel's command line. In the nested host a line of the kernel costs more than what it tells of.
     fn command_line(&self) -> OsString {
-        let quiet = processor().filter(|processor| processor == "kvm").map(|_| "quiet".to_owned());
+        let quiet = is_nested().then(|| "quiet".to_owned());
         self.append.iter().cloned().chain(quiet).collect::<Vec<_>>().join(" ").into()
     }
 
@@ -204,7 +214,7 @@ impl Running {
     /// # Errors
     /// What came instead.
     pub fn await_text(&self, text: &str, patience: Duration) -> Result<(String, Duration), String> {
-        self.console.expect_with(text, patience)
+        self.console.expect_with(text, here(patience))
     }
 
     /// What the program has printed as errors so far.
@@ -279,7 +289,7 @@ impl Running {
     /// # Panics
     /// If it does not come in time.
     pub fn wait(mut self, patience: Duration) -> End {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + here(patience);
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 break status;

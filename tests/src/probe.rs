@@ -3,7 +3,11 @@
 use std::process::{Command, Stdio};
 
 use crate::artifacts::{bodhi, probe, qemu};
-use crate::machine::Program;
+use crate::machine::{Program, is_nested};
+
+/// QEMU's processor on KVM, with what it has of Hyper-V.
+const HYPERV: &str = "host,hv-relaxed,hv-vapic,hv-time,hv-frequencies,hv-vpindex,hv-runtime,hv-crash,hv-reset,\
+                      hv-synic,hv-stimer,hv-tlbflush,hv-ipi";
 
 /// The exit code by which the guest says that it is done.
 const DONE: i32 = 33;
@@ -21,6 +25,17 @@ pub struct Row {
     pub mean: u64,
 }
 
+/// A part of the hypervisor interface, as the guest has found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Which.
+    pub name: String,
+    /// Whether CPUID offers it.
+    pub offered: bool,
+    /// Whether it was served when it was tried.
+    pub served: bool,
+}
+
 /// What the guest has said.
 #[derive(Debug)]
 pub struct Probe {
@@ -30,16 +45,20 @@ pub struct Probe {
     pub rows: Vec<Row>,
     /// What failed.
     pub failed: Vec<String>,
+    /// What is offered of the hypervisor interface and what is not, if there is one.
+    pub offers: Vec<Offer>,
 }
 
 impl Probe {
-    /// Runs it on `cpus` processors of `program`; `options` are further ones.
+    /// Runs it on `cpus` processors of `program`; `options` are further ones. QEMU is its TCG, and in the nested host its
+    /// KVM.
     ///
     /// # Panics
     /// If the guest does not come to its end, with what it has said.
     pub fn run(program: Program, cpus: u32, options: &[&str]) -> Self {
         let mut command = Command::new("timeout");
-        command.arg("120");
+        // A nested host takes its time.
+        command.arg(if is_nested() { "600" } else { "120" });
         let cpus = cpus.to_string();
         match program {
             Program::Bodhi => {
@@ -51,7 +70,12 @@ impl Probe {
                 if let Some(libraries) = libraries {
                     command.env("LD_LIBRARY_PATH", libraries);
                 }
-                command.arg(qemu).args(["-accel", "tcg", "-cpu", "max", "-m", "64M", "-smp", &cpus]);
+                command.arg(qemu).args(["-m", "64M", "-smp", &cpus]);
+                if is_nested() {
+                    command.args(["-accel", "kvm", "-cpu", HYPERV, "-device", "hyperv-testdev"]);
+                } else {
+                    command.args(["-accel", "tcg", "-cpu", "max"]);
+                }
                 command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
                 command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"]);
                 command.arg("-kernel").arg(probe());
@@ -65,11 +89,16 @@ impl Probe {
     }
 
     fn read(text: &str) -> Self {
-        let mut probe = Self { processors: 0, rows: Vec::new(), failed: Vec::new() };
+        let mut probe = Self { processors: 0, rows: Vec::new(), failed: Vec::new(), offers: Vec::new() };
         for line in text.lines().filter_map(|line| line.trim_end().strip_prefix("probe: ")) {
             if let Some(words) = line.strip_prefix("begins, ") {
                 let number = words.split(' ').next().and_then(|word| word.parse().ok());
                 probe.processors = number.expect("a number of processors");
+            } else if let Some(words) = line.strip_prefix("offer ") {
+                if let [name, offered, served] = words.split_whitespace().collect::<Vec<_>>()[..] {
+                    let (offered, served) = (offered == "yes", served == "yes");
+                    probe.offers.push(Offer { name: name.to_owned(), offered, served });
+                }
             } else if let Some(name) = line.strip_suffix("failed") {
                 probe.failed.push(name.trim().to_owned());
             } else if let Some((name, figures)) = line.split_at_checked(24) {
@@ -81,6 +110,11 @@ impl Probe {
             }
         }
         probe
+    }
+
+    /// Names of what is offered.
+    pub fn offered(&self) -> Vec<&str> {
+        self.offers.iter().filter(|offer| offer.offered).map(|offer| offer.name.as_str()).collect()
     }
 
     /// The row called `name`.
@@ -99,10 +133,16 @@ mod tests {
 probe: round trip                count      least       mean\r
 probe: flush: hypercall           1000       4118       9239\r
 probe: stimer                   failed\r
-probe: post message                  -          -          -\r\n";
+probe: post message                  -          -          -\r
+probe: offer guest-idle               no  no\r
+probe: offer xmm-output               yes no\r\n";
         let probe = Probe::read(text);
         let row = Row { name: "flush: hypercall".to_owned(), count: 1000, least: 4118, mean: 9239 };
-        assert_eq!((probe.processors, probe.rows), (2, vec![row]));
+        assert_eq!((probe.processors, probe.rows.as_slice()), (2, &[row][..]));
         assert_eq!(probe.failed, ["stimer"]);
+        let offers: Vec<_> =
+            probe.offers.iter().map(|offer| (offer.name.as_str(), offer.offered, offer.served)).collect();
+        assert_eq!(offers, [("guest-idle", false, false), ("xmm-output", true, false)]);
+        assert_eq!(probe.offered(), ["xmm-output"]);
     }
 }

@@ -42,8 +42,24 @@ fn a_triple_fault_is_exit_code_1_with_the_processors_state() {
     let Some(output) = run(&Code::new().triple_fault(), &[]) else { return };
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("bodhi: triple fault of processor 0"), "{stderr}");
-    assert!(stderr.contains("cr0 "), "{stderr}");
+    assert!(stderr.ends_with("bodhi: triple fault of processor 0\n"), "{stderr}");
+    assert!(stderr.contains("cr0 "), "the log has its state: {stderr}");
+}
+
+#[test]
+fn what_kvm_cannot_emulate_is_told_in_one_line_with_the_state_in_the_log() {
+    // Code where no memory is: nothing can be fetched there.
+    let Some(output) = run(&Code::new().jump(0xf000_0000), &[]) else { return };
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let last = stderr.lines().last().unwrap_or_default();
+    let reason =
+        "bodhi: processor 0 cannot go on: KVM gives up: it cannot emulate an instruction (suberror 1, ";
+    assert!(last.starts_with(reason), "{stderr}");
+    assert!(
+        stderr.contains("processor 0 at 0010:00000000f0000000, flags"),
+        "the log has its state: {stderr}"
+    );
 }
 
 #[test]

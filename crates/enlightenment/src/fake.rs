@@ -1,5 +1,7 @@
 //! A fake machine around an [`Enlightenment`], for unit tests and fuzz targets.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +9,9 @@ use clock::{FakeClock, FakeTimers};
 use counters::Registry;
 use guest_memory::GuestMemory;
 use interrupt::{GeneralProtection, LocalApic, Trigger};
-use processor::{GeneralRegister, HypercallContext, StartRegisters, StartState, TlbFlush, VirtualProcessors};
+use processor::{
+    GeneralRegister, HypercallContext, StartRegisters, StartState, SynicOffload, TlbFlush, VirtualProcessors,
+};
 
 use crate::{Config, CrashReport, CrashSink, Enlightenment, Features, Vendor};
 
@@ -140,6 +144,26 @@ impl VirtualProcessors for FakeProcessors {
     fn yield_now(&self, _vp: u32) {
         self.yields.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// A host's kernel with the synthetic interrupt controllers' sources: remembers what it is asked.
+#[derive(Default)]
+pub(crate) struct FakeOffload {
+    pub raised: Mutex<Vec<(u32, u8)>>,
+    pub deliveries: Mutex<Vec<u32>>,
+}
+
+impl SynicOffload for FakeOffload {
+    fn raise(&self, vp: u32, sint: u8) {
+        lock(&self.raised).push((vp, sint));
+    }
+    fn ask_delivery(&self, vp: u32) {
+        lock(&self.deliveries).push(vp);
+    }
+    fn bind_signal(&self, _connection: u32, _eventfd: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(())
+    }
+    fn unbind_signal(&self, _connection: u32) {}
 }
 
 /// Remembers crashes and resets.

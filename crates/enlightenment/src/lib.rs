@@ -201,7 +201,8 @@ impl Enlightenment {
 
     /// Connects processors that have local APICs, timers and the sources of the synthetic interrupt controllers
     /// themselves, in place of [`Self::attach`]. Message slots and event flags stay here: the processor tells of
-    /// writes to SCONTROL, SIMP, SIEFP and EOM as to any register.
+    /// writes to SCONTROL, SIMP, SIEFP and EOM as to any register. Slots are written on the processor's own thread
+    /// only ([`HypervisorInterface::deliver_messages`]).
     pub fn attach_offload(&self, synic: Arc<dyn SynicOffload>, processors: Arc<dyn VirtualProcessors>) {
         self.set_machine(Machine { apics: Vec::new(), synic: Some(synic), processors });
     }
@@ -266,8 +267,17 @@ impl Enlightenment {
         let message = Message::new(message_type, payload).filter(|_| message_type != MessageType::NONE);
         let message = message.ok_or(HvStatus::INVALID_PARAMETER)?;
         let target = self.vps.get(vp as usize).ok_or(HvStatus::INVALID_VP_INDEX)?;
-        let due = target.synic.post(sint.into(), message, self.time.now())?;
-        self.interrupt_due(vp, target, due);
+        match self.machine().and_then(|machine| machine.synic.clone()) {
+            // The host's kernel puts its timers' messages into the slots while the processor runs.
+            Some(offload) => {
+                target.synic.post_later(sint.into(), message)?;
+                offload.ask_delivery(vp);
+            }
+            None => {
+                let due = target.synic.post(sint.into(), message, self.time.now())?;
+                self.interrupt_due(vp, target, due);
+            }
+        }
         Ok(())
     }
 
@@ -431,6 +441,10 @@ impl HypervisorInterface for Enlightenment {
         if let Some(vp) = self.vps.get(vp as usize) {
             vp.reset();
         }
+    }
+
+    fn deliver_messages(&self, vp: u32) {
+        self.retry_messages(vp);
     }
 
     fn ran(&self, vp: u32, nanoseconds: u64) {

@@ -134,11 +134,19 @@ impl Synic {
     /// When there is no such source, the SynIC or its message page is disabled, or the queue is full.
     pub fn post(&self, sint: usize, message: Message, now: u64) -> Result<Due, HvStatus> {
         let mut messages = self.messages();
-        let result = self.enqueue(&mut messages, sint, message, now);
-        if result.is_err() {
-            self.refused.store(true, Ordering::SeqCst);
-        }
-        result
+        self.enqueue(&mut messages, sint, message)?;
+        Ok(self.deliver(&mut messages, sint, now))
+    }
+
+    /// As [`Self::post`], but leaves the message in its queue for the next [`Self::deliver_waiting`].
+    ///
+    /// # Errors
+    /// As for [`Self::post`].
+    pub fn post_later(&self, sint: usize, message: Message) -> Result<(), HvStatus> {
+        let mut messages = self.messages();
+        self.enqueue(&mut messages, sint, message)?;
+        self.side.set_waiting(sint, true);
+        Ok(())
     }
 
     /// Whether a message has been refused since the last time this was true, and may be accepted now.
@@ -150,22 +158,22 @@ impl Synic {
         self.enabled() && messages.page.at().is_some() && self.refused.swap(false, Ordering::SeqCst)
     }
 
-    fn enqueue(
-        &self,
-        messages: &mut Messages,
-        sint: usize,
-        message: Message,
-        now: u64,
-    ) -> Result<Due, HvStatus> {
-        if !self.enabled() || messages.page.at().is_none() {
-            return Err(HvStatus::INVALID_SYNIC_STATE);
+    fn enqueue(&self, messages: &mut Messages, sint: usize, message: Message) -> Result<(), HvStatus> {
+        let accessible = self.enabled() && messages.page.at().is_some();
+        let queue = match messages.queues.get_mut(sint) {
+            _ if !accessible => Err(HvStatus::INVALID_SYNIC_STATE),
+            None => Err(HvStatus::INVALID_PARAMETER),
+            Some(queue) if queue.len() >= MESSAGE_QUEUE_LIMIT => Err(HvStatus::INSUFFICIENT_BUFFERS),
+            Some(queue) => Ok(queue),
+        };
+        match queue {
+            Ok(queue) => queue.push_back(Queued::Message(Box::new(message))),
+            Err(status) => {
+                self.refused.store(true, Ordering::SeqCst);
+                return Err(status);
+            }
         }
-        let queue = messages.queues.get_mut(sint).ok_or(HvStatus::INVALID_PARAMETER)?;
-        if queue.len() >= MESSAGE_QUEUE_LIMIT {
-            return Err(HvStatus::INSUFFICIENT_BUFFERS);
-        }
-        queue.push_back(Queued::Message(Box::new(message)));
-        Ok(self.deliver(messages, sint, now))
+        Ok(())
     }
 
     /// Posts the message of timer `index`, which expired at `expiration`. Every timer has one message

@@ -8,7 +8,7 @@ use processor::{HypervisorInterface, MsrOutcome};
 use tlfs::{HvStatus, msr};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::fake::{APIC_FREQUENCY, FakeMachine};
+use crate::fake::{APIC_FREQUENCY, FakeMachine, FakeOffload};
 use crate::{Features, MESSAGE_QUEUE_LIMIT};
 
 const SIMP: u64 = 0x1000;
@@ -430,4 +430,37 @@ fn a_detached_interface_lets_go() {
     assert_eq!(Arc::strong_count(&m.apics[0]), 1);
     m.enlightenment.write_msr(0, msr::EOI, 0);
     assert!(m.enlightenment.attach(Vec::new(), m.processors.clone()).is_err());
+}
+
+#[test]
+fn slots_that_the_hosts_kernel_writes_too_are_filled_by_their_processor_only() {
+    let m = machine();
+    m.enable_synic(0);
+    let offload = Arc::new(FakeOffload::default());
+    m.enlightenment.attach_offload(offload.clone(), m.processors.clone());
+    let raised = || std::mem::take(&mut *offload.raised.lock().unwrap());
+    for n in [7, 8] {
+        assert_eq!(m.enlightenment.post_message(0, SINT, n, &[]), Ok(()));
+    }
+    assert_eq!((m.slot_type(), raised()), (0, vec![]), "it may be in guest code");
+    assert_eq!(*offload.deliveries.lock().unwrap(), [0, 0]);
+
+    // The kernel was first, and the guest has not read that message yet.
+    m.memory.write_obj(0x8000_0010_u32, SLOT).unwrap();
+    m.enlightenment.deliver_messages(0);
+    let flags: u8 = m.memory.read_obj(GuestAddress(SLOT.0 + 5)).unwrap();
+    assert_eq!((m.slot_type(), flags, raised()), (0x8000_0010, 1, vec![]), "the guest is told to write EOM");
+
+    for n in [7, 8] {
+        m.free_slot();
+        m.write(0, msr::EOM, 0);
+        assert_eq!((m.slot_type(), raised()), (n, vec![(0, SINT)]));
+    }
+    m.free_slot();
+    m.write(0, msr::EOM, 0);
+    assert_eq!((m.slot_type(), raised()), (0, vec![]));
+    for _ in 0..MESSAGE_QUEUE_LIMIT {
+        assert_eq!(m.enlightenment.post_message(0, SINT, 1, &[]), Ok(()));
+    }
+    assert_eq!(m.enlightenment.post_message(0, SINT, 1, &[]), Err(HvStatus::INSUFFICIENT_BUFFERS));
 }

@@ -44,7 +44,8 @@ pub trait Debuggee: Send + Sync {
     /// # Errors
     /// When they are not to be had.
     fn registers(&self, vp: u32) -> Result<DebugRegisters, Refused>;
-    /// Sets registers of processor `vp`.
+    /// Sets registers of processor `vp`. A segment register whose selector changes gets its base, limit and rights as
+    /// if the guest had loaded it.
     ///
     /// # Errors
     /// When one of them cannot be set; nothing has been changed then.
@@ -57,6 +58,11 @@ pub trait Debuggee: Send + Sync {
     /// # Errors
     /// When not all of it is mapped to RAM. What comes before has been written.
     fn write_memory(&self, vp: u32, gva: u64, data: &[u8]) -> Result<(), Refused>;
+    /// Whether the processors could wait for all `breakpoints`. To be asked while the machine is stopped.
+    ///
+    /// # Errors
+    /// When they could not.
+    fn accept(&self, breakpoints: &[Breakpoint]) -> Result<(), Refused>;
     /// A debugger comes: the machine is stopped, and on return it has. `report` is called, on any thread, at
     /// every stop that follows.
     ///

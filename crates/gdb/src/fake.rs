@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use processor::DebugRegisters;
+use processor::{Breakpoint, DebugRegisters};
 
 use crate::debuggee::{Debuggee, Refused, Resume, Stop};
 
@@ -15,6 +15,8 @@ pub struct State {
     pub report: Option<Box<dyn Fn(Stop) + Send + Sync>>,
     pub log: Vec<String>,
     pub resumed: Option<Resume>,
+    /// Breakpoints that the processors have room for.
+    pub room: usize,
 }
 
 /// Two processors that share memory, which never run.
@@ -28,6 +30,7 @@ impl Fake {
             report: None,
             log: Vec::new(),
             resumed: None,
+            room: usize::MAX,
         })))
     }
 
@@ -69,6 +72,10 @@ impl Debuggee for Fake {
             place.ok_or(Refused("no".to_owned()))?.copy_from_slice(data);
             Ok(())
         })
+    }
+    fn accept(&self, breakpoints: &[Breakpoint]) -> Result<(), Refused> {
+        let room = self.with(|state| state.room);
+        if breakpoints.len() > room { Err(Refused("no room".to_owned())) } else { Ok(()) }
     }
     fn attach(&self, report: Box<dyn Fn(Stop) + Send + Sync>) -> Result<(), Refused> {
         self.with(|state| state.report = Some(report));

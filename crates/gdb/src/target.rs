@@ -27,17 +27,10 @@ const BREAKPOINTS: usize = 1024;
 /// Nothing is mapped there: EFAULT in the protocol's numbers.
 const BAD_ADDRESS: u8 = 14;
 
-/// Who has set a breakpoint: the kinds are apart for GDB and the same for the processor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    Software,
-    Hardware,
-}
-
 /// One debugger's view of a machine.
 pub struct Machine<'a> {
     debuggee: &'a dyn Debuggee,
-    breakpoints: Vec<(Origin, Breakpoint)>,
+    breakpoints: Vec<Breakpoint>,
     steps: BTreeSet<u32>,
     continues: BTreeSet<u32>,
     locked: bool,
@@ -86,32 +79,34 @@ impl<'a> Machine<'a> {
                     BreakOn::Write => WatchKind::Write,
                     BreakOn::Read => WatchKind::Read,
                     BreakOn::Access => WatchKind::ReadWrite,
-                    BreakOn::Execution => {
-                        let software = self.breakpoints.contains(&(Origin::Software, point));
-                        return if software {
-                            MultiThreadStopReason::SwBreak(tid(vp))
-                        } else {
-                            MultiThreadStopReason::HwBreak(tid(vp))
-                        };
-                    }
+                    BreakOn::Code => return MultiThreadStopReason::SwBreak(tid(vp)),
+                    BreakOn::Execution => return MultiThreadStopReason::HwBreak(tid(vp)),
                 };
                 MultiThreadStopReason::Watch { tid: tid(vp), kind, addr: point.address }
             }
         }
     }
 
-    fn add(&mut self, origin: Origin, point: Breakpoint) -> bool {
-        let new = !self.breakpoints.contains(&(origin, point));
-        if new && self.breakpoints.len() < BREAKPOINTS {
-            self.breakpoints.push((origin, point));
-        }
+    fn add(&mut self, point: Breakpoint) -> bool {
         // GDB may ask again for what is there.
-        self.breakpoints.contains(&(origin, point))
+        if self.breakpoints.contains(&point) {
+            return true;
+        }
+        if self.breakpoints.len() >= BREAKPOINTS {
+            return false;
+        }
+        self.breakpoints.push(point);
+        let accepted = self.debuggee.accept(&self.breakpoints);
+        if let Err(why) = &accepted {
+            tracing::warn!("a breakpoint of the debugger is refused: {why}");
+            self.breakpoints.pop();
+        }
+        accepted.is_ok()
     }
 
-    fn remove(&mut self, origin: Origin, point: Breakpoint) -> bool {
+    fn remove(&mut self, point: Breakpoint) -> bool {
         let before = self.breakpoints.len();
-        self.breakpoints.retain(|known| *known != (origin, point));
+        self.breakpoints.retain(|known| *known != point);
         self.breakpoints.len() < before
     }
 }
@@ -212,8 +207,11 @@ impl SingleRegisterAccess<Tid> for Machine<'_> {
 impl MultiThreadResume for Machine<'_> {
     fn resume(&mut self) -> Result<(), Refused> {
         let only = self.locked.then(|| self.continues.union(&self.steps).copied().collect());
-        let breakpoints = self.breakpoints.iter().map(|(_, point)| *point).collect();
-        self.debuggee.resume(Resume { breakpoints, steps: self.steps.clone(), only })
+        self.debuggee.resume(Resume {
+            breakpoints: self.breakpoints.clone(),
+            steps: self.steps.clone(),
+            only,
+        })
     }
 
     fn clear_resume_actions(&mut self) -> Result<(), Refused> {
@@ -266,7 +264,11 @@ impl Breakpoints for Machine<'_> {
     }
 }
 
-fn execution(address: u64) -> Breakpoint {
+fn software(address: u64) -> Breakpoint {
+    Breakpoint { on: BreakOn::Code, address, length: 1 }
+}
+
+fn hardware(address: u64) -> Breakpoint {
     Breakpoint { on: BreakOn::Execution, address, length: 1 }
 }
 
@@ -281,34 +283,34 @@ fn watch(address: u64, length: u64, kind: WatchKind) -> Breakpoint {
 
 impl SwBreakpoint for Machine<'_> {
     fn add_sw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
-        Ok(self.add(Origin::Software, execution(address)))
+        Ok(self.add(software(address)))
     }
 
     fn remove_sw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
-        Ok(self.remove(Origin::Software, execution(address)))
+        Ok(self.remove(software(address)))
     }
 }
 
 impl HwBreakpoint for Machine<'_> {
     fn add_hw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
-        Ok(self.add(Origin::Hardware, execution(address)))
+        Ok(self.add(hardware(address)))
     }
 
     fn remove_hw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
-        Ok(self.remove(Origin::Hardware, execution(address)))
+        Ok(self.remove(hardware(address)))
     }
 }
 
 impl HwWatchpoint for Machine<'_> {
     fn add_hw_watchpoint(&mut self, address: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
         const LONGEST: u64 = 4096;
-        let watches = self.breakpoints.iter().filter(|(_, point)| point.on != BreakOn::Execution).count();
+        let watches = self.breakpoints.iter().filter(|point| !point.on.is_execution()).count();
         let point = watch(address, len, kind);
-        let room = watches < 4 || self.breakpoints.contains(&(Origin::Hardware, point));
-        Ok((1..=LONGEST).contains(&len) && room && self.add(Origin::Hardware, point))
+        let room = watches < 4 || self.breakpoints.contains(&point);
+        Ok((1..=LONGEST).contains(&len) && room && self.add(point))
     }
 
     fn remove_hw_watchpoint(&mut self, address: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        Ok(self.remove(Origin::Hardware, watch(address, len, kind)))
+        Ok(self.remove(watch(address, len, kind)))
     }
 }

@@ -101,7 +101,7 @@ fn a_breakpoint_goes_to_the_machine_and_its_hit_comes_back_with_its_processor() 
     client.ask("?");
     assert_eq!(client.ask("Z0,1234,1"), "OK");
     client.send("vCont;c");
-    let point = Breakpoint { on: BreakOn::Execution, address: 0x1234, length: 1 };
+    let point = Breakpoint { on: BreakOn::Code, address: 0x1234, length: 1 };
     while fake.with(|state| state.resumed.is_none()) {
         std::thread::yield_now();
     }
@@ -110,6 +110,26 @@ fn a_breakpoint_goes_to_the_machine_and_its_hit_comes_back_with_its_processor() 
     let answer = client.receive();
     assert!(answer.contains("swbreak") && answer.contains("thread:p01.02"), "{answer}");
     assert_eq!(client.ask("z0,1234,1"), "OK");
+    client.end().unwrap();
+}
+
+#[test]
+fn a_breakpoint_that_the_processors_cannot_have_is_refused_when_it_is_set() {
+    let fake = Fake::new();
+    fake.with(|state| state.room = 1);
+    let mut client = connect(&fake);
+    client.ask("?");
+    assert_eq!(client.ask("Z1,1234,1"), "OK");
+    assert!(client.ask("Z2,5678,4").starts_with('E'));
+    client.send("vCont;c");
+    let resumed = || fake.with(|state| state.resumed.take());
+    let resume = loop {
+        if let Some(resume) = resumed() {
+            break resume;
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(resume.breakpoints.len(), 1);
     client.end().unwrap();
 }
 

@@ -12,19 +12,17 @@ pub enum Failure {
     #[error("the guest has crashed: {0}")]
     Crash(String),
     /// A fault while a double fault was to be handled: the guest is lost.
-    #[error("triple fault of processor {vp}: {state}")]
+    #[error("triple fault of processor {vp}")]
     TripleFault {
         /// Which processor.
         vp: u32,
-        /// Its state.
-        state: String,
     },
     /// A processor cannot go on.
     #[error("processor {vp} cannot go on: {reason}")]
     Processor {
         /// Which processor.
         vp: u32,
-        /// Why, and its state.
+        /// Why, in one line.
         reason: String,
     },
     /// A thread of the machine has panicked: a defect of this program.

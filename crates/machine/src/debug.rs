@@ -20,10 +20,11 @@ use std::time::Duration;
 use clock::VmClock;
 use gdb::{Debuggee, Refused, Resume, Stop};
 use guest_memory::GuestMemory;
-use processor::{BreakOn, DebugControl, DebugRegisters, DebugStop, Exit, Partition, Processor};
+use processor::{Breakpoint, DebugControl, DebugRegisters, DebugStop, Exit, Partition, Processor};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::control::{Control, End, Wish};
+use crate::segments;
 
 type SharedProcessor = Arc<Mutex<Box<dyn Processor>>>;
 type Report = Box<dyn Fn(Stop) + Send + Sync>;
@@ -35,6 +36,20 @@ pub(crate) struct Access {
     pub partition: Arc<dyn Partition>,
     pub clock: Arc<VmClock>,
     pub memory: GuestMemory,
+}
+
+impl Access {
+    fn stop_clock(&self) {
+        if self.partition.clock_stops() {
+            self.clock.stop();
+        }
+    }
+
+    fn resume_clock(&self) {
+        if self.partition.clock_stops() {
+            self.clock.resume();
+        }
+    }
 }
 
 struct Present {
@@ -107,12 +122,17 @@ impl Debug {
         let mut state = self.lock();
         state.leaving = false;
         if state.phase != Phase::Running {
-            access.clock.stop();
+            access.stop_clock();
         }
+        let partition = Arc::clone(&access.partition);
         state.present = Some(Present { access, processors });
         (state.resume.steps, state.resume.only) = (BTreeSet::new(), None);
         if let Err(refused) = Self::instruct(&state, &state.resume) {
             tracing::error!("breakpoints are lost by the reset: {refused}");
+        }
+        if state.phase == Phase::Running {
+            // It runs already, but may have to be told of the breakpoints.
+            partition.resume();
         }
     }
 
@@ -157,7 +177,7 @@ impl Debug {
             match exit {
                 Exit::Stopped => self.came_out(None),
                 Exit::Debug(stop) => self.came_out(Some(Stop::Processor(vp, stop))),
-                Exit::TripleFault(_) | Exit::Failed(_) => {
+                Exit::TripleFault { .. } | Exit::Failed { .. } => {
                     if self.lock().report.is_some() {
                         self.came_out(Some(Stop::Lost(vp)));
                         // To be looked at, until the debugger lets it go.
@@ -217,13 +237,13 @@ impl Debug {
         }
         state.phase = Phase::Stopped;
         if let Some(present) = &state.present {
-            present.access.clock.stop();
+            present.access.stop_clock();
         }
         let stop = state.stops.pop_front().unwrap_or(Stop::Interrupted);
         // Others at a breakpoint come to it again; data that they have accessed they do not.
         state.stops.retain(|stop| {
             matches!(stop, Stop::Lost(_))
-                || matches!(stop, Stop::Processor(_, DebugStop::Breakpoint(point)) if point.on != BreakOn::Execution)
+                || matches!(stop, Stop::Processor(_, DebugStop::Breakpoint(point)) if !point.on.is_execution())
         });
         match &state.report {
             Some(report) => report(stop),
@@ -243,7 +263,7 @@ impl Debug {
             if !state.leaving {
                 present.access.partition.resume();
             }
-            present.access.clock.resume();
+            present.access.resume_clock();
         }
         self.changed.notify_all();
     }
@@ -283,7 +303,8 @@ impl Debug {
         while done < len {
             let Some(at) = gva.checked_add(done as u64) else { break };
             let piece = ((PAGE - at % PAGE) as usize).min(len - done);
-            let Some(gpa) = with_debug(&processor, |debug| debug.translate(at))? else { break };
+            let gpa = with_debug(&processor, |debug| debug.translate(at))?.map_err(Unwilling)?;
+            let Some(gpa) = gpa else { break };
             if !each(&memory, GuestAddress(gpa), done..done + piece) {
                 break;
             }
@@ -322,12 +343,17 @@ impl Debuggee for Debug {
 
     fn registers(&self, vp: u32) -> Result<DebugRegisters, Refused> {
         let (processor, _) = self.stopped(vp)?;
-        with_debug(&processor, |debug| debug.registers())
+        Ok(with_debug(&processor, |debug| debug.registers())?.map_err(Unwilling)?)
     }
 
     fn set_registers(&self, vp: u32, registers: &DebugRegisters) -> Result<(), Refused> {
+        let before = self.registers(vp)?;
+        let descriptors = |gva, data: &mut [u8]| self.read_memory(vp, gva, data) == data.len();
+        let loaded = segments::load(&before.system, &registers.system, descriptors);
+        let system = loaded.map_err(|why| Refused(why.to_owned()))?;
+        let registers = DebugRegisters { system, ..registers.clone() };
         let (processor, _) = self.stopped(vp)?;
-        Ok(with_debug(&processor, |debug| debug.set_registers(registers))?.map_err(Unwilling)?)
+        Ok(with_debug(&processor, |debug| debug.set_registers(&registers))?.map_err(Unwilling)?)
     }
 
     fn read_memory(&self, vp: u32, gva: u64, data: &mut [u8]) -> usize {
@@ -345,6 +371,14 @@ impl Debuggee for Debug {
         })?;
         let all = done == data.len();
         all.then_some(()).ok_or_else(|| Refused(format!("{:#x} is no RAM", gva.wrapping_add(done as u64))))
+    }
+
+    fn accept(&self, breakpoints: &[Breakpoint]) -> Result<(), Refused> {
+        let state = self.lock();
+        if state.phase != Phase::Stopped {
+            return Err(Refused("the machine is not stopped".to_owned()));
+        }
+        Self::instruct(&state, &Resume { breakpoints: breakpoints.to_vec(), ..Resume::default() })
     }
 
     fn attach(&self, report: Report) -> Result<(), Refused> {

@@ -23,6 +23,7 @@ pub mod doctor;
 mod handle;
 pub mod memory_map;
 mod run;
+mod segments;
 pub mod smbios;
 
 pub use config::{InputError, MachineConfig};

@@ -191,8 +191,14 @@ fn start(
             let reason = format!("it has stopped for a debugger that is not there: {stop:?}");
             control.fail(Failure::Processor { vp, reason });
         }
-        Ok(Exit::TripleFault(state)) => control.fail(Failure::TripleFault { vp, state }),
-        Ok(Exit::Failed(reason)) => control.fail(Failure::Processor { vp, reason }),
+        Ok(Exit::TripleFault { state }) => {
+            tracing::error!("the state after a triple fault:\n{state}");
+            control.fail(Failure::TripleFault { vp });
+        }
+        Ok(Exit::Failed { reason, state }) => {
+            tracing::error!("the state of a processor that cannot go on:\n{state}");
+            control.fail(Failure::Processor { vp, reason });
+        }
         Err(panic) => control.fail(Failure::Panic(panic_text(&*panic))),
     };
     match std::thread::Builder::new().name(format!("vp{vp}")).spawn(run) {

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_HYPERV, KVM_CAP_HYPERV_ENFORCE_CPUID, KVM_CAP_HYPERV_EVENTFD, KVM_CAP_HYPERV_SYNIC2,
-    KVM_CAP_HYPERV_TIME, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_SYS_HYPERV_CPUID,
-    KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES,
+    KVM_CAP_HYPERV_TIME, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_SET_GUEST_DEBUG,
+    KVM_CAP_SET_GUEST_DEBUG2, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_SYS_HYPERV_CPUID, KVM_CAP_TSC_DEADLINE_TIMER,
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_GUESTDBG_BLOCKIRQ,
+    KVM_MAX_CPUID_ENTRIES,
 };
 use kvm_ioctls::Kvm;
 use thiserror::Error;
@@ -182,6 +184,27 @@ impl KvmHost {
     /// The most virtual processors of a machine.
     pub fn max_processors(&self) -> usize {
         self.kvm.get_max_vcpus()
+    }
+
+    pub(crate) fn has_hardware(&self) -> bool {
+        self.has_hardware
+    }
+
+    /// Whether a debugger can stop a processor.
+    pub(crate) fn has_debug(&self) -> bool {
+        self.kvm.check_extension_raw(KVM_CAP_SET_GUEST_DEBUG.into()) > 0
+    }
+
+    /// Whether interrupts can wait while a debugger steps (Linux 5.15).
+    pub(crate) fn can_block_interrupts(&self) -> bool {
+        let flags = self.kvm.check_extension_raw(KVM_CAP_SET_GUEST_DEBUG2.into());
+        u32::try_from(flags).is_ok_and(|flags| flags & KVM_GUESTDBG_BLOCKIRQ != 0)
+    }
+
+    /// Whether the log of written pages can be read without starting anew (Linux 5.0).
+    pub(crate) fn has_manual_dirty_log(&self) -> bool {
+        let modes = self.kvm.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into());
+        u32::try_from(modes).is_ok_and(|modes| modes & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE != 0)
     }
 
     pub(crate) fn has_tsc_deadline(&self) -> bool {

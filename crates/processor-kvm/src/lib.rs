@@ -12,7 +12,9 @@
 //!
 //! From a device to the guest: a message ([`KvmPartition::line_to`], `KVM_SIGNAL_MSI`), or an eventfd of a SINT
 //! ([`KvmPartition::raise_sint`], irqfd with a route of type HV_SINT). A slot that was busy is tried again when the
-//! guest writes EOM, which the MSR filter sends here.
+//! guest writes EOM, which the MSR filter sends here. The kernel puts its timers' messages into the same slots while it
+//! runs a processor, so that only the processor's own thread does, between two runs ([`KvmPartition`]'s
+//! `SynicOffload::ask_delivery`).
 //!
 //! What is offered of the hypervisor interface is what this kernel supports of what `enlightenment` offers
 //! ([`KvmHost::hypervisor_leaf`]); the kernel enforces it.
@@ -21,6 +23,8 @@
 //! extended hypercalls before Linux 6.2).
 
 mod cpuid;
+mod debugger;
+mod dirty;
 mod host;
 mod hypercall;
 mod msr;
@@ -29,6 +33,8 @@ mod power_on;
 mod registers;
 mod routes;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 
 pub use host::{HostError, KvmHost};

@@ -68,6 +68,15 @@ pub fn set(vcpu: &VcpuFd, values: &[(u32, u64)]) -> io::Result<()> {
     }
 }
 
+/// The value of MSR `index`; `None` if the processor does not have it.
+pub fn get(vcpu: &VcpuFd, index: u32) -> io::Result<Option<u64>> {
+    let entry = kvm_msr_entry { index, ..kvm_msr_entry::default() };
+    let msrs = Msrs::from_entries(&[entry]);
+    let mut msrs = msrs.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    let read = vcpu.get_msrs(&mut msrs).map_err(io::Error::from)?;
+    Ok(msrs.as_slice().first().filter(|_| read == 1).map(|entry| entry.data))
+}
+
 /// The page attribute table.
 pub fn set_pat(vcpu: &VcpuFd, value: u64) -> io::Result<()> {
     set(vcpu, &[(PAT, value)])

@@ -12,14 +12,16 @@ use interrupt::{EoiListener, ExternalInterrupts, Line, Message, MessageTarget, P
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_msi};
 use kvm_ioctls::VmFd;
 use processor::{
-    Bus, Error, HypervisorInterface, Partition, Processor, StartState, SynicOffload, TlbFlush,
+    Bus, DirtyLog, Error, HypervisorInterface, Partition, Processor, StartState, SynicOffload, TlbFlush,
     VirtualProcessors,
 };
 
+use crate::debugger::Patches;
+use crate::dirty::DirtyState;
 use crate::host::KvmHost;
 use crate::routes::{IOAPIC_INPUTS, Routes};
 use crate::sys::{self, Runner, SharedVcpu};
-use crate::vcpu::{Counts, KvmProcessor};
+use crate::vcpu::{Abilities, Counts, KvmProcessor};
 use crate::{cpuid, msr};
 
 /// Where Intel's processors without unrestricted guest mode keep what real mode needs: four pages behind each other
@@ -55,7 +57,7 @@ pub struct KvmConfig {
 pub(crate) struct Shared {
     // Before the memory that it uses.
     pub vm: VmFd,
-    _memory: GuestMemory,
+    pub memory: GuestMemory,
     pub vcpus: Vec<Arc<SharedVcpu>>,
     pub stopped: AtomicBool,
     pub routes: Routes,
@@ -64,6 +66,12 @@ pub(crate) struct Shared {
     pub eoi_listener: OnceLock<Arc<dyn EoiListener>>,
     pub hypervisor: OnceLock<Arc<dyn HypervisorInterface>>,
     pub counts: Counts,
+    pub patches: Patches,
+    /// Whether interrupts can wait while a debugger steps.
+    pub can_block_interrupts: bool,
+    /// Whether INT3 of the guest is told. KVM that interprets does not know the instruction.
+    pub traps_int3: bool,
+    pub dirty: DirtyState,
 }
 
 /// A virtual machine of KVM.
@@ -74,11 +82,11 @@ pub struct KvmPartition {
     runners: Mutex<Vec<Option<Runner>>>,
 }
 
-fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Host { operation, source }
 }
 
-fn failed_errno(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+pub(crate) fn failed_errno(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
     move |error| failed(operation)(error.into())
 }
 
@@ -103,7 +111,8 @@ impl KvmPartition {
         };
         vm.enable_cap(&split).map_err(failed_errno("giving a virtual machine local APICs"))?;
         msr::filter(&vm, hypervisor).map_err(failed("setting the MSR filter"))?;
-        sys::map_memory(&vm, &memory).map_err(failed("giving guest memory to KVM"))?;
+        let dirty = DirtyState::new(&host, &vm)?;
+        sys::map_memory(&vm, &memory, 0).map_err(failed("giving guest memory to KVM"))?;
 
         let page_size = host.kvm.get_vcpu_mmap_size();
         let page_size = page_size.map_err(failed_errno("asking KVM for the size of a processor's page"))?;
@@ -119,7 +128,7 @@ impl KvmPartition {
         }
         let shared = Shared {
             vm,
-            _memory: memory,
+            memory,
             vcpus,
             stopped: AtomicBool::new(false),
             routes: Routes::default(),
@@ -128,6 +137,10 @@ impl KvmPartition {
             eoi_listener: OnceLock::new(),
             hypervisor: OnceLock::new(),
             counts: Counts::new(&registry),
+            patches: Patches::default(),
+            can_block_interrupts: host.can_block_interrupts(),
+            traps_int3: host.has_hardware(),
+            dirty,
         };
         Ok(Arc::new(Self { host, clock, shared: Arc::new(shared), runners: Mutex::new(runners) }))
     }
@@ -205,17 +218,29 @@ impl Partition for KvmPartition {
                 hypervisor: &hypervisor,
             },
         );
-        let (shared, bits) = (Arc::clone(&self.shared), self.physical_bits());
-        let processor = KvmProcessor::new(index, runner, shared, &leaves, self.clock.tsc_offset(), bits);
+        let shared = Arc::clone(&self.shared);
+        let processor = KvmProcessor::new(
+            index,
+            runner,
+            shared,
+            &leaves,
+            &Abilities {
+                tsc_offset: self.clock.tsc_offset(),
+                physical_bits: self.physical_bits(),
+                can_be_debugged: self.host.has_debug(),
+            },
+        );
         Ok(Box::new(processor.map_err(failed("setting up a virtual processor of KVM"))?))
     }
 
     fn stop(&self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         self.shared.vcpus.iter().for_each(|vcpu| vcpu.kick());
+        self.shared.patches.remove(&self.shared.memory);
     }
 
     fn resume(&self) {
+        self.shared.patches.insert(&self.shared.memory);
         self.shared.stopped.store(false, Ordering::SeqCst);
     }
 
@@ -233,6 +258,15 @@ impl Partition for KvmPartition {
 
     fn instructions(&self) -> Option<u64> {
         None
+    }
+
+    fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {
+        Some(Arc::clone(&self.shared) as Arc<_>)
+    }
+
+    /// TSC, reference time and synthetic timers are the kernel's.
+    fn clock_stops(&self) -> bool {
+        false
     }
 }
 
@@ -263,6 +297,12 @@ impl SynicOffload for Shared {
     fn raise(&self, vp: u32, sint: u8) {
         if let Err(error) = self.routes.raise(&self.vm, vp, sint.into()) {
             tracing::error!(vp, sint, %error, "an interrupt of a synthetic source is lost");
+        }
+    }
+
+    fn ask_delivery(&self, vp: u32) {
+        if let Some(vcpu) = self.vcpus.get(vp as usize) {
+            vcpu.ask_delivery();
         }
     }
 

@@ -9,7 +9,7 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use tlfs::msr as synthetic;
 
-use crate::msr;
+use crate::{msr, sys};
 
 /// Registers that a guest sets: SYSENTER, MISC_ENABLE, PAT, memory types, system calls, GS, TSC_AUX.
 const ARCHITECTURAL: [u32; 26] = [
@@ -90,8 +90,7 @@ impl PowerOn {
         fd.set_sregs(&self.sregs)?;
         fd.set_regs(&self.regs)?;
         fd.set_xcrs(&self.xcrs)?;
-        // SAFETY: 4096 bytes, as KVM gave them; extension states beyond are not enabled for any process.
-        unsafe { fd.set_xsave(&self.xsave) }?;
+        sys::set_xsave(fd, &self.xsave)?;
         fd.set_debug_regs(&self.debug)?;
         msr::set(fd, &self.msrs)?;
         fd.set_lapic(&self.lapic)?;

@@ -13,9 +13,9 @@ use kvm_bindings::{
     KVM_EXIT_HYPERV_SYNIC, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN,
     KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
     KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_HYPERV_EVENTFD_DEASSIGN, KVM_IRQ_ROUTING_HV_SINT,
-    KVM_IRQ_ROUTING_MSI, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_cpuid2, kvm_device_attr,
-    kvm_interrupt, kvm_irq_routing_entry, kvm_irq_routing_hv_sint, kvm_irq_routing_msi, kvm_run,
-    kvm_userspace_memory_region,
+    KVM_IRQ_ROUTING_MSI, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clear_dirty_log,
+    kvm_clear_dirty_log__bindgen_ty_1, kvm_cpuid2, kvm_device_attr, kvm_interrupt, kvm_irq_routing_entry,
+    kvm_irq_routing_hv_sint, kvm_irq_routing_msi, kvm_run, kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -38,6 +38,7 @@ ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 ioctl_iow_nr!(KVM_HYPERV_EVENTFD, KVMIO, 0xbd, HypervEventfd);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_HAS_DEVICE_ATTR, KVMIO, 0xe3, kvm_device_attr);
+ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 ioctl_iowr_nr!(KVM_GET_SUPPORTED_HV_CPUID, KVMIO, 0xc1, kvm_cpuid2);
 
 fn result(value: i32) -> io::Result<()> {
@@ -59,14 +60,15 @@ pub fn supported_hypervisor_leaves(kvm: &Kvm) -> io::Result<CpuId> {
     Ok(leaves)
 }
 
-/// Makes all regions of `memory` the guest's.
+/// Makes all regions of `memory` the guest's, a slot each in their order, with `flags` such as
+/// KVM_MEM_LOG_DIRTY_PAGES; or changes the flags, if they are already.
 ///
 /// The caller keeps `memory` for as long as `vm`.
-pub fn map_memory(vm: &VmFd, memory: &GuestMemory) -> io::Result<()> {
+pub fn map_memory(vm: &VmFd, memory: &GuestMemory, flags: u32) -> io::Result<()> {
     for (slot, region) in (0..).zip(memory.iter()) {
         let region = kvm_userspace_memory_region {
             slot,
-            flags: 0,
+            flags,
             guest_phys_addr: region.start_addr().raw_value(),
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
@@ -76,6 +78,30 @@ pub fn map_memory(vm: &VmFd, memory: &GuestMemory) -> io::Result<()> {
         unsafe { vm.set_user_memory_region(region) }.map_err(io::Error::from)?;
     }
     Ok(())
+}
+
+/// Has KVM note anew the pages of `slot` whose bits are set in `bitmap`, a bit for each of its `pages`. For machines with
+/// manual protection.
+pub fn clear_dirty_log(vm: &VmFd, slot: u32, pages: u32, bitmap: &mut [u64]) -> io::Result<()> {
+    if bitmap.len() < (pages as usize).div_ceil(64) {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    let dirty_bitmap = bitmap.as_mut_ptr().cast();
+    let request = kvm_clear_dirty_log {
+        slot,
+        num_pages: pages,
+        first_page: 0,
+        __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 { dirty_bitmap },
+    };
+    // SAFETY: the kernel reads the structure and as many bits of the bitmap as there are pages, for which it has room.
+    result(unsafe { ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &request) })
+}
+
+/// Sets x87, vector and further extension registers.
+pub fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> io::Result<()> {
+    // SAFETY: the kernel reads 4096 bytes, which the structure has; extension states beyond are not enabled for any
+    // process.
+    unsafe { vcpu.set_xsave(xsave) }.map_err(io::Error::from)
 }
 
 /// Lets the guest's signals to `connection` write to `fd` and nothing else.
@@ -131,6 +157,7 @@ pub struct SharedVcpu {
     /// Thread that is in [`Runner::run`] or about to be; 0 if none.
     thread: AtomicI32,
     reset: AtomicBool,
+    messages: AtomicBool,
     signal: i32,
 }
 
@@ -152,6 +179,7 @@ impl SharedVcpu {
             page_size,
             thread: AtomicI32::new(0),
             reset: AtomicBool::new(false),
+            messages: AtomicBool::new(false),
             signal,
         });
         Ok((Arc::clone(&vcpu), Runner { vcpu }))
@@ -189,6 +217,17 @@ impl SharedVcpu {
         self.reset.swap(false, Ordering::SeqCst)
     }
 
+    /// Makes the processor's thread come back from the guest to put messages into their slots.
+    pub fn ask_delivery(&self) {
+        self.messages.store(true, Ordering::SeqCst);
+        self.kick();
+    }
+
+    /// Whether that has been asked for; once.
+    pub fn take_delivery(&self) -> bool {
+        self.messages.swap(false, Ordering::SeqCst)
+    }
+
     /// The kernel's processor, for ioctls. They wait while it runs.
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
@@ -224,10 +263,24 @@ pub enum KvmExit {
     InternalError { suberror: u32, data: Vec<u64> },
     /// KVM_SYSTEM_EVENT_*.
     SystemEvent { kind: u32 },
-    /// A breakpoint or single step.
-    Debug,
+    /// #BP or #DB, at a linear address, with the reasons as DR6 has them.
+    Debug { exception: u32, pc: u64, dr6: u64 },
     /// Something that KVM should not do as it is set up.
     Unexpected { reason: u32 },
+}
+
+impl KvmExit {
+    /// Whether the guest's instruction is not done before the next run.
+    pub fn is_within_an_instruction(&self) -> bool {
+        matches!(
+            self,
+            Self::Port { .. }
+                | Self::Memory { .. }
+                | Self::ReadMsr { .. }
+                | Self::WriteMsr { .. }
+                | Self::Hypercall { .. }
+        )
+    }
 }
 
 /// The right to run a virtual processor. There is one for each.
@@ -365,7 +418,10 @@ impl Runner {
                     KvmExit::InternalError { suberror: error.suberror, data }
                 }
                 KVM_EXIT_SYSTEM_EVENT => KvmExit::SystemEvent { kind: details.system_event.type_ },
-                KVM_EXIT_DEBUG => KvmExit::Debug,
+                KVM_EXIT_DEBUG => {
+                    let debug = details.debug.arch;
+                    KvmExit::Debug { exception: debug.exception, pc: debug.pc, dr6: debug.dr6 }
+                }
                 reason => KvmExit::Unexpected { reason },
             }
         }

@@ -15,10 +15,13 @@ use kvm_bindings::{
     CpuId, KVM_CAP_HYPERV_ENFORCE_CPUID, KVM_CAP_HYPERV_SYNIC2, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2,
     kvm_enable_cap, kvm_mp_state,
 };
-use processor::{Exit, HypercallOutcome, MsrOutcome, Processor, StartRegisters};
+use processor::{
+    DebugStop, Error, Exit, HypercallOutcome, MsrOutcome, Processor, ProcessorDebug, StartRegisters,
+};
 use tlfs::{HvStatus, msr};
 
-use crate::partition::Shared;
+use crate::debugger::Debugger;
+use crate::partition::{Shared, failed};
 use crate::power_on::PowerOn;
 use crate::sys::{KvmExit, Runner};
 use crate::{hypercall, registers};
@@ -64,13 +67,25 @@ impl Counts {
     }
 }
 
+/// What a processor has from its host and machine.
+pub struct Abilities {
+    /// What to add to the host's TSC to get the guest's.
+    pub tsc_offset: u64,
+    /// Width of physical addresses.
+    pub physical_bits: u32,
+    /// Whether KVM lets a debugger stop it.
+    pub can_be_debugged: bool,
+}
+
 /// A virtual processor of KVM.
 pub struct KvmProcessor {
-    index: u32,
+    pub(crate) index: u32,
     runner: Runner,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     physical_bits: u32,
     power_on: PowerOn,
+    can_be_debugged: bool,
+    pub(crate) debugger: Debugger,
 }
 
 impl KvmProcessor {
@@ -83,8 +98,7 @@ impl KvmProcessor {
         mut runner: Runner,
         shared: Arc<Shared>,
         leaves: &[kvm_cpuid_entry2],
-        tsc_offset: u64,
-        physical_bits: u32,
+        abilities: &Abilities,
     ) -> io::Result<Self> {
         let fd = runner.vcpu().fd();
         let capability = |cap, argument| {
@@ -97,15 +111,23 @@ impl KvmProcessor {
         }
         let cpuid = CpuId::from_entries(leaves).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         fd.set_cpuid2(&cpuid).map_err(io::Error::from)?;
-        if !runner.set_tsc_offset(tsc_offset)? {
+        if !runner.set_tsc_offset(abilities.tsc_offset)? {
             tracing::info!("this kernel takes no TSC offset; the guest's TSC begins at 0 as near as can be");
             crate::msr::set(runner.vcpu().fd(), &[(TSC, 0)])?;
         }
         let power_on = PowerOn::of(runner.vcpu().fd(), shared.hypervisor.get().is_some())?;
-        Ok(Self { index, runner, shared, physical_bits, power_on })
+        Ok(Self {
+            index,
+            runner,
+            shared,
+            physical_bits: abilities.physical_bits,
+            power_on,
+            can_be_debugged: abilities.can_be_debugged,
+            debugger: Debugger::default(),
+        })
     }
 
-    fn fd(&self) -> &kvm_ioctls::VcpuFd {
+    pub(crate) fn fd(&self) -> &kvm_ioctls::VcpuFd {
         self.runner.vcpu().fd()
     }
 
@@ -138,22 +160,38 @@ impl KvmProcessor {
         if let Err(error) = self.reset_if_asked() {
             return Err(self.failed("cannot be reset", &error));
         }
+        if self.runner.vcpu().take_delivery()
+            && let Some(hypervisor) = self.shared.hypervisor.get()
+        {
+            hypervisor.deliver_messages(self.index);
+        }
         self.offer_external_interrupt().map_err(|error| self.failed("does not take an interrupt", &error))?;
         let exit = self.runner.run().map_err(|error| self.failed("does not run", &error))?;
-        self.answer(exit)
+        let within = exit.is_within_an_instruction();
+        self.answer(exit)?;
+        // KVM does not trap behind an instruction that it has emulated with our help.
+        if within && self.debugger.steps() {
+            return Err(match self.come_to_rest() {
+                Exit::Stopped => Exit::Debug(DebugStop::Step),
+                other => other,
+            });
+        }
+        Ok(())
     }
 
-    /// Carries out what is left of the last exit's instruction.
+    /// Carries out what is left of the last exit's instruction, which may want several accesses.
     fn come_to_rest(&mut self) -> Exit {
-        self.runner.vcpu().kick();
-        match self.runner.run() {
-            Ok(KvmExit::Interrupted) => Exit::Stopped,
-            // An instruction may want several accesses; the machine is being taken apart, and they with it.
-            Ok(exit) => {
-                tracing::debug!(vp = self.index, ?exit, "stopped within an instruction");
-                Exit::Stopped
+        loop {
+            self.runner.vcpu().kick();
+            match self.runner.run() {
+                Ok(KvmExit::Interrupted) => return Exit::Stopped,
+                Ok(exit) => {
+                    if let Err(exit) = self.answer(exit) {
+                        return exit;
+                    }
+                }
+                Err(error) => return self.failed("does not stop", &error),
             }
-            Err(error) => self.failed("does not stop", &error),
         }
     }
 
@@ -162,7 +200,9 @@ impl KvmProcessor {
         if self.index != 0 {
             return Ok(());
         }
-        let Some(external) = self.shared.external.get().filter(|external| external.pending()) else {
+        // Interrupts wait while a debugger steps, as those of the local APIC do.
+        let external = self.shared.external.get().filter(|_| !self.debugger.steps());
+        let Some(external) = external.filter(|external| external.pending()) else {
             self.runner.request_interrupt_window(false);
             return Ok(());
         };
@@ -215,7 +255,7 @@ impl KvmProcessor {
             }
             KvmExit::InterruptWindow => counts.interrupt_window.count(),
             KvmExit::Interrupted => counts.kicked.count(),
-            KvmExit::Shutdown => return Err(Exit::TripleFault(self.describe())),
+            KvmExit::Shutdown => return Err(Exit::TripleFault { state: self.describe() }),
             KvmExit::FailedEntry { reason } => {
                 return Err(
                     self.lost(&format!("the host's processor refuses the guest's state, reason {reason:#x}"))
@@ -227,7 +267,7 @@ impl KvmProcessor {
             KvmExit::SystemEvent { kind } => {
                 return Err(self.lost(&format!("KVM tells of a system event {kind} that nothing asks for")));
             }
-            KvmExit::Debug => return Err(self.lost("KVM tells of a breakpoint that nobody has set")),
+            KvmExit::Debug { exception, pc, dr6 } => self.debug_exit(exception, pc, dr6)?,
             KvmExit::Unexpected { reason } => {
                 return Err(self.lost(&format!("KVM comes back for a reason that is not known, {reason}")));
             }
@@ -351,18 +391,18 @@ impl KvmProcessor {
         }
     }
 
-    fn registers(&self) -> io::Result<StartRegisters> {
+    pub(crate) fn registers(&self) -> io::Result<StartRegisters> {
         let general = self.fd().get_regs().map_err(io::Error::from)?;
         let system = self.fd().get_sregs().map_err(io::Error::from)?;
         Ok(registers::from_kvm(&general, &system))
     }
 
-    fn failed(&self, what: &str, error: &io::Error) -> Exit {
+    pub(crate) fn failed(&self, what: &str, error: &io::Error) -> Exit {
         self.lost(&format!("KVM's processor {what}: {error}"))
     }
 
     fn lost(&self, reason: &str) -> Exit {
-        Exit::Failed(format!("{reason}; {}", self.describe()))
+        Exit::Failed { reason: reason.to_owned(), state: self.describe() }
     }
 }
 
@@ -379,17 +419,15 @@ fn internal_error(suberror: u32, data: &[u64]) -> String {
 }
 
 impl Processor for KvmProcessor {
-    fn start_at(&mut self, registers: &StartRegisters) {
-        if let Err(error) = self.reset_if_asked().and_then(|()| self.start(registers)) {
-            tracing::error!(vp = self.index, %error, "KVM does not take the registers of the start");
-        }
+    fn start_at(&mut self, registers: &StartRegisters) -> Result<(), Error> {
+        self.reset_if_asked().map_err(failed("resetting a processor of KVM"))?;
+        self.start(registers).map_err(failed("giving a processor of KVM the registers of its start"))
     }
 
-    fn leave_as_firmware_does(&mut self) {
-        let reset = self.reset_if_asked();
-        if let Err(error) = reset.and_then(|()| crate::msr::set_memory_types(self.fd(), self.physical_bits)) {
-            tracing::error!(vp = self.index, %error, "KVM does not take the memory types");
-        }
+    fn leave_as_firmware_does(&mut self) -> Result<(), Error> {
+        self.reset_if_asked().map_err(failed("resetting a processor of KVM"))?;
+        let types = crate::msr::set_memory_types(self.fd(), self.physical_bits);
+        types.map_err(failed("giving a processor of KVM its memory types"))
     }
 
     fn run(&mut self) -> Exit {
@@ -409,6 +447,10 @@ impl Processor for KvmProcessor {
             Ok((general, system)) => registers::describe(self.index, &general, &system),
             Err(error) => format!("processor {}, of whose registers KVM says {error}", self.index),
         }
+    }
+
+    fn debug(&mut self) -> Option<&mut dyn ProcessorDebug> {
+        if self.can_be_debugged { Some(self) } else { None }
     }
 }
 

@@ -8,7 +8,7 @@
 use processor::{BreakOn, Breakpoint, DebugControl, DebugRegisters, DebugStop, Error, Exit, ProcessorDebug};
 
 use crate::memory::Access;
-use crate::registers::{Seg, flag};
+use crate::registers::{Seg, efer};
 use crate::run::SoftProcessor;
 use crate::vcpu::Vcpu;
 
@@ -44,7 +44,7 @@ impl Debugger {
 
     /// The breakpoint on execution at `linear`.
     fn at(&self, linear: u64) -> Option<Breakpoint> {
-        let here = |point: &&Breakpoint| point.on == BreakOn::Execution && point.address == linear;
+        let here = |point: &&Breakpoint| point.on.is_execution() && point.address == linear;
         self.control.breakpoints.iter().find(here).copied()
     }
 
@@ -52,7 +52,7 @@ impl Debugger {
     pub fn note_access(&mut self, linear: u64, len: u64, access: Access) {
         let hit = |point: &&Breakpoint| {
             let kind = match point.on {
-                BreakOn::Execution => false,
+                BreakOn::Execution | BreakOn::Code => false,
                 BreakOn::Write => access == Access::Write,
                 BreakOn::Read => access == Access::Read,
                 BreakOn::Access => true,
@@ -70,7 +70,7 @@ impl Debugger {
 fn watched_pages(breakpoints: &[Breakpoint]) -> Result<[u64; WATCHED_PAGES], Error> {
     let mut pages = [u64::MAX; WATCHED_PAGES];
     let mut count = 0;
-    for point in breakpoints.iter().filter(|point| point.on != BreakOn::Execution) {
+    for point in breakpoints.iter().filter(|point| !point.on.is_execution()) {
         let last = point.address.saturating_add(point.length.max(1) - 1);
         for page in point.address >> 12..=last >> 12 {
             if pages.contains(&page) {
@@ -85,6 +85,9 @@ fn watched_pages(breakpoints: &[Breakpoint]) -> Result<[u64; WATCHED_PAGES], Err
     }
     Ok(pages)
 }
+
+/// A control register does not take a value.
+struct Unwilling;
 
 impl Vcpu {
     /// The linear address of RIP.
@@ -144,7 +147,7 @@ impl Vcpu {
             self.mmu.debugger_watches = watched;
             self.mmu.flush_all();
         }
-        let executed = control.breakpoints.iter().filter(|point| point.on == BreakOn::Execution);
+        let executed = control.breakpoints.iter().filter(|point| point.on.is_execution());
         let mut pages: Vec<u64> = executed.map(|point| point.address >> 12).collect();
         pages.sort_unstable();
         pages.dedup();
@@ -190,30 +193,38 @@ impl Vcpu {
         }
     }
 
+    /// Sets CR0, CR3, CR4 and EFER as the guest's own instructions would.
+    fn set_control_registers(&mut self, new: &processor::StartRegisters) -> Result<(), Unwilling> {
+        if (new.efer ^ self.efer) & !efer::LMA != 0 {
+            self.write_efer(new.efer).map_err(|_| Unwilling)?;
+        }
+        if new.cr4 != self.cr4 {
+            self.set_cr4(new.cr4).map_err(|_| Unwilling)?;
+        }
+        if new.cr3 != self.cr3 {
+            self.set_cr3(new.cr3).map_err(|_| Unwilling)?;
+        }
+        if new.cr0 != self.cr0 {
+            self.set_cr0(new.cr0).map_err(|_| Unwilling)?;
+        }
+        Ok(())
+    }
+
     fn set_debug_registers(&mut self, new: &DebugRegisters) -> Result<(), Error> {
         let old = self.debug_registers();
-        let mut settable = old.system.clone();
-        settable.general = new.system.general;
-        settable.rip = new.system.rip;
-        settable.rflags = new.system.rflags;
-        for base in [Seg::Fs as usize, Seg::Gs as usize] {
-            settable.segments[base].base = new.system.segments[base].base;
-        }
-        let pat = new.system.pat.or(settable.pat);
-        if settable != (processor::StartRegisters { pat, ..new.system.clone() }) {
-            return Err(Error::Debug("control and segment registers cannot be set"));
-        }
-        if (new.system.rflags ^ old.system.rflags) & flag::VM != 0 {
-            return Err(Error::Debug("RFLAGS.VM cannot be set"));
-        }
-        let addresses = [
-            new.system.rip,
-            new.kernel_gs_base,
-            settable.segments[Seg::Fs as usize].base,
-            settable.segments[Seg::Gs as usize].base,
-        ];
-        if self.long_mode_active() && !addresses.iter().all(|&address| self.canonical(address)) {
-            return Err(Error::Debug("RIP or a base is not canonical"));
+        let mut new = new.clone();
+        new.settle_long_mode();
+        new.check(&old)?;
+        let former = [self.cr0, self.cr3, self.cr4, self.efer];
+        let (pointers, exception) = (self.mmu.pdpte, self.exception.take());
+        let changed = self.set_control_registers(&new.system);
+        self.exception = exception;
+        if changed.is_err() {
+            [self.cr0, self.cr3, self.cr4, self.efer] = former;
+            self.mmu.pdpte = pointers;
+            self.paging_changed();
+            self.mode_changed();
+            return Err(Error::Debug("this processor does not take that value of a control register"));
         }
         if new.system.rip != old.system.rip {
             // What was to happen at the old place does not happen at the new one.
@@ -223,7 +234,9 @@ impl Vcpu {
         }
         self.regs[..16].copy_from_slice(&new.system.general);
         self.set_rflags(new.system.rflags);
-        self.segments[..6].copy_from_slice(&settable.segments);
+        self.segments[..6].copy_from_slice(&new.system.segments);
+        (self.tr, self.ldtr) = (new.system.tr, new.system.ldtr);
+        (self.gdtr, self.idtr) = (new.system.gdtr, new.system.idtr);
         self.cr2 = new.cr2;
         if new.cr8 != old.cr8 {
             self.apic.set_cr8(new.cr8 as u8 & 0xf);
@@ -248,16 +261,16 @@ impl Vcpu {
 }
 
 impl ProcessorDebug for SoftProcessor {
-    fn registers(&mut self) -> DebugRegisters {
-        self.vcpu.debug_registers()
+    fn registers(&mut self) -> Result<DebugRegisters, Error> {
+        Ok(self.vcpu.debug_registers())
     }
 
     fn set_registers(&mut self, registers: &DebugRegisters) -> Result<(), Error> {
         self.vcpu.set_debug_registers(registers)
     }
 
-    fn translate(&mut self, gva: u64) -> Option<u64> {
-        self.vcpu.look_through(gva)
+    fn translate(&mut self, gva: u64) -> Result<Option<u64>, Error> {
+        Ok(self.vcpu.look_through(gva))
     }
 
     fn control(&mut self, control: &DebugControl) -> Result<(), Error> {

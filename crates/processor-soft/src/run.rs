@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use processor::{Exit, Processor, ProcessorDebug, StartRegisters};
+use processor::{Error, Exit, Processor, ProcessorDebug, StartRegisters};
 
 use crate::fault::{Exception, vector};
 use crate::partition::{Tier, attention};
@@ -18,6 +18,8 @@ use crate::vcpu::Vcpu;
 
 /// Turns of the run loop after which the registry is told what has been counted.
 const TELL: u32 = 64;
+/// Why a processor in lock step cannot go on.
+const DIFFERENCE: &str = "lock step: the tiers differ";
 
 /// A processor and its run loop.
 pub struct SoftProcessor {
@@ -31,14 +33,16 @@ impl SoftProcessor {
 }
 
 impl Processor for SoftProcessor {
-    fn start_at(&mut self, registers: &StartRegisters) {
+    fn start_at(&mut self, registers: &StartRegisters) -> Result<(), Error> {
         self.vcpu.reset_if_asked();
         self.vcpu.start_at(registers);
+        Ok(())
     }
 
-    fn leave_as_firmware_does(&mut self) {
+    fn leave_as_firmware_does(&mut self) -> Result<(), Error> {
         self.vcpu.reset_if_asked();
         self.vcpu.msrs.mtrr = Mtrr::as_firmware_leaves(self.vcpu.mmu.physical_bits);
+        Ok(())
     }
 
     fn run(&mut self) -> Exit {
@@ -174,7 +178,8 @@ impl Vcpu {
                     self.execute_translated()
                 }
                 Tier::LockStep => {
-                    self.execute_in_lock_step().map_err(|text| Exit::Failed(format!("lock step: {text}")))?
+                    let difference = |state| Exit::Failed { reason: DIFFERENCE.to_owned(), state };
+                    self.execute_in_lock_step().map_err(difference)?
                 }
             };
             if let Err(_fault) = result {
@@ -329,7 +334,7 @@ impl Vcpu {
     }
 
     fn triple_fault(&self, _lost: TripleFault) -> Exit {
-        Exit::TripleFault(self.describe())
+        Exit::TripleFault { state: self.describe() }
     }
 
     /// The registers as text.

@@ -1,6 +1,6 @@
 //! What a debugger asks of a processor that is not in [`crate::Processor::run`].
 
-use crate::{Error, StartRegisters};
+use crate::{Error, StartRegisters, is_canonical};
 
 /// The registers that a debugger shows, beyond those of [`StartRegisters`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,17 +33,86 @@ pub struct DebugRegisters {
     pub mxcsr: u32,
 }
 
+impl DebugRegisters {
+    /// Whether the processor can go from `before` to this at a debugger's wish.
+    ///
+    /// # Errors
+    /// When it could not be in that state (SDM volume 3, 2.5 and 26.3; AMD64 APM volume 2, 15.5.1), or the privilege
+    /// level or RFLAGS.VM would change.
+    pub fn check(&self, before: &Self) -> Result<(), Error> {
+        const VM: u64 = 1 << 17;
+        let (new, old) = (&self.system, &before.system);
+        let long = long_mode(new);
+        let code = new.segments[CS].attributes.0;
+        let level = |registers: &StartRegisters| registers.segments[SS].attributes.0 >> 5 & 3;
+        let bases = [new.segments[FS].base, new.segments[GS].base, self.kernel_gs_base];
+        let canonical = |address: &u64| is_canonical(new.cr4, *address);
+        let wrong = [
+            ((new.rflags ^ old.rflags) & VM != 0, "RFLAGS.VM cannot be set"),
+            (new.cr0 & CR0_PG != 0 && new.cr0 & CR0_PE == 0, "paging needs protection (CR0.PG, CR0.PE)"),
+            (new.cr0 & CR0_NW != 0 && new.cr0 & CR0_CD == 0, "CR0.NW needs CR0.CD"),
+            (new.cr0 >> 32 != 0, "CR0 has 32 bits"),
+            (long && new.cr4 & CR4_PAE == 0, "long mode needs CR4.PAE"),
+            (!long && code & LONG != 0, "the code segment is one of long mode"),
+            (long && code & LONG != 0 && code & BIG != 0, "a code segment cannot have both L and D"),
+            (!long && new.rip >> 32 != 0, "RIP has 32 bits outside long mode"),
+            (long && !canonical(&new.rip), "RIP is not canonical"),
+            (!bases.iter().all(canonical), "a base is not canonical"),
+            (new.cr0 & CR0_PE != 0 && level(new) != level(old), "the privilege level cannot be set"),
+        ];
+        wrong.iter().find(|(is, _)| *is).map_or(Ok(()), |(_, why)| Err(Error::Debug(why)))
+    }
+
+    /// Makes EFER.LMA what it is by EFER.LME and CR0.PG.
+    pub fn settle_long_mode(&mut self) {
+        let system = &mut self.system;
+        system.efer &= !EFER_LMA;
+        if long_mode(system) {
+            system.efer |= EFER_LMA;
+        }
+    }
+}
+
+fn long_mode(registers: &StartRegisters) -> bool {
+    registers.cr0 & CR0_PG != 0 && registers.efer & EFER_LME != 0
+}
+
+const CS: usize = 1;
+const SS: usize = 2;
+const FS: usize = 4;
+const GS: usize = 5;
+const CR0_PE: u64 = 1;
+const CR0_NW: u64 = 1 << 29;
+const CR0_CD: u64 = 1 << 30;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+/// Attributes of a code segment.
+const LONG: u32 = 1 << 13;
+const BIG: u32 = 1 << 14;
+
 /// What a breakpoint waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BreakOn {
-    /// The instruction at the address is about to be carried out.
+    /// The instruction at the address is about to be carried out, whatever code there comes to be.
     Execution,
+    /// The same, of the code that is there now: the processor may keep the breakpoint in the guest's memory while it
+    /// runs.
+    Code,
     /// A write.
     Write,
     /// A read.
     Read,
     /// A read or a write.
     Access,
+}
+
+impl BreakOn {
+    /// Whether it waits for an instruction, and not for data.
+    pub fn is_execution(self) -> bool {
+        matches!(self, Self::Execution | Self::Code)
+    }
 }
 
 /// A debugger's breakpoint, which the guest does not see.
@@ -53,7 +122,7 @@ pub struct Breakpoint {
     pub on: BreakOn,
     /// Linear address, in any address space.
     pub address: u64,
-    /// Bytes that are watched; for [`BreakOn::Execution`] it does not matter.
+    /// Bytes of data that are watched; for code it does not matter.
     pub length: u64,
 }
 
@@ -73,7 +142,7 @@ pub struct DebugControl {
 pub enum DebugStop {
     /// One step is done.
     Step,
-    /// This breakpoint has been hit. Of [`BreakOn::Execution`] ones the instruction has not been carried out; of
+    /// This breakpoint has been hit. Of those on code the instruction has not been carried out; of
     /// the others it has.
     Breakpoint(Breakpoint),
 }
@@ -81,20 +150,74 @@ pub enum DebugStop {
 /// A processor as a debugger sees it.
 pub trait ProcessorDebug {
     /// All registers.
-    fn registers(&mut self) -> DebugRegisters;
-    /// Sets the general registers, RIP, RFLAGS, the bases of FS and GS, x87 and vector registers, CR2, CR8 and
-    /// IA32_KERNEL_GS_BASE.
     ///
     /// # Errors
-    /// When another register is to be changed, which the processor could not take in the middle of its work,
-    /// or the host refuses.
+    /// When the host does not tell them.
+    fn registers(&mut self) -> Result<DebugRegisters, Error>;
+    /// Sets all registers that [`Self::registers`] tells but IA32_PAT. Segments have their hidden parts with them;
+    /// EFER.LMA follows from EFER.LME and CR0.PG, whatever is said.
+    ///
+    /// # Errors
+    /// When the processor could not be in that state ([`DebugRegisters::check`] and what its model lacks), the
+    /// privilege level or RFLAGS.VM would change, or the host refuses. Nothing has been changed then.
     fn set_registers(&mut self, registers: &DebugRegisters) -> Result<(), Error>;
     /// The guest physical address of linear address `gva` in the present address space, whatever the rights of
     /// its page; `None` if it is not mapped. Changes nothing, accessed flags included.
-    fn translate(&mut self, gva: u64) -> Option<u64>;
+    ///
+    /// # Errors
+    /// When the host does not tell the address space.
+    fn translate(&mut self, gva: u64) -> Result<Option<u64>, Error>;
     /// How the next [`crate::Processor::run`] is to go.
     ///
     /// # Errors
-    /// When the processor has no room for as many breakpoints; the former control stays then.
+    /// When the processor has no room for as many breakpoints, or cannot wait for what one waits for; the former
+    /// control stays then.
     fn control(&mut self, control: &DebugControl) -> Result<(), Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn long() -> DebugRegisters {
+        let mut registers = DebugRegisters::default();
+        registers.system.cr0 = CR0_PG | CR0_PE;
+        registers.system.cr4 = CR4_PAE;
+        registers.system.efer = EFER_LME | EFER_LMA;
+        registers.system.segments[CS].attributes.0 = 0x9b | LONG;
+        registers
+    }
+
+    fn refusal(change: impl FnOnce(&mut DebugRegisters)) -> String {
+        let mut new = long();
+        change(&mut new);
+        let text = new.check(&long()).expect_err("it is refused").to_string();
+        text.rsplit_once(": ").map_or(text.clone(), |(_, why)| why.to_owned())
+    }
+
+    #[test]
+    fn a_state_that_no_processor_can_be_in_is_refused() {
+        assert!(long().check(&long()).is_ok());
+        assert_eq!(refusal(|new| new.system.cr0 = CR0_PG), "paging needs protection (CR0.PG, CR0.PE)");
+        assert_eq!(refusal(|new| new.system.cr0 |= CR0_NW), "CR0.NW needs CR0.CD");
+        assert_eq!(refusal(|new| new.system.cr4 = 0), "long mode needs CR4.PAE");
+        assert_eq!(refusal(|new| new.system.cr0 = CR0_PE), "the code segment is one of long mode");
+        let both = "a code segment cannot have both L and D";
+        assert_eq!(refusal(|new| new.system.segments[CS].attributes.0 |= BIG), both);
+        assert_eq!(refusal(|new| new.system.rip = 1 << 60), "RIP is not canonical");
+        assert_eq!(refusal(|new| new.kernel_gs_base = 1 << 60), "a base is not canonical");
+        let level = "the privilege level cannot be set";
+        assert_eq!(refusal(|new| new.system.segments[SS].attributes.0 = 0xf3), level);
+    }
+
+    #[test]
+    fn long_mode_follows_from_paging() {
+        let mut registers = long();
+        registers.system.cr0 = CR0_PE;
+        registers.settle_long_mode();
+        assert_eq!(registers.system.efer, EFER_LME);
+        registers.system.cr0 = CR0_PE | CR0_PG;
+        registers.settle_long_mode();
+        assert_eq!(registers.system.efer, EFER_LME | EFER_LMA);
+    }
 }

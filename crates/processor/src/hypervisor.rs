@@ -67,6 +67,9 @@ pub trait HypervisorInterface: Send + Sync {
     /// The processor `vp` has been reset by INIT or is reset with the machine: its state returns to
     /// power-on values.
     fn reset_processor(&self, vp: u32);
+    /// Puts messages that wait for processor `vp` into their slots. Called on its own thread while it is not in guest
+    /// code, after [`SynicOffload::ask_delivery`].
+    fn deliver_messages(&self, vp: u32);
     /// Nanoseconds that processor `vp` has spent in guest code, told by the processor when it leaves
     /// [`crate::Processor::run`] or halts.
     fn ran(&self, vp: u32, nanoseconds: u64);
@@ -115,6 +118,9 @@ pub trait VirtualProcessors: Send + Sync {
 pub trait SynicOffload: Send + Sync {
     /// Interrupts `vp` by its source `sint`, as the guest has set that up; a masked one does nothing.
     fn raise(&self, vp: u32, sint: u8);
+    /// Makes processor `vp` call [`HypervisorInterface::deliver_messages`] soon. The host's kernel writes messages of
+    /// timers into the same slots while the processor runs, so that nobody else may write them meanwhile.
+    fn ask_delivery(&self, vp: u32);
     /// Lets the guest's signals to `connection`, without a flag number, write to `eventfd` and do nothing else.
     ///
     /// # Errors

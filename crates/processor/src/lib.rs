@@ -7,14 +7,18 @@
 #![forbid(unsafe_code)]
 
 mod debug;
+mod dirty;
 mod hypervisor;
+mod paging;
 mod state;
 
 pub use debug::{BreakOn, Breakpoint, DebugControl, DebugRegisters, DebugStop, ProcessorDebug};
+pub use dirty::{DirtyLog, DirtyPages};
 pub use hypervisor::{
     HypercallContext, HypercallOutcome, HypervisorInterface, MsrOutcome, StartState, SynicOffload, TlbFlush,
     TlbRange, VirtualProcessors,
 };
+pub use paging::{is_canonical, translate};
 pub use state::{DescriptorTable, GeneralRegister, Segment, SegmentAttributes, StartRegisters};
 
 use std::sync::Arc;
@@ -43,10 +47,18 @@ pub enum Exit {
     /// What a debugger has asked for by [`ProcessorDebug::control`] has come. The processor is at an instruction
     /// boundary.
     Debug(DebugStop),
-    /// Triple fault: the guest is lost. The text tells the processor's state.
-    TripleFault(String),
-    /// The processor cannot go on for a reason of its own. The text tells why and its state.
-    Failed(String),
+    /// Triple fault: the guest is lost.
+    TripleFault {
+        /// The processor's state, in lines.
+        state: String,
+    },
+    /// The processor cannot go on for a reason of its own.
+    Failed {
+        /// Why, in one line.
+        reason: String,
+        /// The processor's state, in lines.
+        state: String,
+    },
 }
 
 /// Why a processor or partition cannot be had.
@@ -66,6 +78,9 @@ pub enum Error {
     /// A debugger asks for what the processor cannot do.
     #[error("the processor cannot be debugged so: {0}")]
     Debug(&'static str),
+    /// The log of written pages is asked for what has not been noted.
+    #[error("written pages are not being noted")]
+    NoDirtyLog,
     /// The host refused an operation.
     #[error("{operation} failed")]
     Host {
@@ -100,16 +115,31 @@ pub trait Partition: Send + Sync {
     fn virtual_processors(&self) -> Arc<dyn VirtualProcessors>;
     /// Guest instructions carried out so far by all processors, where the processor counts them.
     fn instructions(&self) -> Option<u64>;
+    /// The log of written pages; `None` if this kind of processor keeps none.
+    fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {
+        None
+    }
+    /// Whether the guest's clocks are those of the machine, and stand still with it. If not, as where the host's
+    /// kernel has them, they go on while a debugger has stopped the processors.
+    fn clock_stops(&self) -> bool {
+        true
+    }
 }
 
 /// One virtual processor, on its own thread.
 pub trait Processor: Send {
     /// Sets the registers for a start by a loader, before the first [`Self::run`]. A processor that is not
     /// given any starts at the reset vector if its index is 0 and waits for a start-up interrupt if not.
-    fn start_at(&mut self, registers: &StartRegisters);
+    ///
+    /// # Errors
+    /// When the host does not take them, or a reset that was asked for before.
+    fn start_at(&mut self, registers: &StartRegisters) -> Result<(), Error>;
     /// Sets what firmware sets on every processor before it hands over to a loader: memory types. Before the
     /// first [`Self::run`], on a machine without firmware.
-    fn leave_as_firmware_does(&mut self);
+    ///
+    /// # Errors
+    /// As for [`Self::start_at`].
+    fn leave_as_firmware_does(&mut self) -> Result<(), Error>;
     /// Runs guest code, sleeping while the guest halts, until there is an [`Exit`].
     fn run(&mut self) -> Exit;
     /// The registers as text, for logs.

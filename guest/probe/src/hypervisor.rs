@@ -25,10 +25,17 @@ pub const INTERRUPT_SINT: u8 = 5;
 #[repr(C, align(4096))]
 struct Page([u8; PAGE_SIZE]);
 
+#[unsafe(no_mangle)]
 static mut HYPERCALL: Page = Page([0; PAGE_SIZE]);
 static mut MESSAGES: Page = Page([0; PAGE_SIZE]);
 static mut EVENTS: Page = Page([0; PAGE_SIZE]);
 static mut PARAMETERS: Page = Page([0; PAGE_SIZE]);
+static mut OUTPUT: Page = Page([0; PAGE_SIZE]);
+
+/// The caller's own partition.
+pub const PARTITION_SELF: u64 = u64::MAX;
+/// The type of a timer's message.
+pub const TIMER_EXPIRED: u32 = 0x8000_0010;
 
 /// What the hypervisor offers of what this guest measures.
 #[derive(Debug, Clone, Copy, Default)]
@@ -83,11 +90,12 @@ pub fn set_up(offered: Offered) {
             write_msr(msr::SIMP, at(addr_of_mut!(MESSAGES)));
             write_msr(msr::SIEFP, at(addr_of_mut!(EVENTS)));
             write_msr(msr::SCONTROL, Scontrol::new().with_enable(true).into_bits());
-            // Those that are polled are unmasked all the same: some hypervisors deliver to no other.
-            let polled = Sint::new().with_vector(interrupts::SYNIC).with_masked(true);
-            for sint in [TIMER_SINT, MESSAGE_SINT, EVENT_SINT] {
+            // Those of messages are unmasked although they are polled: some hypervisors deliver to no other.
+            let polled = Sint::new().with_vector(interrupts::SYNIC);
+            for sint in [TIMER_SINT, MESSAGE_SINT] {
                 write_msr(msr::SINT0 + u32::from(sint), polled.into_bits());
             }
+            write_msr(msr::SINT0 + u32::from(EVENT_SINT), polled.with_masked(true).into_bits());
             let interrupting = Sint::new().with_vector(interrupts::SYNIC);
             write_msr(msr::SINT0 + u32::from(INTERRUPT_SINT), interrupting.into_bits());
         }
@@ -117,6 +125,32 @@ pub fn slow(code: CallCode, elements: usize) -> u64 {
     hypercall(input, addr_of_mut!(PARAMETERS).addr() as u64, 0)
 }
 
+/// As [`slow`], with output in a page of its own.
+pub fn slow_with_output(code: CallCode, elements: usize) -> u64 {
+    let input = Input::new().with_code(code.0).with_rep_count(elements);
+    hypercall(input, addr_of_mut!(PARAMETERS).addr() as u64, addr_of_mut!(OUTPUT).addr() as u64)
+}
+
+/// Makes the page of output zero.
+pub fn clear_output() {
+    // SAFETY: only hypercalls look at the page.
+    unsafe { addr_of_mut!(OUTPUT).cast::<u8>().write_bytes(0, PAGE_SIZE) };
+}
+
+/// HvCallGetVpRegisters for register `name` of processor `vp`, with parameters and output in registers: the result value,
+/// and the register's value.
+pub fn register_by_xmm(name: u32, vp: u64) -> (u64, u64) {
+    let input = Input::new().with_code(CallCode::GET_VP_REGISTERS.0).with_fast(true).with_rep_count(1);
+    let (result, value);
+    // SAFETY: as for `hypercall`. The register's name is in the first XMM register, its value comes in the second.
+    unsafe {
+        asm!("movd xmm0, {name:e}", "pcmpeqd xmm1, xmm1", "call r11", "movq r10, xmm1", name = in(reg) name,
+            lateout("r10") value, in("r11") addr_of_mut!(HYPERCALL), in("rcx") input.into_bits(),
+            in("rdx") PARTITION_SELF, inout("r8") vp => _, lateout("rax") result, clobber_abi("sysv64"));
+    }
+    (result, value)
+}
+
 /// Puts `words` into the page of parameters.
 pub fn parameters(words: &[u64]) {
     for (index, word) in words.iter().enumerate().take(PAGE_SIZE / 8) {
@@ -132,9 +166,21 @@ fn word(page: *mut Page, offset: usize) -> &'static AtomicU32 {
 
 /// Whether a message waits in the slot of `sint`; if so it is taken.
 pub fn take_message(sint: u8) -> bool {
+    take_message_type(sint) != 0
+}
+
+/// The type of the message in the slot of `sint`, which is taken; 0 if there is none. If another waits behind it, it is
+/// let in.
+pub fn take_message_type(sint: u8) -> u32 {
     const SLOT: usize = 256;
-    let kind = word(addr_of_mut!(MESSAGES), usize::from(sint & 15) * SLOT);
-    kind.swap(0, Ordering::SeqCst) != 0
+    const PENDING: u32 = 1 << 8;
+    let slot = usize::from(sint & 15) * SLOT;
+    let kind = word(addr_of_mut!(MESSAGES), slot).swap(0, Ordering::SeqCst);
+    // The flag is looked at after the slot has been freed (TLFS, "Message Flags").
+    if kind != 0 && word(addr_of_mut!(MESSAGES), slot + 4).load(Ordering::SeqCst) & PENDING != 0 {
+        end_of_message();
+    }
+    kind
 }
 
 /// Whether event flag `flag` of `sint` is set; if so it is cleared.

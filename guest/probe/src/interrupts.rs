@@ -19,6 +19,8 @@ pub const FLUSH: u8 = VECTORS[2];
 #[unsafe(no_mangle)]
 static INTERRUPTS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
+const INVALID_OPCODE: usize = 6;
+const GENERAL_PROTECTION: usize = 13;
 const APIC: u64 = 0xfee0_0000;
 const SPURIOUS: u64 = APIC + 0xf0;
 const COMMAND: u64 = APIC + 0x300;
@@ -57,12 +59,60 @@ interrupt_flush:
     pop rax
     iretq
 
+    # EDI: an MSR. RAX: its value; RDX: whether there is such an MSR.
+    .global try_rdmsr
+try_rdmsr:
+    mov ecx, edi
+try_rdmsr_at:
+    rdmsr
+    shl rdx, 32
+    or rax, rdx
+    mov edx, 1
+    ret
+try_rdmsr_failed:
+    xor edx, edx
+    ret
+    .global general_protection
+general_protection:
+    push rax
+    lea rax, [rip + try_rdmsr_at]
+    cmp qword ptr [rsp + 16], rax
+    jne 4f
+    lea rax, [rip + try_rdmsr_failed]
+    mov qword ptr [rsp + 16], rax
+    pop rax
+    add rsp, 8
+    iretq
+4:  pop rax
+    jmp exception_stubs + 13 * 32
+
+    # A hypercall that raises #UD comes back with a result that none has.
+    .global invalid_opcode
+invalid_opcode:
+    push rcx
+    mov rcx, qword ptr [rsp + 8]
+    lea rax, [rip + HYPERCALL]
+    sub rcx, rax
+    cmp rcx, 4096
+    jae 5f
+    mov rcx, qword ptr [rsp + 32]
+    mov rax, qword ptr [rcx]
+    mov qword ptr [rsp + 8], rax
+    add rcx, 8
+    mov qword ptr [rsp + 32], rcx
+    mov rax, -1
+    pop rcx
+    iretq
+5:  pop rcx
+    jmp exception_stubs + 6 * 32
+
     # Exceptions: the guest is wrong, or the machine.
+    .balign 32
     .global exception_stubs
 exception_stubs:
     .set vector, 0
     .rept 32
-    .balign 16
+    .balign 32
     mov edi, vector
     mov rsi, rsp
     and rsp, -16
@@ -77,6 +127,9 @@ unsafe extern "C" {
     safe static interrupt_synic: u8;
     safe static interrupt_flush: u8;
     safe static exception_stubs: u8;
+    safe static general_protection: u8;
+    safe static invalid_opcode: u8;
+    safe static try_rdmsr: u8;
 }
 
 /// The page that [`FLUSH`] drops.
@@ -112,6 +165,8 @@ pub fn set_up() {
     for vector in 0..32 {
         table[vector as usize] = gate(stubs + vector * STUB);
     }
+    table[INVALID_OPCODE] = gate((&raw const invalid_opcode).addr() as u64);
+    table[GENERAL_PROTECTION] = gate((&raw const general_protection).addr() as u64);
     for (vector, handler) in VECTORS.into_iter().zip(handlers) {
         table[usize::from(vector)] = gate(handler.addr() as u64);
     }
@@ -122,7 +177,7 @@ pub fn set_up() {
 }
 
 /// Distance of the exception stubs.
-const STUB: u64 = 16;
+const STUB: u64 = 32;
 
 /// Makes the table, and the APIC, those of this processor.
 pub fn use_table() {
@@ -137,6 +192,17 @@ pub fn use_table() {
     // SAFETY: the APIC stays where it is.
     unsafe { write_msr(APIC_BASE, read_msr(APIC_BASE) | APIC_ENABLE) };
     store(SPURIOUS, SOFTWARE_ENABLE);
+}
+
+/// RDMSR; `None` if it raises #GP.
+pub fn try_read_msr(msr: u32) -> Option<u64> {
+    let (value, there): (u64, u64);
+    // SAFETY: reading changes nothing; the handler comes back if there is no such MSR.
+    unsafe {
+        asm!("call {}", in(reg) &raw const try_rdmsr, in("edi") msr, out("rax") value, out("rdx") there,
+            out("rcx") _);
+    }
+    (there != 0).then_some(value)
 }
 
 /// How often `vector`, one of [`VECTORS`], has come.

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Rows of what a machine does not offer have dashes. Every line begins with `probe:`; figures are cycles of the
-//! TSC, least and mean.
+//! TSC, least and mean. Behind the table a line for each part of the hypervisor interface says whether it is offered and
+//! whether it is served.
 #![no_std]
 #![no_main]
 
@@ -17,6 +18,7 @@ mod entry;
 mod hypervisor;
 mod interrupts;
 mod machine;
+mod offers;
 mod rows;
 mod second;
 
@@ -41,6 +43,9 @@ extern "C" fn probe_main() -> ! {
     let second = second::start();
     say!("probe: begins, {} processors", 1 + u32::from(second));
     rows::print(offered, second);
+    if offered.hypercalls {
+        offers::print();
+    }
     say!("probe: done");
     end(DONE)
 }

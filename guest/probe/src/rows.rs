@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use tlfs::hypercall::CallCode;
 use tlfs::msr;
 
-use crate::hypervisor::{self, EVENT_SINT, INTERRUPT_SINT, MESSAGE_SINT, Offered, TIMER_SINT};
+use crate::hypervisor::{self, EVENT_SINT, INTERRUPT_SINT, MESSAGE_SINT, Offered, TIMER_EXPIRED, TIMER_SINT};
 use crate::machine::{cpuid, cycles, in8, in32, invalidate, load, out8, out32, read_msr, store, write_msr};
 use crate::{interrupts, second};
 
@@ -122,6 +122,7 @@ pub fn print(offered: Offered, second: bool) {
         }),
     );
     hypercalls(offered, devices);
+    shared_slot(offered, second && devices);
     flushes(offered, second);
 }
 
@@ -172,6 +173,37 @@ fn hypercalls(offered: Offered, devices: bool) {
         hypervisor::arm_timer(read_msr(msr::TIME_REF_COUNT) + 1);
         wait(|| hypervisor::take_message(TIMER_SINT))
     });
+}
+
+/// Timers' messages, and messages that the second processor posts, in the same slot: none may be lost.
+fn shared_slot(offered: Offered, there: bool) {
+    const POSTS: u32 = 500;
+    let there = there && offered.hypercalls && offered.synic && offered.messages;
+    let name = "stimer beside messages";
+    if !(there && offered.timers && offered.reference_counter) {
+        return absent(name);
+    }
+    synic_port(MESSAGES, 4, TIMER_SINT);
+    hypervisor::parameters(&[MESSAGES, 1 | 8 << 32, 0x1122]);
+    second::TO_POST.store(POSTS, Ordering::SeqCst);
+    let mut posted = 0;
+    let mut round = 0;
+    let mut take = |wanted: &dyn Fn(u32, u32) -> bool| {
+        wait(|| {
+            let kind = hypervisor::take_message_type(TIMER_SINT);
+            posted += u32::from(kind != 0 && kind != TIMER_EXPIRED);
+            wanted(kind, posted)
+        })
+    };
+    let figures = measure(FEW, || {
+        round += 1;
+        hypervisor::arm_timer(read_msr(msr::TIME_REF_COUNT) + round % 37);
+        take(&|kind, _| kind == TIMER_EXPIRED)
+    });
+    let all = take(&|_, posted| posted == POSTS && second::TO_POST.load(Ordering::SeqCst) == 0);
+    let refused = second::REFUSED.load(Ordering::SeqCst);
+    row(name, figures.filter(|_| all && refused == 0));
+    synic_port(MESSAGES, 5, TIMER_SINT);
 }
 
 /// Drops a page from the TLBs of both processors.

@@ -1,14 +1,22 @@
-//! The second processor, which does nothing but take interrupts.
+//! The second processor, which takes interrupts and posts messages.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use tlfs::HvStatus;
+use tlfs::hypercall::CallCode;
 
 use crate::entry::{TRAMPOLINE, trampoline, trampoline_end};
-use crate::interrupts;
 use crate::machine::{cpuid, cycles, enable_interrupts};
+use crate::{hypervisor, interrupts};
 
 /// APIC id of the second processor.
 pub const SECOND: u32 = 1;
 const PATIENCE: u64 = 1_000_000_000;
+
+/// Messages that it is to post, by the page of parameters.
+pub static TO_POST: AtomicU32 = AtomicU32::new(0);
+/// Messages that the hypervisor has refused for good.
+pub static REFUSED: AtomicU32 = AtomicU32::new(0);
 
 static STARTED: AtomicBool = AtomicBool::new(false);
 
@@ -40,6 +48,21 @@ extern "C" fn second_main() -> ! {
     STARTED.store(true, Ordering::SeqCst);
     enable_interrupts();
     loop {
+        if TO_POST.load(Ordering::SeqCst) > 0 {
+            post();
+        }
         core::hint::spin_loop();
     }
+}
+
+fn post() {
+    match HvStatus(hypervisor::slow(CallCode::POST_MESSAGE, 0) as u16) {
+        HvStatus::SUCCESS => TO_POST.fetch_sub(1, Ordering::SeqCst),
+        // The first processor has to read before there is room.
+        HvStatus::INSUFFICIENT_BUFFERS => 0,
+        _ => {
+            TO_POST.fetch_sub(1, Ordering::SeqCst);
+            REFUSED.fetch_add(1, Ordering::SeqCst)
+        }
+    };
 }

@@ -61,6 +61,11 @@ impl Code {
         self.raw(&[0xbc, 0, 0x80, 0, 0, 0x6a, 0, 0x6a, 0, 0x0f, 0x01, 0x1c, 0x24, 0x0f, 0x0b])
     }
 
+    /// `mov eax, address; jmp eax`
+    pub fn jump(self, address: u32) -> Self {
+        self.raw(&[0xb8]).raw(&address.to_le_bytes()).raw(&[0xff, 0xe0])
+    }
+
     /// `mov ecx, msr; mov eax, low; mov edx, high; wrmsr`
     pub fn wrmsr(self, msr: u32, value: u64) -> Self {
         let (low, high) = (value as u32, (value >> 32) as u32);

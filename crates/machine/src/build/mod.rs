@@ -182,9 +182,9 @@ impl Board {
         let mut processors = (0..config.cpus)
             .map(|index| partition.processor(index))
             .collect::<Result<Vec<_>, processor::Error>>()?;
-        processors.iter_mut().for_each(|processor| processor.leave_as_firmware_does());
+        processors.iter_mut().try_for_each(|processor| processor.leave_as_firmware_does())?;
         if let Some(boot) = processors.first_mut() {
-            boot.start_at(&start);
+            boot.start_at(&start)?;
         }
         let panel = Arc::new(Panel {
             serial: chipset.serial,

@@ -4,7 +4,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::partition::Tier;
-use crate::registers::gpr;
+use crate::registers::{flag, gpr};
 use crate::testing::{CODE, FakeApic, FakeBus, assemble};
 use crate::{SoftConfig, SoftPartition};
 
@@ -54,7 +54,7 @@ fn counting(tier: Tier) -> Guest {
     let vcpu =
         Vcpu::new(0, partition.shared().clone(), std::sync::Arc::new(FakeBus::default()), apic.clone());
     let mut processor = SoftProcessor::new(vcpu);
-    processor.start_at(&registers);
+    processor.start_at(&registers).unwrap();
     Guest { processor, partition, apic }
 }
 
@@ -206,7 +206,7 @@ fn too_much_watched_data_is_refused_and_changes_nothing() {
 #[test]
 fn registers_are_read_and_set() {
     let mut guest = counting(Tier::Interpreter);
-    let mut registers = guest.processor.registers();
+    let mut registers = guest.processor.registers().unwrap();
     assert_eq!((registers.system.rip, registers.system.cr3), (CODE, 0x1000));
     registers.system.general[gpr::RAX] = 7;
     registers.system.rip = FUNCTION;
@@ -214,30 +214,64 @@ fn registers_are_read_and_set() {
     registers.xmm[3] = 5;
     registers.st[0][0] = 9;
     guest.processor.set_registers(&registers).unwrap();
-    assert_eq!(guest.processor.registers(), registers);
+    assert_eq!(guest.processor.registers().unwrap(), registers);
     assert_eq!(guest.step(), FUNCTION + 8);
 }
 
 #[test]
-fn control_registers_and_addresses_that_are_not_canonical_are_refused() {
+fn a_state_that_the_processor_cannot_be_in_is_refused_and_changes_nothing() {
     let mut guest = counting(Tier::Interpreter);
-    let before = guest.processor.registers();
-    let mut control = before.clone();
-    control.system.cr3 = 0;
-    control.system.general[0] = 1;
-    assert!(guest.processor.set_registers(&control).is_err());
-    let mut address = before.clone();
-    address.system.rip = 0x8000_0000_0000;
-    assert!(guest.processor.set_registers(&address).is_err());
-    assert_eq!(guest.processor.registers(), before);
+    let before = guest.processor.registers().unwrap();
+    let mut refused = |change: &dyn Fn(&mut processor::StartRegisters)| {
+        let mut registers = before.clone();
+        registers.system.general[0] = 1;
+        change(&mut registers.system);
+        assert!(guest.processor.set_registers(&registers).is_err());
+        assert_eq!(guest.processor.registers().unwrap(), before);
+    };
+    refused(&|system| system.rip = 0x8000_0000_0000);
+    refused(&|system| system.cr3 = 1 << 60);
+    // One that goes well, and one that does not.
+    refused(&|system| (system.cr3, system.cr4) = (0x2000, system.cr4 | 1 << 40));
+    refused(&|system| system.cr0 &= !1);
+    refused(&|system| system.efer |= 1 << 40);
+    assert_ne!(guest.step(), CODE, "it runs on");
+}
+
+#[test]
+fn control_and_segment_registers_are_set() {
+    let mut guest = counting(Tier::Translator);
+    guest.run_freely();
+    // The same tables once more, which map the second 2 MiB to where the first are.
+    let memory = guest.processor.vcpu.shared.memory.clone();
+    let put = |at: u64, value: u64| memory.write_obj(value, GuestAddress(at)).unwrap();
+    put(0x60_0000, 0x60_1007);
+    put(0x60_1000, 0x60_2007);
+    put(0x60_2000, 0x87);
+    put(0x60_2008, 0x87);
+    let mut registers = guest.processor.registers().unwrap();
+    registers.system.cr3 = 0x60_0000;
+    registers.system.cr4 |= 1 << 2;
+    registers.system.segments[Seg::Ds as usize].selector = 0x28;
+    registers.system.segments[Seg::Fs as usize].base = 0x77_0000;
+    // EFER.LMA is the processor's.
+    registers.system.efer &= !(1 << 10);
+    guest.processor.set_registers(&registers).unwrap();
+    registers.system.efer |= 1 << 10;
+    assert_eq!(guest.processor.registers().unwrap(), registers);
+    assert_eq!(guest.processor.translate(0x20_1234).unwrap(), Some(0x1234));
+    assert_eq!(guest.processor.translate(0x40_0000).unwrap(), None);
+    let count = guest.count();
+    guest.run_freely();
+    assert!(guest.count() > count, "it runs on in the new address space");
 }
 
 #[test]
 fn addresses_are_translated_without_marking_their_pages() {
     let mut guest = counting(Tier::Interpreter);
-    assert_eq!(guest.processor.translate(0x20_1234), Some(0x20_1234));
-    assert_eq!(guest.processor.translate(0x80_0000_0000), None);
-    assert_eq!(guest.processor.translate(0x8000_0000_0000), None);
+    assert_eq!(guest.processor.translate(0x20_1234).unwrap(), Some(0x20_1234));
+    assert_eq!(guest.processor.translate(0x80_0000_0000).unwrap(), None);
+    assert_eq!(guest.processor.translate(0x8000_0000_0000).unwrap(), None);
     let entry: [u8; 8] = guest.processor.vcpu.peek(0x3008);
     assert_eq!(u64::from_le_bytes(entry), 1 << 21 | 0x87);
 }

@@ -157,7 +157,7 @@ impl MsrState {
 }
 
 /// An MSR access that raises #GP.
-struct Refused;
+pub struct Refused;
 
 /// The unknown MSRs that guests have tried, so that each is told of once.
 #[derive(Default)]
@@ -335,7 +335,11 @@ impl Vcpu {
         self.msrs.tsc_adjust = self.msrs.tsc_adjust.wrapping_add(change);
     }
 
-    fn write_efer(&mut self, value: u64) -> Result<(), Refused> {
+    /// Writes EFER.
+    ///
+    /// # Errors
+    /// When a bit is not known, or LME would change while paging is on.
+    pub fn write_efer(&mut self, value: u64) -> Result<(), Refused> {
         let known = efer::SCE | efer::LME | efer::LMA | efer::NXE;
         let changed = value ^ self.efer;
         if value & !known != 0 || (changed & efer::LME != 0 && self.cr0 & cr0::PG != 0) {

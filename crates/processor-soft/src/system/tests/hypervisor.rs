@@ -47,6 +47,7 @@ impl HypervisorInterface for Fake {
             _ => HypercallOutcome::InvalidOpcode,
         }
     }
+    fn deliver_messages(&self, _vp: u32) {}
     fn reset_processor(&self, _vp: u32) {}
     fn ran(&self, _vp: u32, _nanoseconds: u64) {}
 }

@@ -119,7 +119,7 @@ fn a_fault_on_the_way_to_a_page_fault_is_a_double_fault() {
 fn a_fault_on_the_way_to_a_double_fault_ends_the_guest() {
     let mut vcpu = long(|a| a.ud2().unwrap());
     vcpu.idtr.limit = 0;
-    let Err(Exit::TripleFault(text)) = run(&mut vcpu) else { panic!("the guest goes on") };
+    let Err(Exit::TripleFault { state: text }) = run(&mut vcpu) else { panic!("the guest goes on") };
     assert!(text.contains(&format!("{CODE:016x}")), "{text}");
 }
 

@@ -122,5 +122,5 @@ fn protected_mode_is_entered_by_a_far_jump_and_left_again() {
 fn without_a_vector_table_the_processor_shuts_down() {
     let mut vcpu = real(|a| a.int(0x21).unwrap());
     vcpu.idtr.limit = 0;
-    assert!(matches!(run(&mut vcpu), Err(Exit::TripleFault(_))));
+    assert!(matches!(run(&mut vcpu), Err(Exit::TripleFault { .. })));
 }

@@ -127,7 +127,7 @@ fn stop_brings_back_running_and_sleeping_processors() {
     let (partition, _, _) = partition(2, 4 << 20);
     one_to_one(&partition, &[0xeb, 0xfe]); // JMP to itself
     let mut running = partition.processor(0).unwrap();
-    running.start_at(&start());
+    running.start_at(&start()).unwrap();
     let mut sleeping = partition.processor(1).unwrap();
     let threads = [std::thread::spawn(move || running.run()), std::thread::spawn(move || sleeping.run())];
     while !partition.virtual_processors().is_running(0) {
@@ -143,14 +143,14 @@ fn stop_brings_back_running_and_sleeping_processors() {
 fn a_reset_returns_to_the_state_after_power_on() {
     let (partition, _, _) = partition(1, 4 << 20);
     let mut processor = partition.processor(0).unwrap();
-    processor.start_at(&start());
+    processor.start_at(&start()).unwrap();
     partition.stop();
     partition.reset();
     assert_eq!(processor.run(), Exit::Stopped);
     partition.resume();
     partition.stop();
     partition.reset();
-    processor.start_at(&start());
+    processor.start_at(&start()).unwrap();
     assert!(processor.describe().contains("0000000000010000"), "{}", processor.describe());
     assert_eq!(processor.run(), Exit::Stopped);
     assert!(processor.describe().contains("0000000000010000"));
@@ -194,7 +194,7 @@ fn a_flush_waits_for_running_processors_and_not_for_sleeping_ones() {
     poke(0x10_0000, 1);
     poke(0x10_1000, 2);
     let mut processor = partition.processor(0).unwrap();
-    processor.start_at(&start());
+    processor.start_at(&start()).unwrap();
     let thread = std::thread::spawn(move || processor.run());
     while peek(DATA) != 1 {
         std::thread::yield_now();
@@ -246,7 +246,7 @@ fn locked_increments_of_two_processors_add_up() {
     let threads: Vec<_> = (0..2)
         .map(|index| {
             let mut processor = partition.processor(index).unwrap();
-            processor.start_at(&start());
+            processor.start_at(&start()).unwrap();
             std::thread::spawn(move || processor.run())
         })
         .collect();
