@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 
 use crate::PAGE_SHIFT;
+use crate::mapping::Mapping;
 
 /// The word of a page: a generation and whether it holds decoded code.
 pub type PageState = u32;
@@ -151,11 +152,13 @@ impl CodePages {
 pub struct WriteTracker {
     code: Option<Arc<CodePages>>,
     base: u64,
+    /// The region's memory, which is there as long as the region.
+    _memory: Option<Arc<Mapping>>,
 }
 
 impl WriteTracker {
-    pub(crate) fn new(code: Arc<CodePages>, base: u64) -> Self {
-        Self { code: Some(code), base }
+    pub(crate) fn new(code: Arc<CodePages>, base: u64, memory: Arc<Mapping>) -> Self {
+        Self { code: Some(code), base, _memory: Some(memory) }
     }
 }
 

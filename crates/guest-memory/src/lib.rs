@@ -12,14 +12,18 @@
 //! ```
 
 mod code;
+mod mapping;
 
 pub use code::{CodePages, PageState, WriteTracker};
 
+use std::io;
 use std::sync::Arc;
 
 use thiserror::Error;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestRegionMmap};
+
+use mapping::Mapping;
 
 /// Guest RAM, shared by processors and devices.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<WriteTracker>;
@@ -46,7 +50,7 @@ pub enum Error {
         size: u64,
         /// The host's reason.
         #[source]
-        source: vm_memory::mmap::MmapRegionError,
+        source: io::Error,
     },
     /// The regions do not fit together.
     #[error("guest memory regions do not fit together")]
@@ -54,7 +58,7 @@ pub enum Error {
 }
 
 /// RAM of `size` bytes laid around the device hole: private anonymous memory that the host may back by
-/// huge pages, with the record of its code pages.
+/// huge pages and KVM map by them, with the record of its code pages.
 ///
 /// # Errors
 /// When `size` is not a positive multiple of [`PAGE_SIZE`] or the host refuses the mapping.
@@ -76,15 +80,15 @@ pub fn allocate(size: u64) -> Result<(GuestMemory, Arc<CodePages>), Error> {
 
 fn region(base: u64, size: u64, code: &Arc<CodePages>) -> Result<GuestRegionMmap<WriteTracker>, Error> {
     let bytes = usize::try_from(size).map_err(|_| Error::Size(size))?;
-    let tracker = WriteTracker::new(Arc::clone(code), base);
-    let mapping = MmapRegionBuilder::new_with_bitmap(bytes, tracker)
+    let failed = |source| Error::Map { size, source };
+    let host = Arc::new(Mapping::new(bytes).map_err(failed)?);
+    let tracker = WriteTracker::new(Arc::clone(code), base, Arc::clone(&host));
+    let builder = MmapRegionBuilder::new_with_bitmap(bytes, tracker)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE)
-        .build()
-        .map_err(|source| Error::Map { size, source })?;
-    // SAFETY: the range is the mapping just made, which this call owns; the advice changes no contents.
-    // Its failure (a kernel without transparent huge pages) costs speed only.
-    unsafe { libc::madvise(mapping.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+        .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE);
+    // SAFETY: the range is a mapping of `bytes` bytes, which stays while the region does: its tracker holds it.
+    let builder = unsafe { builder.with_raw_mmap_pointer(host.start()) };
+    let mapping = builder.build().map_err(|error| failed(io::Error::other(error)))?;
     GuestRegionMmap::new(mapping, GuestAddress(base)).ok_or(Error::Size(size))
 }
 

@@ -21,6 +21,7 @@ mod error;
 mod memory;
 mod ownership;
 mod raw;
+pub mod scheduling;
 pub mod scsi;
 mod snapshot;
 mod thread_queue;

@@ -16,6 +16,7 @@
 //! Not done: Fibre Channel, aborting requests that have begun (a reset waits for them).
 
 mod controller;
+mod gather;
 pub mod protocol;
 mod queues;
 mod request;
@@ -27,5 +28,7 @@ pub use controller::{Controller, ScsiSettings, scsi_instance};
 
 /// The longest transfer, in bytes.
 pub const MAX_TRANSFER: u32 = 1 << 20;
+/// Answers that wait for one interrupt while the guest goes on sending.
+const ANSWERS_HELD: usize = 32;
 /// Requests that a channel has in flight.
 const SLOTS: usize = 256;

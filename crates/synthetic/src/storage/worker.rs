@@ -5,7 +5,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Instant;
 
+use ::storage::scheduling::Wakeup;
 use ::storage::scsi::{self, Io, LogicalUnit, Outcome, Sense};
 use ::storage::{Disk, Owner, Request, SubmitError};
 use rustix::event::{Timespec, epoll};
@@ -15,10 +18,11 @@ use vmbus::{Channel, Doorbell, OfferError};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::controller::{Shared, news};
+use super::gather::Gather;
 use super::protocol::*;
 use super::queues::{FIRST_QUEUE, Queues};
 use super::request::{Slot, Transfer};
-use super::{MAX_TRANSFER, SLOTS};
+use super::{ANSWERS_HELD, MAX_TRANSFER, SLOTS};
 
 /// The numbers by which the event loop knows what is not a disk queue.
 const CHANNEL: u64 = 0;
@@ -69,6 +73,17 @@ pub(super) struct Worker {
     parameters: Box<[u8]>,
     /// News that the guest has not been told: bits as in [`Shared::news`].
     untold: u8,
+    gather: Gather,
+    /// How the host schedules this thread.
+    wakeup: Wakeup,
+    /// The guest may write while this thread looks: the host has another processor for it.
+    side_by_side: bool,
+    /// Answers that the guest has not been shown.
+    written: usize,
+    /// Answers shown since the last interrupt.
+    held: usize,
+    /// The guest waits for an interrupt.
+    due: bool,
     /// The guest broke the ring: nothing more is read or written.
     broken: bool,
 }
@@ -102,6 +117,12 @@ impl Worker {
             reply: Vec::new(),
             parameters: vec![0; scsi::PARAMETERS_MAX].into(),
             untold: 0,
+            gather: Gather::new(),
+            wakeup: Wakeup::AtOnce,
+            side_by_side: thread::available_parallelism().is_ok_and(|processors| processors.get() > 1),
+            written: 0,
+            held: 0,
+            due: false,
             broken: false,
         })
     }
@@ -135,18 +156,22 @@ impl Worker {
     }
 
     fn exchange(&mut self) -> Result<(), RingError> {
+        let began = Instant::now();
+        let mut served = 0;
         loop {
             self.channel.incoming.mask();
-            self.receive()?;
+            served += self.receive()?;
             while let Some(index) = self.arrived.pop() {
                 self.carry_out(index)?;
             }
             self.kick()?;
             self.write_backlog()?;
             self.tell_news()?;
-            if self.channel.outgoing.commit() {
-                self.channel.interrupt();
+            self.show_answers();
+            if self.linger(served, began)? {
+                continue;
             }
+            self.interrupt_if_due();
             // Without a free slot the ring is looked at again when a disk is done or the guest makes room.
             let more = self.channel.incoming.unmask()?;
             // A guest that never stops sending must not keep the channel from being closed.
@@ -156,9 +181,52 @@ impl Worker {
         }
     }
 
+    /// Shows the guest what has been written.
+    fn show_answers(&mut self) {
+        self.due |= self.channel.outgoing.commit();
+        self.held += std::mem::take(&mut self.written);
+        if self.held >= ANSWERS_HELD {
+            self.interrupt_if_due();
+        }
+    }
+
+    fn interrupt_if_due(&mut self) {
+        self.held = 0;
+        // A guest that has emptied the ring by itself meanwhile finds nothing new, which it expects.
+        if std::mem::take(&mut self.due) {
+            self.channel.interrupt();
+        }
+    }
+
+    /// Looks for more from a guest that has several requests at a time, for as long as it is likely to come. True if
+    /// there is some.
+    fn linger(&mut self, served: usize, began: Instant) -> Result<bool, RingError> {
+        if !self.side_by_side || self.free.is_empty() || self.channel.closing() {
+            return Ok(false);
+        }
+        let now = Instant::now();
+        let linger = self.gather.linger(served, now - began);
+        while self.channel.incoming.is_empty()? {
+            if now.elapsed() >= linger {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
+        if self.due {
+            self.gather.sent_unanswered();
+        }
+        Ok(true)
+    }
+
     /// Sleeps until something happens, and takes what disks have done.
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
         events.clear();
+        if self.gather.wakeup() != self.wakeup {
+            self.wakeup = self.gather.wakeup();
+            if let Err(error) = self.wakeup.apply() {
+                tracing::debug!(name = self.shared.name, wakeup = ?self.wakeup, %error, "scheduling stays as it is");
+            }
+        }
         let timeout = self.queues.is_deferred().then_some(&RETRY);
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -195,8 +263,8 @@ impl Worker {
 
     // Requests.
 
-    /// Takes requests from the ring, as many as there are free slots.
-    fn receive(&mut self) -> Result<(), RingError> {
+    /// Takes requests from the ring, as many as there are free slots. Returns how many.
+    fn receive(&mut self) -> Result<usize, RingError> {
         let mut batch = self.channel.incoming.batch()?;
         while let Some(&index) = self.free.last() {
             let Some(packet) = batch.next_packet()? else { break };
@@ -209,7 +277,11 @@ impl Worker {
         if batch.finish()? {
             self.channel.interrupt();
         }
-        Ok(())
+        let found = self.arrived.len();
+        if found > 0 {
+            self.gather.found(found + self.queues.in_flight());
+        }
+        Ok(found)
     }
 
     fn carry_out(&mut self, index: usize) -> Result<(), RingError> {
@@ -472,6 +544,7 @@ impl Worker {
         {
             return Ok(false);
         }
+        self.written += 1;
         self.free.push(index);
         Ok(true)
     }

@@ -40,7 +40,15 @@ impl<M: RingMemory> IncomingRing<M> {
         // The guest writes its index, then looks at the mask; we write the mask, then look at the index.
         // With a full fence on both sides one of us sees the other.
         fence(Ordering::SeqCst);
-        Ok(self.written()? != self.read)
+        Ok(!self.is_empty()?)
+    }
+
+    /// Whether there is nothing to read now.
+    ///
+    /// # Errors
+    /// When the guest's write index is none.
+    pub fn is_empty(&self) -> Result<bool, RingError> {
+        Ok(self.written()? == self.read)
     }
 
     /// What is there to read now.
