@@ -33,6 +33,7 @@ pub mod pit;
 pub mod port92;
 pub mod power;
 pub mod reset_control;
+pub mod rom;
 pub mod rtc;
 pub mod serial;
 mod sync;

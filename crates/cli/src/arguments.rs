@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use machine::MachineConfig;
 use machine::config::{
-    CdromConfig, DiskConfig, Display, Enlightenments, Gdb, InputError, MemorySize, Net, ProcessorChoice,
-    Serial, Switch, Translator,
+    BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemorySize, Net,
+    ProcessorChoice, Serial, Switch, Translator,
 };
 
 use crate::{BAD_INPUT, say};
@@ -111,6 +111,12 @@ pub(crate) struct RunArguments {
     /// The kernel's command line
     #[arg(long, value_name = "S", allow_hyphen_values = true)]
     append: Option<String>,
+    /// The firmware to start with, in place of a kernel: bios, or a file with a ROM image
+    #[arg(long, value_name = "bios|F", value_parser = parse::<Firmware>)]
+    firmware: Option<Firmware>,
+    /// What the firmware boots from, in order: a list of cdrom and disk
+    #[arg(long, value_name = "LIST", value_parser = parse::<BootOrder>)]
+    boot: Option<BootOrder>,
     /// A disk: F[,format=raw][,readonly][,snapshot][,bus=auto|ide|scsi]; may be given several times
     #[arg(long = "disk", value_name = "F[,OPTIONS]", value_parser = parse::<DiskConfig>)]
     disks: Vec<DiskConfig>,
@@ -244,6 +250,7 @@ impl RunArguments {
         set(&mut config.cpus, &self.cpus);
         set(&mut config.memory, &self.memory);
         set(&mut config.append, &self.append);
+        set(&mut config.boot, &self.boot);
         set(&mut config.processor, &self.processor);
         set(&mut config.translator, &self.translator);
         set(&mut config.enlightenments, &self.enlightenments);
@@ -259,6 +266,9 @@ impl RunArguments {
             if option.is_some() {
                 place.clone_from(option);
             }
+        }
+        if self.firmware.is_some() {
+            config.firmware.clone_from(&self.firmware);
         }
         config.test_devices |= self.test_devices;
         if self.gdb.is_some() {

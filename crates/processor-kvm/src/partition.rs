@@ -43,6 +43,8 @@ pub struct KvmConfig {
     pub processors: u32,
     /// Guest RAM.
     pub memory: GuestMemory,
+    /// Memory that the guest can read, and whose writes go to the bus.
+    pub rom: Option<GuestMemory>,
     /// The machine's clock, from which the guest's TSC derives.
     pub clock: Arc<VmClock>,
     /// The hypervisor interface, if the guest is to see one.
@@ -55,7 +57,7 @@ pub struct KvmConfig {
 pub(crate) struct Shared {
     // Before the memory that it uses.
     pub vm: VmFd,
-    _memory: GuestMemory,
+    _memory: (GuestMemory, Option<GuestMemory>),
     pub vcpus: Vec<Arc<SharedVcpu>>,
     pub stopped: AtomicBool,
     pub routes: Routes,
@@ -88,7 +90,7 @@ impl KvmPartition {
     /// # Errors
     /// When KVM refuses something, or has no room for as many processors.
     pub fn new(config: KvmConfig) -> Result<Arc<Self>, Error> {
-        let KvmConfig { host, processors, memory, clock, hypervisor, registry } = config;
+        let KvmConfig { host, processors, memory, rom, clock, hypervisor, registry } = config;
         if processors as usize > host.max_processors() {
             let reason = format!("KVM has at most {} processors a machine", host.max_processors());
             return Err(Error::Unsupported { processor: "KVM", reason });
@@ -103,7 +105,7 @@ impl KvmPartition {
         };
         vm.enable_cap(&split).map_err(failed_errno("giving a virtual machine local APICs"))?;
         msr::filter(&vm, hypervisor).map_err(failed("setting the MSR filter"))?;
-        sys::map_memory(&vm, &memory).map_err(failed("giving guest memory to KVM"))?;
+        sys::map_memory(&vm, &memory, rom.as_ref()).map_err(failed("giving guest memory to KVM"))?;
 
         let page_size = host.kvm.get_vcpu_mmap_size();
         let page_size = page_size.map_err(failed_errno("asking KVM for the size of a processor's page"))?;
@@ -119,7 +121,7 @@ impl KvmPartition {
         }
         let shared = Shared {
             vm,
-            _memory: memory,
+            _memory: (memory, rom),
             vcpus,
             stopped: AtomicBool::new(false),
             routes: Routes::default(),

@@ -13,9 +13,9 @@ use kvm_bindings::{
     KVM_EXIT_HYPERV_SYNIC, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN,
     KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
     KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_HYPERV_EVENTFD_DEASSIGN, KVM_IRQ_ROUTING_HV_SINT,
-    KVM_IRQ_ROUTING_MSI, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_cpuid2, kvm_device_attr,
-    kvm_interrupt, kvm_irq_routing_entry, kvm_irq_routing_hv_sint, kvm_irq_routing_msi, kvm_run,
-    kvm_userspace_memory_region,
+    KVM_IRQ_ROUTING_MSI, KVM_MEM_READONLY, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_cpuid2,
+    kvm_device_attr, kvm_interrupt, kvm_irq_routing_entry, kvm_irq_routing_hv_sint, kvm_irq_routing_msi,
+    kvm_run, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -59,21 +59,39 @@ pub fn supported_hypervisor_leaves(kvm: &Kvm) -> io::Result<CpuId> {
     Ok(leaves)
 }
 
-/// Makes all regions of `memory` the guest's.
+/// The legacy video window, which belongs to devices.
+const VIDEO_WINDOW: std::ops::Range<u64> = 0xa_0000..0xc_0000;
+
+/// Makes all regions of `memory` the guest's, but for the legacy video window, and those of `rom` for reading.
 ///
-/// The caller keeps `memory` for as long as `vm`.
-pub fn map_memory(vm: &VmFd, memory: &GuestMemory) -> io::Result<()> {
-    for (slot, region) in (0..).zip(memory.iter()) {
+/// The caller keeps both for as long as `vm`.
+pub fn map_memory(vm: &VmFd, memory: &GuestMemory, rom: Option<&GuestMemory>) -> io::Result<()> {
+    let mut slot = 0;
+    let mut map = |flags, address, size, host: u64| {
         let region = kvm_userspace_memory_region {
             slot,
-            flags: 0,
-            guest_phys_addr: region.start_addr().raw_value(),
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
+            flags,
+            guest_phys_addr: address,
+            memory_size: size,
+            userspace_addr: host,
         };
+        slot += 1;
         // SAFETY: the region is a mapping of that length, and whoever has the machine keeps it while `vm` exists.
         // What the guest does to it, it may: the host looks at it by volatile or atomic accesses only.
-        unsafe { vm.set_user_memory_region(region) }.map_err(io::Error::from)?;
+        unsafe { vm.set_user_memory_region(region) }.map_err(io::Error::from)
+    };
+    for region in memory.iter() {
+        let (start, host) = (region.start_addr().raw_value(), region.as_ptr() as u64);
+        let end = start + region.len();
+        if start < VIDEO_WINDOW.start && VIDEO_WINDOW.end < end {
+            map(0, start, VIDEO_WINDOW.start - start, host)?;
+            map(0, VIDEO_WINDOW.end, end - VIDEO_WINDOW.end, host + (VIDEO_WINDOW.end - start))?;
+        } else {
+            map(0, start, region.len(), host)?;
+        }
+    }
+    for region in rom.iter().flat_map(|rom| rom.iter()) {
+        map(KVM_MEM_READONLY, region.start_addr().raw_value(), region.len(), region.as_ptr() as u64)?;
     }
     Ok(())
 }

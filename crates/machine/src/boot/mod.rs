@@ -22,7 +22,38 @@ use processor::StartRegisters;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::config::{InputError, MachineConfig, MemorySize};
+use crate::firmware::Rom;
 use crate::memory_map::{self, COMMAND_LINE, COMMAND_LINE_SIZE};
+
+/// What a machine starts with.
+#[derive(Debug)]
+pub enum BootSource {
+    /// A kernel.
+    Kernel(BootFiles),
+    /// Firmware, which finds something to boot.
+    Firmware(Rom),
+}
+
+impl BootSource {
+    /// Opens what `config` names.
+    ///
+    /// # Errors
+    /// When a file is missing or does not do.
+    pub fn open(config: &MachineConfig) -> Result<Self, InputError> {
+        Ok(match config.boots_by_firmware() {
+            true => Self::Firmware(Rom::open(config)?),
+            false => Self::Kernel(BootFiles::open(config)?),
+        })
+    }
+
+    /// The firmware, if there is one.
+    pub fn firmware(&self) -> Option<&Rom> {
+        match self {
+            Self::Kernel(_) => None,
+            Self::Firmware(rom) => Some(rom),
+        }
+    }
+}
 
 /// The files of a boot, opened once, so that a reset boots the same kernel again.
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! The emulated devices of the board.
 
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use chipset::acpi_pm::{self, PowerManagement};
@@ -20,10 +19,11 @@ use counters::{DeviceCounters, Kind, Registry};
 
 use guest_memory::GuestMemory;
 
-use super::output::SharedOutput;
+use super::output::{FirmwareLog, SharedOutput};
 use super::wiring::Interrupts;
 use crate::buses::Buses;
 use crate::control::Control;
+use crate::firmware::{File, Rom};
 use crate::memory_map::{self, IOAPIC};
 use crate::run::SerialOutput;
 
@@ -42,6 +42,8 @@ pub(super) struct Surroundings<'a> {
     pub control: &'a Arc<Control>,
     pub memory_size: u64,
     pub cpus: u32,
+    /// The firmware that the machine starts with, if it does not start with a kernel.
+    pub firmware: Option<&'a Rom>,
 }
 
 impl Surroundings<'_> {
@@ -67,17 +69,22 @@ pub(super) struct Chipset {
 }
 
 impl Chipset {
-    /// The devices, on the buses.
-    pub fn new(around: &Surroundings<'_>, memory: &GuestMemory, output: SerialOutput) -> Self {
+    /// The devices, on the buses. `files` is what firmware is told.
+    pub fn new(
+        around: &Surroundings<'_>,
+        memory: &GuestMemory,
+        output: SerialOutput,
+        files: Vec<File>,
+    ) -> Result<Self, fw_cfg::Error> {
         interrupt_controllers(around);
         timer(around);
         real_time_clock(around);
         keyboard_controller(around);
         let serial = serial_port(around, output);
         small_ports(around);
-        firmware_configuration(around, memory);
+        firmware_configuration(around, memory, files)?;
         let (pci, power_management) = pci(around);
-        Self { serial, power_management, pci }
+        Ok(Self { serial, power_management, pci })
     }
 
     /// Puts a function on the PCI bus.
@@ -134,12 +141,16 @@ fn small_ports(around: &Surroundings<'_>) {
     around.ports(ResetControl::new(around.power()), &counters, &[(reset_control::PORT, 1)]);
     around.ports(Port92::new(around.power()), &counters, &[(port92::PORT, 1)]);
     let counters = around.counters("debug");
-    // The debug console's port lies within the power management block, and no firmware is there to use it.
-    around.ports(DebugPorts::new(Box::new(io::sink())), &counters, &[(debug_ports::POST_CODE, 1)]);
+    let ports = [(debug_ports::DEBUG_CONSOLE, 1), (debug_ports::POST_CODE, 1)];
+    around.ports(DebugPorts::new(Box::new(FirmwareLog::default())), &counters, &ports);
 }
 
 /// How firmware learns of the machine.
-fn firmware_configuration(around: &Surroundings<'_>, memory: &GuestMemory) {
+fn firmware_configuration(
+    around: &Surroundings<'_>,
+    memory: &GuestMemory,
+    files: Vec<File>,
+) -> Result<(), fw_cfg::Error> {
     let counters = around.counters("fw-cfg");
     let mut device = FwCfg::new(memory.clone());
     device.set_item(RAM_SIZE, around.memory_size.to_le_bytes().to_vec());
@@ -147,7 +158,11 @@ fn firmware_configuration(around: &Surroundings<'_>, memory: &GuestMemory) {
     for selector in [PROCESSORS, MOST_PROCESSORS] {
         device.set_item(selector, processors.to_le_bytes().to_vec());
     }
+    for (name, bytes) in files {
+        device.add_file(&name, bytes)?;
+    }
     around.ports(device, &counters, &[(fw_cfg::PORT, fw_cfg::PORTS)]);
+    Ok(())
 }
 
 fn pci(around: &Surroundings<'_>) -> (Arc<Mutex<PciBus>>, Arc<Mutex<PowerManagement>>) {
@@ -161,7 +176,8 @@ fn pci(around: &Surroundings<'_>) -> (Arc<Mutex<PciBus>>, Arc<Mutex<PowerManagem
     around.buses.add_port_region(pci::POWER_MANAGEMENT, acpi_pm::PM_REGION, ports, &counters);
 
     let mut bus = PciBus::new(Arc::new(WeakListener(Arc::downgrade(around.buses))));
-    bus.add(pci::HOST_BRIDGE, Arc::new(Mutex::new(HostBridge::new())));
+    let bridge = if around.firmware.is_some() { HostBridge::for_firmware() } else { HostBridge::new() };
+    bus.add(pci::HOST_BRIDGE, Arc::new(Mutex::new(bridge)));
     bus.add(pci::ISA_BRIDGE, Arc::new(Mutex::new(IsaBridge::new(around.interrupts.router()))));
     bus.add(pci::POWER_MANAGEMENT, Arc::clone(&power_management) as Arc<_>);
     let bus = Arc::new(Mutex::new(bus));

@@ -1,10 +1,11 @@
 //! From a configuration to a board: everything that lives from power-on to the next reset.
 
 mod chipset;
-mod firmware;
 mod hypervisor;
 mod output;
 mod processors;
+mod rom;
+mod set_up;
 mod storage;
 mod test_devices;
 mod wiring;
@@ -32,12 +33,13 @@ use vmbus::Server;
 
 use crate::Error;
 use crate::acpi::{self, PciRouting, Platform};
-use crate::boot::BootFiles;
+use crate::boot::BootSource;
 use crate::buses::Buses;
 use crate::config::MachineConfig;
 use crate::control::Control;
 use crate::debug::Access;
 use crate::disks::Disks;
+use crate::firmware;
 use crate::memory_map::{
     ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VMBUS_WINDOW,
 };
@@ -56,7 +58,7 @@ pub(crate) struct Parts<'a> {
     pub registry: Arc<Registry>,
     pub inspection: Arc<Inspection>,
     pub disks: &'a Arc<Disks>,
-    pub files: &'a mut BootFiles,
+    pub source: &'a mut BootSource,
     pub serial: SerialOutput,
 }
 
@@ -90,18 +92,29 @@ pub(crate) struct Panel {
 }
 
 impl Board {
-    /// Builds a board, loads the kernel and leaves the boot processor at its entry.
+    /// Builds a board; with a kernel, loads it and leaves the boot processor at its entry.
     pub fn build(parts: Parts<'_>) -> Result<Self, Error> {
-        let Parts { config, engine, control, registry, inspection, disks, files, serial } = parts;
+        let Parts { config, engine, control, registry, inspection, disks, source, serial } = parts;
         disks.reset();
         let (memory, code) = guest_memory::allocate(config.memory.0)?;
         let vmbus_exists = config.has_vmbus()?;
-        let tables = acpi::tables(&platform(config, vmbus_exists), ACPI_TABLES);
-        write_tables(&memory, &tables)?;
+        let platform = platform(config, vmbus_exists);
         let identity = if disks.taken_over() { smbios::HYPER_V } else { smbios::PLAIN };
-        let written = memory.write_slice(&smbios::tables(identity), GuestAddress(SMBIOS_TABLES));
-        written.map_err(|_| Error::Smbios)?;
-        let start = files.load(&memory, config.memory.0, ACPI_TABLES)?;
+        // Firmware finds its own way from the reset vector.
+        let start = match source {
+            BootSource::Kernel(files) => {
+                write_tables(&memory, &acpi::tables(&platform, ACPI_TABLES))?;
+                let written = memory.write_slice(&smbios::tables(identity), GuestAddress(SMBIOS_TABLES));
+                written.map_err(|_| Error::Smbios)?;
+                Some(files.load(&memory, config.memory.0, ACPI_TABLES)?)
+            }
+            BootSource::Firmware(rom) => {
+                rom.shadow(&memory).map_err(|_| Error::Firmware)?;
+                None
+            }
+        };
+        let firmware = source.firmware();
+        let rom = firmware.map(|rom| guest_memory::rom(rom.base(), rom.bios())).transpose()?;
 
         let vm_clock = VmClock::new();
         let clock: Arc<dyn Clock> = Arc::clone(&vm_clock) as Arc<_>;
@@ -111,6 +124,7 @@ impl Board {
             Setting {
                 config,
                 memory: &memory,
+                rom,
                 code: &code,
                 clock: &vm_clock,
                 inspection,
@@ -142,10 +156,16 @@ impl Board {
             control: &control,
             memory_size: config.memory.0,
             cpus: config.cpus,
+            firmware,
         };
-        let chipset = Chipset::new(&around, &memory, serial);
+        let files =
+            firmware.map(|_| firmware::files(config.memory.0, &platform, identity, &config.boot, disks));
+        let chipset = Chipset::new(&around, &memory, serial, files.unwrap_or_default())?;
         storage::ide(&chipset, &around, &memory, disks);
-        firmware::set_up(&*buses);
+        match firmware {
+            Some(rom) => rom::add(&around, rom),
+            None => set_up::functions(&*buses),
+        }
         if config.test_devices {
             test_devices::add(&around);
         }
@@ -182,9 +202,11 @@ impl Board {
         let mut processors = (0..config.cpus)
             .map(|index| partition.processor(index))
             .collect::<Result<Vec<_>, processor::Error>>()?;
-        processors.iter_mut().for_each(|processor| processor.leave_as_firmware_does());
-        if let Some(boot) = processors.first_mut() {
-            boot.start_at(&start);
+        if let Some(start) = start {
+            processors.iter_mut().for_each(|processor| processor.leave_as_firmware_does());
+            if let Some(boot) = processors.first_mut() {
+                boot.start_at(&start);
+            }
         }
         let panel = Arc::new(Panel {
             serial: chipset.serial,
@@ -291,6 +313,7 @@ fn platform(config: &MachineConfig, vmbus: bool) -> Platform {
         pci_window: PCI_WINDOW,
         pci_routing: PciRouting { line: pci::pirq_of, ioapic: pci::IOAPIC_PINS, pic: pci::FIRMWARE_ROUTES },
         vmbus_window: vmbus.then_some(VMBUS_WINDOW),
+        video_window: None,
     }
 }
 
