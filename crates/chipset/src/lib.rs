@@ -39,5 +39,6 @@ pub mod serial;
 mod sync;
 pub mod test_devices;
 mod unhandled;
+pub mod vga;
 
 pub use bus::{MmioDevice, PortDevice};

@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use machine::MachineConfig;
 use machine::config::{
-    BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemorySize, Net,
-    ProcessorChoice, Serial, Switch, Translator,
+    BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemorySize,
+    ModuleConfig, Net, ProcessorChoice, Serial, Switch, Translator,
 };
 
 use crate::{BAD_INPUT, say};
@@ -35,6 +35,24 @@ pub(crate) enum Command {
     /// Insert or eject the disc of a machine that runs
     #[command(subcommand)]
     Disc(DiscCommand),
+    /// Show the screen of a machine that runs: a PNG file, or its text
+    #[command(override_usage = "bodhi screenshot NAME F.png\n       bodhi screenshot NAME --text")]
+    Screenshot(ScreenshotArguments),
+    /// Type a text on the keyboard of a machine that runs; it has the US layout
+    #[command(override_usage = "bodhi type NAME TEXT")]
+    Type(Target),
+    /// Press keys of a machine that runs, such as enter, f12 or ctrl-alt-del
+    #[command(override_usage = "bodhi key NAME KEYS")]
+    Key(Target),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScreenshotArguments {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The text of a screen in text mode
+    #[arg(long)]
+    pub(crate) text: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -102,12 +120,15 @@ impl Target {
 /// Every option overrides the same key of the configuration file.
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
-    /// A Linux kernel: bzImage or ELF vmlinux
+    /// A kernel: bzImage, ELF vmlinux with a PVH entry, or an image with a multiboot header
     #[arg(long, value_name = "F")]
     kernel: Option<PathBuf>,
     /// The kernel's initial RAM disk
     #[arg(long, value_name = "F")]
     initrd: Option<PathBuf>,
+    /// A further module of a multiboot kernel, and what it is told of it; may be given several times
+    #[arg(long = "module", value_name = "F[,WORDS]", value_parser = parse::<ModuleConfig>)]
+    modules: Vec<ModuleConfig>,
     /// The kernel's command line
     #[arg(long, value_name = "S", allow_hyphen_values = true)]
     append: Option<String>,
@@ -276,6 +297,9 @@ impl RunArguments {
         }
         if self.cdrom.is_some() {
             config.cdrom.clone_from(&self.cdrom);
+        }
+        if !self.modules.is_empty() {
+            config.modules.clone_from(&self.modules);
         }
         if !self.disks.is_empty() {
             config.disks.clone_from(&self.disks);

@@ -29,7 +29,7 @@ pub mod smbios;
 pub use config::{InputError, MachineConfig};
 pub use control::{End, Failure};
 pub use disks::{ChangeError, DiskStatus, DriveStatus};
-pub use handle::{MachineHandle, Status};
+pub use handle::{MachineHandle, ScreenError, Status};
 pub use run::Machine;
 
 use thiserror::Error;

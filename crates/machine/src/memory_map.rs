@@ -19,6 +19,8 @@ pub const ZERO_PAGE: u64 = 0x7000;
 pub const BOOT_PAGE_TABLES: u64 = 0x9000;
 /// The kernel's command line.
 pub const COMMAND_LINE: u64 = 0x2_0000;
+/// What a multiboot kernel is told, up to the end of conventional memory.
+pub const MULTIBOOT_INFORMATION: u64 = 0x1_0000;
 /// Bytes for the command line, its NUL included.
 pub const COMMAND_LINE_SIZE: u64 = 0x1_0000;
 /// End of conventional memory.

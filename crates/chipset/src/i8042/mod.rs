@@ -165,6 +165,11 @@ impl I8042 {
         taken
     }
 
+    /// Whether the guest has taken all that the keyboard had to say.
+    pub fn keyboard_idle(&self) -> bool {
+        self.state.keyboard.queue.is_empty() && !matches!(self.state.output, Some((_, Source::Keyboard)))
+    }
+
     /// The mouse moves (right and up are positive), or its buttons (left, right, middle: bits 0–2) change.
     /// False if it was dropped: the guest does not listen or its queue is full.
     pub fn mouse(&mut self, right: i16, up: i16, buttons: u8) -> bool {

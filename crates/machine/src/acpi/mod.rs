@@ -72,7 +72,7 @@ pub struct PciRouting {
 }
 
 /// Bytes of the RSDP.
-const RSDP_LENGTH: usize = 36;
+pub const RSDP_LENGTH: usize = 36;
 /// Bytes of the RSDP that its first checksum covers.
 const RSDP_FIRST_PART: usize = 20;
 /// Length of the header that tables have in common.

@@ -13,6 +13,7 @@ use chipset::port92::{self, Port92};
 use chipset::power::PowerControl;
 use chipset::reset_control::{self, ResetControl};
 use chipset::serial::{self, Serial};
+use chipset::vga::{self, LinearWindow, Vga};
 use chipset::{PortDevice, ioapic, pic, pit, rtc};
 use clock::{Clock, Timers};
 use counters::{DeviceCounters, Kind, Registry};
@@ -24,7 +25,7 @@ use super::wiring::Interrupts;
 use crate::buses::Buses;
 use crate::control::Control;
 use crate::firmware::{File, Rom};
-use crate::memory_map::{self, IOAPIC};
+use crate::memory_map::{self, IOAPIC, VIDEO_WINDOW, Window};
 use crate::run::SerialOutput;
 
 /// Items of the firmware configuration device: bytes of RAM, processors at the start, processors at most.
@@ -44,6 +45,8 @@ pub(super) struct Surroundings<'a> {
     pub cpus: u32,
     /// The firmware that the machine starts with, if it does not start with a kernel.
     pub firmware: Option<&'a Rom>,
+    /// Whether there is a video adapter.
+    pub screen: bool,
 }
 
 impl Surroundings<'_> {
@@ -65,6 +68,9 @@ impl Surroundings<'_> {
 pub(super) struct Chipset {
     pub serial: Arc<Mutex<Serial>>,
     pub power_management: Arc<Mutex<PowerManagement>>,
+    pub keyboard: Arc<Mutex<I8042>>,
+    /// The video adapter, if there is one.
+    pub vga: Option<Arc<Mutex<Vga>>>,
     pci: Arc<Mutex<PciBus>>,
 }
 
@@ -79,12 +85,17 @@ impl Chipset {
         interrupt_controllers(around);
         timer(around);
         real_time_clock(around);
-        keyboard_controller(around);
+        let keyboard = keyboard_controller(around);
         let serial = serial_port(around, output);
         small_ports(around);
         firmware_configuration(around, memory, files)?;
         let (pci, power_management) = pci(around);
-        Ok(Self { serial, power_management, pci })
+        let chipset =
+            Self { serial, power_management, keyboard, vga: around.screen.then(|| vga(around)), pci };
+        if let Some(vga) = &chipset.vga {
+            chipset.add_function(vga::ADDRESS, Arc::clone(vga) as Arc<_>);
+        }
+        Ok(chipset)
     }
 
     /// Puts a function on the PCI bus.
@@ -119,12 +130,34 @@ fn real_time_clock(around: &Surroundings<'_>) {
     around.buses.add_ports(rtc, &counters, &[(rtc::PORT, 4)]);
 }
 
-fn keyboard_controller(around: &Surroundings<'_>) {
+fn keyboard_controller(around: &Surroundings<'_>) -> Arc<Mutex<I8042>> {
     let counters = around.counters("ps2");
     let keyboard = around.interrupts.counted_isa(i8042::KEYBOARD_IRQ, &counters);
     let mouse = around.interrupts.counted_isa(i8042::MOUSE_IRQ, &counters);
-    let controller = I8042::new(keyboard, mouse, around.power());
-    around.ports(controller, &counters, &[(i8042::DATA, 1), (i8042::COMMAND, 1)]);
+    let controller = Arc::new(Mutex::new(I8042::new(keyboard, mouse, around.power())));
+    let ports = Arc::clone(&controller);
+    around.buses.add_ports(ports, &counters, &[(i8042::DATA, 1), (i8042::COMMAND, 1)]);
+    controller
+}
+
+fn vga(around: &Surroundings<'_>) -> Arc<Mutex<Vga>> {
+    let mut vga = Vga::new(Arc::clone(around.clock));
+    if around.firmware.is_none() {
+        vga.set_text_mode();
+    }
+    let vga = Arc::new(Mutex::new(vga));
+    let state = Arc::downgrade(&vga);
+    let counters = around.registry.device("vga", Kind::Emulated, move || {
+        let vga = state.upgrade();
+        vga.map_or_else(|| "gone".to_owned(), |vga| super::lock(&vga).mode())
+    });
+    let ports = [(vga::PORT, vga::PORTS), (vga::DISPI_PORT, vga::DISPI_PORTS)];
+    around.buses.add_ports(Arc::clone(&vga) as Arc<_>, &counters, &ports);
+    let Window { start, end } = VIDEO_WINDOW;
+    around.buses.add_memory(Arc::clone(&vga) as Arc<_>, &counters, start, end - start);
+    let linear = Arc::new(Mutex::new(LinearWindow::new(Arc::clone(&vga))));
+    around.buses.add_memory_region(vga::ADDRESS, vga::LINEAR_REGION, linear, &counters);
+    vga
 }
 
 fn serial_port(around: &Surroundings<'_>, output: SerialOutput) -> Arc<Mutex<Serial>> {

@@ -17,10 +17,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ::chipset::acpi_pm::{self, PowerManagement};
 use ::chipset::apic::ApicBus;
+use ::chipset::i8042::I8042;
 use ::chipset::pci;
 use ::chipset::serial::Serial;
+use ::chipset::vga::Vga;
 use clock::{Clock, TimerQueue, Timers, VmClock};
 use counters::Registry;
+use display::Key;
 use enlightenment::Enlightenment;
 #[cfg(test)]
 use guest_memory::CodePages;
@@ -41,7 +44,7 @@ use crate::debug::Access;
 use crate::disks::Disks;
 use crate::firmware;
 use crate::memory_map::{
-    ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VMBUS_WINDOW,
+    ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VIDEO_WINDOW, VMBUS_WINDOW,
 };
 use crate::run::SerialOutput;
 use crate::smbios;
@@ -87,6 +90,8 @@ pub(crate) struct Board {
 pub(crate) struct Panel {
     serial: Arc<Mutex<Serial>>,
     power_management: Arc<Mutex<PowerManagement>>,
+    keyboard: Arc<Mutex<I8042>>,
+    vga: Option<Arc<Mutex<Vga>>>,
     partition: Weak<dyn Partition>,
     vmbus: Option<Server>,
 }
@@ -98,7 +103,7 @@ impl Board {
         disks.reset();
         let (memory, code) = guest_memory::allocate(config.memory.0)?;
         let vmbus_exists = config.has_vmbus()?;
-        let platform = platform(config, vmbus_exists);
+        let platform = platform(config, vmbus_exists, source.has_screen());
         let identity = if disks.taken_over() { smbios::HYPER_V } else { smbios::PLAIN };
         // Firmware finds its own way from the reset vector.
         let start = match source {
@@ -113,7 +118,7 @@ impl Board {
                 None
             }
         };
-        let firmware = source.firmware();
+        let (firmware, screen) = (source.firmware(), source.has_screen());
         let rom = firmware.map(|rom| guest_memory::rom(rom.base(), rom.bios())).transpose()?;
 
         let vm_clock = VmClock::new();
@@ -157,9 +162,9 @@ impl Board {
             memory_size: config.memory.0,
             cpus: config.cpus,
             firmware,
+            screen,
         };
-        let files =
-            firmware.map(|_| firmware::files(config.memory.0, &platform, identity, &config.boot, disks));
+        let files = firmware.map(|rom| firmware::files(rom, config, &platform, identity, disks));
         let chipset = Chipset::new(&around, &memory, serial, files.unwrap_or_default())?;
         storage::ide(&chipset, &around, &memory, disks);
         match firmware {
@@ -211,6 +216,8 @@ impl Board {
         let panel = Arc::new(Panel {
             serial: chipset.serial,
             power_management: chipset.power_management,
+            keyboard: chipset.keyboard,
+            vga: chipset.vga,
             partition: Arc::downgrade(&partition),
             vmbus: vmbus.clone(),
         });
@@ -287,6 +294,19 @@ impl Panel {
         lock(&self.serial).receive(bytes)
     }
 
+    /// A key goes down or up. False if the guest did not take it.
+    pub fn key(&self, key: Key, pressed: bool) -> bool {
+        lock(&self.keyboard).key(key.0, pressed)
+    }
+
+    pub fn keyboard_idle(&self) -> bool {
+        lock(&self.keyboard).keyboard_idle()
+    }
+
+    pub fn vga(&self) -> Option<&Mutex<Vga>> {
+        self.vga.as_deref()
+    }
+
     pub fn instructions(&self) -> Option<u64> {
         self.partition.upgrade().and_then(|partition| partition.instructions())
     }
@@ -301,7 +321,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// What the ACPI tables say of a board.
-fn platform(config: &MachineConfig, vmbus: bool) -> Platform {
+fn platform(config: &MachineConfig, vmbus: bool, video: bool) -> Platform {
     Platform {
         processors: config.cpus,
         local_apic: LOCAL_APIC,
@@ -313,7 +333,7 @@ fn platform(config: &MachineConfig, vmbus: bool) -> Platform {
         pci_window: PCI_WINDOW,
         pci_routing: PciRouting { line: pci::pirq_of, ioapic: pci::IOAPIC_PINS, pic: pci::FIRMWARE_ROUTES },
         vmbus_window: vmbus.then_some(VMBUS_WINDOW),
-        video_window: None,
+        video_window: video.then_some(VIDEO_WINDOW),
     }
 }
 

@@ -13,12 +13,15 @@ const SLOTS: usize = 256;
 /// How many unclaimed ports the log tells of.
 const TOLD: usize = 64;
 const UNCLAIMED: u16 = 0;
-/// Where software looks for ISA devices that may be absent: DMA controllers, parallel and further serial ports, a floppy
-/// controller, sound and game ports. That it looks is no news.
-const PROBED: [(u16, u16); 11] = [
+/// Where software looks for ISA devices that may be absent: DMA controllers, the coprocessor's reset, parallel and
+/// further serial ports, a floppy controller, super I/O chips, sound and game ports. That it looks is no news.
+const PROBED: [(u16, u16); 14] = [
     (0x000, 0x00f),
+    (0x02e, 0x02f),
+    (0x04e, 0x04f),
     (0x081, 0x08f),
     (0x0c0, 0x0df),
+    (0x0f0, 0x0f1),
     (0x200, 0x207),
     (0x278, 0x27f),
     (0x2e8, 0x2ff),

@@ -5,6 +5,7 @@ mod disk;
 mod error;
 mod firmware;
 mod gdb;
+mod module;
 mod size;
 mod translator;
 
@@ -13,6 +14,7 @@ pub use disk::{DiskBus, DiskConfig, DiskFormat};
 pub use error::InputError;
 pub use firmware::{BootDevice, BootOrder, Firmware};
 pub use gdb::{Gdb, GdbEndpoint};
+pub use module::ModuleConfig;
 pub use size::MemorySize;
 pub use translator::Translator;
 
@@ -43,12 +45,15 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// Amount of RAM.
     pub memory: MemorySize,
-    /// The Linux kernel to boot: a bzImage, or an ELF vmlinux with a PVH entry.
+    /// The kernel to boot: a bzImage, an ELF vmlinux with a PVH entry, or what has a multiboot header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
     /// The kernel's initial RAM disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
+    /// Further modules of a multiboot kernel.
+    #[serde(rename = "module", skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<ModuleConfig>,
     /// The kernel's command line.
     pub append: String,
     /// The firmware to start with, in place of a kernel.
@@ -95,6 +100,7 @@ impl Default for MachineConfig {
             memory: MemorySize(512 << 20),
             kernel: None,
             initrd: None,
+            modules: Vec::new(),
             append: String::new(),
             firmware: None,
             boot: BootOrder::default(),
@@ -172,6 +178,9 @@ impl MachineConfig {
         if self.boots_by_firmware() {
             if let Some(initrd) = &self.initrd {
                 return Err(InputError::file("initrd", initrd, "needs a --kernel that takes it"));
+            }
+            if let Some(module) = self.modules.first() {
+                return Err(InputError::file("module", &module.file, "needs a --kernel that takes it"));
             }
             if !self.append.is_empty() {
                 return Err(InputError::bare("append", "needs a --kernel that takes it"));

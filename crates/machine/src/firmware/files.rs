@@ -8,8 +8,11 @@
 //! pciVVVV,DDDD.rom         an expansion ROM
 //! ```
 
+use chipset::vga;
+
+use super::Rom;
 use crate::acpi::{self, Platform};
-use crate::config::{BootDevice, BootOrder};
+use crate::config::{BootDevice, BootOrder, MachineConfig};
 use crate::disks::{Disks, Place};
 use crate::memory_map;
 use crate::smbios::{self, Identity};
@@ -20,22 +23,25 @@ const NO_MENU: u16 = 0;
 /// A file by its name.
 pub(crate) type File = (String, Vec<u8>);
 
-/// The files for a machine with `memory_size` bytes of RAM.
+/// The files for a machine that starts with `rom`.
 pub(crate) fn files(
-    memory_size: u64,
+    rom: &Rom,
+    config: &MachineConfig,
     platform: &Platform,
     identity: Identity,
-    order: &BootOrder,
     disks: &Disks,
 ) -> Vec<File> {
     let [anchor, tables] = smbios::files(identity);
     let mut files = vec![
-        ("etc/e820".to_owned(), e820(memory_size)),
-        ("bootorder".to_owned(), boot_order(order, &places(disks))),
+        ("etc/e820".to_owned(), e820(config.memory.0)),
+        ("bootorder".to_owned(), boot_order(&config.boot, &places(disks))),
         ("etc/smbios/smbios-anchor".to_owned(), anchor),
         ("etc/smbios/smbios-tables".to_owned(), tables),
         ("etc/show-boot-menu".to_owned(), NO_MENU.to_le_bytes().to_vec()),
     ];
+    if let Some(bios) = rom.video_bios() {
+        files.push((format!("pci{:04x},{:04x}.rom", vga::VENDOR, vga::DEVICE), bios.to_vec()));
+    }
     files.extend(acpi::script(platform).map(|(name, bytes)| (name.to_owned(), bytes)));
     files
 }
