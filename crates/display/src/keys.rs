@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-/// A key: its code in set 1, with 0xe0 in the upper byte for keys that have that prefix.
+/// A key: its code in set 1, with 0xe0 in the upper byte for keys that have that prefix; 0xe11d is Pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(pub u16);
 
@@ -21,7 +21,7 @@ pub enum KeyError {
 const LEFT_SHIFT: Key = Key(0x2a);
 
 /// Names of keys that make no character.
-const NAMED: [(&str, u16); 50] = [
+const NAMED: [(&str, u16); 52] = [
     ("esc", 0x01),
     ("backspace", 0x0e),
     ("tab", 0x0f),
@@ -69,6 +69,8 @@ const NAMED: [(&str, u16); 50] = [
     ("pagedown", 0xe051),
     ("insert", 0xe052),
     ("del", 0xe053),
+    ("print", 0xe037),
+    ("pause", 0xe11d),
     ("super", 0xe05b),
     ("menu", 0xe05d),
     ("kpenter", 0xe01c),
