@@ -21,10 +21,7 @@ struct Booted {
 fn boot(options: &[&str]) -> Booted {
     let directory = TempDir::new().expect("a folder");
     let running = Machine::firmware(directory.path().join("api")).options(options).start();
-    // The socket comes with the machine.
-    while !directory.path().join("api").exists() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    running.expect_socket(&directory.path().join("api"));
     Booted { running, directory }
 }
 

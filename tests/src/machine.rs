@@ -51,7 +51,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// RAM of every machine, in bytes.
+    /// RAM of every machine that is not given another amount by its options, in bytes.
     pub const MEMORY: u64 = 512 << 20;
 
     /// A machine of `program` that boots `kernel`.
@@ -156,7 +156,10 @@ impl Machine {
 
     fn bodhi_command(&self) -> Command {
         let mut command = Command::new(bodhi());
-        command.args(["run", "--memory", &format!("{}M", Self::MEMORY >> 20), "--serial", "stdio"]);
+        command.args(["run", "--serial", "stdio"]);
+        if !self.arguments.iter().any(|argument| argument == "--memory") {
+            command.args(["--memory", &format!("{}M", Self::MEMORY >> 20)]);
+        }
         // One list of tests for every processor; some tests are about one of them.
         if let Some(processor) = processor()
             && !self.arguments.iter().any(|argument| argument == "--processor")

@@ -1,14 +1,29 @@
 //! The screen and the keyboard of a running machine.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::machine::Running;
 
+/// How long a machine may take to be there.
+const STARTED: Duration = Duration::from_secs(20);
 /// Between two looks at the screen.
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Running {
+    /// Waits for the control socket `api`, which comes with the machine.
+    ///
+    /// # Panics
+    /// With what the program says, if it does not come.
+    pub fn expect_socket(&self, api: &Path) {
+        let deadline = Instant::now() + STARTED;
+        while !api.exists() {
+            assert!(Instant::now() < deadline, "no control socket:\n{}", self.errors());
+            thread::sleep(LOOK);
+        }
+    }
+
     /// The screen's text; empty while there is none.
     pub fn screen(&self) -> String {
         self.bodhi(&["screenshot", "--text"]).output
