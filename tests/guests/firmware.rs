@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use guests::{BOOT, Machine, Running, medium, row};
+use guests::{BOOT, Machine, Running, medium, processor, row};
 use tempfile::TempDir;
 
 /// Processor time from power-on to a boot loader's menu.
@@ -46,8 +46,11 @@ fn from_menu(index: usize, options: &[&str]) -> Booted {
 fn grub_comes_from_a_disc_and_does_what_is_typed() {
     let Booted { running, directory } = from_disc("grub.iso", &["--boot", "disk,cdrom"]);
     running.expect_screen("Memtest86+", SHOWN);
-    let taken = running.processor_time();
-    assert!(taken < TO_THE_LOADER, "{taken:?} from power-on to GRUB's menu");
+    // In the nested host, time says nothing.
+    if processor().is_none_or(|processor| processor != "kvm") {
+        let taken = running.processor_time();
+        assert!(taken < TO_THE_LOADER, "{taken:?} from power-on to GRUB's menu");
+    }
     running.press(&["c"]);
     running.expect_screen("grub>", SHOWN);
     running.type_text("set a=Typed; echo \"<$a>\"\n");
@@ -75,12 +78,14 @@ fn without_anything_bootable_the_firmware_says_so_and_the_machine_obeys() {
 fn the_hardware_detection_tool_shows_the_machine() {
     let Booted { running, directory: _directory } = from_menu(0, &[]);
     running.expect_screen("Main Menu", SHOWN);
-    // The BIOS's menu, and back.
+    // The BIOS's page, from the SMBIOS tables, and back.
     running.press(&["down", "down", "down", "enter"]);
-    running.expect_screen("Vendor", SHOWN);
-    running.press(&["left"]);
-    running.press(&["up", "up", "up", "enter"]);
-    running.expect_screen("1414", SHOWN);
+    running.expect_screen("Vendor    : bodhi", SHOWN);
+    running.press(&["left", "up", "up", "up", "enter"]);
+    // It has no list of names, and says so in the lines above the devices.
+    running.expect_screen("unknown|unknown", SHOWN);
+    running.press(&["down", "down", "down", "down", "enter"]);
+    running.expect_screen("PCI ID  : 8086:", SHOWN);
 }
 
 #[test]
@@ -89,7 +94,7 @@ fn memtest_finds_no_error_in_a_whole_pass() {
     let Booted { running, directory: _directory } = from_menu(1, &["--memory", "32M"]);
     running.expect_screen("<Enter> to start testing", SHOWN);
     running.press(&["enter"]);
-    let screen = running.expect_screen("Pass:          1", Duration::from_secs(1200));
+    let screen = running.expect_screen("Pass:  1 ", Duration::from_secs(1200));
     assert!(screen.contains("Errors: 0"), "{screen}");
 }
 

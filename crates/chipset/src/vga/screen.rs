@@ -186,7 +186,7 @@ impl Vga {
             if banks {
                 // A scan line's lowest bit stands for address bit 13, which with words is bit 12 of the count.
                 let bit = if bytes { 13 } else { 12 };
-                base = base & !(1 << bit) | (line % height & 1) << bit;
+                base = base & !(1 << bit) | ((line % height) & 1) << bit;
             }
             for (x, pixel) in row.iter_mut().enumerate() {
                 *pixel = if deep {
