@@ -13,7 +13,7 @@ ROUNDS ?=
 # A guest keeps one core busy: as many at a time as there are cores.
 GUESTS_AT_A_TIME ?= $(shell nproc)
 
-.PHONY: help build run nested-counts nested-probe test test-all check unit guests bench bench-processor bench-made fuzz
+.PHONY: help build run installer nested-counts nested-probe test test-all check unit guests bench bench-processor bench-made fuzz
 
 help:
 	@echo "make run        boot Debian on StorVSC and end in its shell (KERNEL=generic|cloud|backports)"
@@ -46,11 +46,16 @@ guests:
 	scripts/guest kernel generic cloud backports
 	scripts/guest root
 	scripts/guest probe
+	scripts/guest media
 	scripts/guest qemu
 	scripts/guest nested
 
 test: TESTS :=
 test-all: TESTS := --include-ignored
+test-all: installer
+installer:
+	scripts/setup build guest
+	scripts/guest installer
 test test-all:
 	scripts/setup build guest
 	$(MAKE) --no-print-directory check unit build guests

@@ -8,6 +8,7 @@ mod crash;
 mod debugger;
 mod disk;
 mod end;
+mod firmware;
 mod kvm;
 mod lockstep;
 mod nested;

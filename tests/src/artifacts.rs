@@ -51,6 +51,11 @@ pub fn root_image() -> PathBuf {
     made("guest/root.img")
 }
 
+/// What firmware boots: a file of `scripts/guest media` or `scripts/guest installer`.
+pub fn medium(name: &str) -> PathBuf {
+    made(&format!("media/{name}"))
+}
+
 /// The root file system with the jobs of the benchmarks: a disk image, and the same as a tree for a chroot.
 pub fn bench_system() -> (PathBuf, PathBuf) {
     (made("guest/bench/root.img"), made("guest/bench/root"))

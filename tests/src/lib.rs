@@ -12,9 +12,10 @@ mod disk;
 mod iso;
 mod machine;
 mod probe;
+mod screen;
 mod script;
 
-pub use artifacts::{Kernel, bench_system, root_image};
+pub use artifacts::{Kernel, bench_system, medium, root_image};
 pub use console::Console;
 pub use debugger::gdb;
 pub use devices::{Devices, row};

@@ -52,7 +52,8 @@ pub enum Bus {
 /// A machine to start.
 pub struct Machine {
     program: Program,
-    kernel: Kernel,
+    /// None if firmware looks for one.
+    kernel: Option<Kernel>,
     disks: Vec<(PathBuf, Bus, String)>,
     append: Vec<String>,
     arguments: Vec<OsString>,
@@ -60,18 +61,32 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// RAM of every machine, in bytes.
+    /// RAM of every machine that is not given another amount by its options, in bytes.
     pub const MEMORY: u64 = 512 << 20;
 
     /// A machine of `program` that boots `kernel`.
     pub fn new(program: Program, kernel: Kernel) -> Self {
         let append = vec!["console=ttyS0".to_owned(), "panic=-1".to_owned()];
-        Self { program, kernel, disks: Vec::new(), append, arguments: Vec::new(), api: None }
+        Self { program, kernel: Some(kernel), disks: Vec::new(), append, arguments: Vec::new(), api: None }
     }
 
     /// A machine of bodhi that boots `kernel`.
     pub fn bodhi(kernel: Kernel) -> Self {
         Self::new(Program::Bodhi, kernel)
+    }
+
+    /// A machine of bodhi that boots by firmware, with a control socket at `api` for its screen and keyboard.
+    pub fn firmware(api: PathBuf) -> Self {
+        let append = Vec::new();
+        let machine = Self {
+            program: Program::Bodhi,
+            kernel: None,
+            disks: Vec::new(),
+            append,
+            arguments: Vec::new(),
+            api: None,
+        };
+        machine.api(api)
     }
 
     /// Adds a disk.
@@ -124,10 +139,14 @@ impl Machine {
             Program::Bodhi => self.bodhi_command(),
             Program::Qemu => self.qemu_command(),
         };
-        command.args(["--kernel".into(), self.kernel.image().into_os_string()].map(|word| self.dashes(word)));
-        command
-            .args(["--initrd".into(), self.kernel.initrd().into_os_string()].map(|word| self.dashes(word)));
-        command.args(["--append".into(), self.command_line()].map(|word| self.dashes(word)));
+        if let Some(kernel) = self.kernel {
+            let (image, initrd) = (kernel.image().into_os_string(), kernel.initrd().into_os_string());
+            for (option, value) in
+                [("--kernel", image), ("--initrd", initrd), ("--append", self.command_line())]
+            {
+                command.arg(self.dashes(option.into())).arg(value);
+            }
+        }
         command.args(&self.arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
@@ -147,7 +166,10 @@ impl Machine {
 
     fn bodhi_command(&self) -> Command {
         let mut command = Command::new(bodhi());
-        command.args(["run", "--memory", &format!("{}M", Self::MEMORY >> 20), "--serial", "stdio"]);
+        command.args(["run", "--serial", "stdio"]);
+        if !self.arguments.iter().any(|argument| argument == "--memory") {
+            command.args(["--memory", &format!("{}M", Self::MEMORY >> 20)]);
+        }
         // One list of tests for every processor; some tests are about one of them.
         if let Some(processor) = processor()
             && !self.arguments.iter().any(|argument| argument == "--processor")

@@ -33,10 +33,12 @@ pub mod pit;
 pub mod port92;
 pub mod power;
 pub mod reset_control;
+pub mod rom;
 pub mod rtc;
 pub mod serial;
 mod sync;
 pub mod test_devices;
 mod unhandled;
+pub mod vga;
 
 pub use bus::{MmioDevice, PortDevice};

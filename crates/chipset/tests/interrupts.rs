@@ -170,7 +170,7 @@ fn a_pci_interrupt_reaches_a_kernel_without_ioapic() {
     let machine = Machine::new(1);
     machine.initialize_pic(1 << 11 | 1 << 10 | 1 << 2);
     machine.router.line(FunctionAddress::new(4, 0), 0).set(true);
-    assert_eq!(machine.apic(0).acknowledge(), Some(0x3b));
+    assert_eq!(machine.apic(0).acknowledge(), Some(0x3a));
 }
 
 /// Devices, processors and messages at once: the order of locks holds, and no interrupt is lost.

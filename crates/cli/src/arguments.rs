@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use machine::MachineConfig;
 use machine::config::{
-    CdromConfig, DiskConfig, Display, Enlightenments, Gdb, InputError, MemorySize, Net, ProcessorChoice,
-    Serial, Switch, Translator,
+    BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemorySize,
+    ModuleConfig, Net, ProcessorChoice, Serial, Switch, Translator,
 };
 
 use crate::{BAD_INPUT, say};
@@ -35,6 +35,24 @@ pub(crate) enum Command {
     /// Insert or eject the disc of a machine that runs
     #[command(subcommand)]
     Disc(DiscCommand),
+    /// Show the screen of a machine that runs: a PNG file, or its text
+    #[command(override_usage = "bodhi screenshot NAME F.png\n       bodhi screenshot NAME --text")]
+    Screenshot(ScreenshotArguments),
+    /// Type a text on the keyboard of a machine that runs; it has the US layout
+    #[command(override_usage = "bodhi type NAME TEXT")]
+    Type(Target),
+    /// Press keys of a machine that runs, such as enter, f12 or ctrl-alt-del
+    #[command(override_usage = "bodhi key NAME KEYS")]
+    Key(Target),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScreenshotArguments {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The text of a screen in text mode
+    #[arg(long)]
+    pub(crate) text: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -102,15 +120,24 @@ impl Target {
 /// Every option overrides the same key of the configuration file.
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
-    /// A Linux kernel: bzImage or ELF vmlinux
+    /// A kernel: bzImage, ELF vmlinux with a PVH entry, or an image with a multiboot header
     #[arg(long, value_name = "F")]
     kernel: Option<PathBuf>,
     /// The kernel's initial RAM disk
     #[arg(long, value_name = "F")]
     initrd: Option<PathBuf>,
+    /// A further module of a multiboot kernel, and what it is told of it; may be given several times
+    #[arg(long = "module", value_name = "F[,WORDS]", value_parser = parse::<ModuleConfig>)]
+    modules: Vec<ModuleConfig>,
     /// The kernel's command line
     #[arg(long, value_name = "S", allow_hyphen_values = true)]
     append: Option<String>,
+    /// The firmware to start with, in place of a kernel: bios, or a file with a ROM image
+    #[arg(long, value_name = "bios|F", value_parser = parse::<Firmware>)]
+    firmware: Option<Firmware>,
+    /// What the firmware boots from, in order: a list of cdrom and disk
+    #[arg(long, value_name = "LIST", value_parser = parse::<BootOrder>)]
+    boot: Option<BootOrder>,
     /// A disk: F[,format=raw][,readonly][,snapshot][,bus=auto|ide|scsi]; may be given several times
     #[arg(long = "disk", value_name = "F[,OPTIONS]", value_parser = parse::<DiskConfig>)]
     disks: Vec<DiskConfig>,
@@ -244,6 +271,7 @@ impl RunArguments {
         set(&mut config.cpus, &self.cpus);
         set(&mut config.memory, &self.memory);
         set(&mut config.append, &self.append);
+        set(&mut config.boot, &self.boot);
         set(&mut config.processor, &self.processor);
         set(&mut config.translator, &self.translator);
         set(&mut config.enlightenments, &self.enlightenments);
@@ -260,12 +288,18 @@ impl RunArguments {
                 place.clone_from(option);
             }
         }
+        if self.firmware.is_some() {
+            config.firmware.clone_from(&self.firmware);
+        }
         config.test_devices |= self.test_devices;
         if self.gdb.is_some() {
             config.gdb.clone_from(&self.gdb);
         }
         if self.cdrom.is_some() {
             config.cdrom.clone_from(&self.cdrom);
+        }
+        if !self.modules.is_empty() {
+            config.modules.clone_from(&self.modules);
         }
         if !self.disks.is_empty() {
             config.disks.clone_from(&self.disks);

@@ -9,6 +9,7 @@ mod disks;
 mod doctor;
 mod logs;
 mod run;
+mod screen;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
         Command::Devices(arguments) => devices::devices(&arguments),
         Command::Disk(command) => disks::disk(&command),
         Command::Disc(command) => disks::disc(&command),
+        Command::Screenshot(arguments) => screen::screenshot(&arguments),
+        Command::Type(target) => screen::type_text(&target),
+        Command::Key(target) => screen::key(&target),
     }
 }
 

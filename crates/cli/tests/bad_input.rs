@@ -94,13 +94,50 @@ fn a_kernel_that_is_missing_no_kernel_or_truncated() {
     place
         .refuses_all(&["--kernel", text(&missing)], &format!("--kernel {}: no such file", missing.display()));
     let disk = text(&place.disk);
-    let no_kernel = "is not a Linux kernel (neither a bzImage nor an ELF vmlinux)";
+    let no_kernel =
+        "is not a Linux kernel (neither a bzImage nor an ELF vmlinux), and has no multiboot header";
     place.refuses_all(&["--kernel", disk], &format!("--kernel {disk}: {no_kernel}"));
     let short = place.path("short");
     fs::write(&short, &bzimage()[..3000]).unwrap();
     place.refuses_all(&["--kernel", text(&short)], &format!("--kernel {}: is truncated", short.display()));
     let directory = text(place.directory.path());
     place.refuses_all(&["--kernel", directory], &format!("--kernel {directory}: is a directory"));
+}
+
+#[test]
+fn firmware_that_is_missing_or_none() {
+    let place = Place::new();
+    let (missing, short) = (place.path("missing"), place.path("short"));
+    let named = |path: &Path, reason: &str| format!("--firmware {}: {reason}", path.display());
+    place.refuses_all(&["--firmware", text(&missing)], &named(&missing, "no such file"));
+    fs::write(&short, [0; 1000]).unwrap();
+    let reason = "is no BIOS image: it has 1000 bytes, not a multiple of 64 KiB";
+    let disk = text(&place.disk);
+    place.refuses_all(&["--firmware", text(&short), "--disk", disk], &named(&short, reason));
+    let both = "a kernel is started without firmware: give one of --kernel and --firmware";
+    place.refuses_all(&["--kernel", disk, "--firmware", "bios"], &format!("--kernel {disk}: {both}"));
+    let append = "--append: needs a --kernel that takes it";
+    place.refuses_all(&["--firmware", "bios", "--append", "quiet"], append);
+    let order = "invalid value 'floppy' for '--boot <LIST>': must be a list of cdrom and disk";
+    place.refuses_all(&["--firmware", "bios", "--boot", "floppy"], order);
+}
+
+#[test]
+fn a_multiboot_kernel_that_asks_for_too_much_and_modules_without_one() {
+    let place = Place::new();
+    let kernel = place.path("kernel");
+    let header = |flags: u32| [0x1bad_b002, flags, 0_u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags)];
+    let bytes = |flags: u32| header(flags).map(u32::to_le_bytes).concat();
+    fs::write(&kernel, bytes(1 << 7)).unwrap();
+    let wrong = |reason: &str| format!("--kernel {}: cannot be started: {reason}", kernel.display());
+    let flags = "its multiboot header asks for features that are not there (flags 0x80)";
+    place.refuses_all(&["--kernel", text(&kernel)], &wrong(flags));
+    fs::write(&kernel, bytes(0)).unwrap();
+    let format = "it is no ELF file, and its multiboot header does not tell where it goes";
+    place.refuses_all(&["--kernel", text(&kernel)], &wrong(format));
+    let module = text(&place.disk);
+    let reason = format!("--module {module}: only a multiboot kernel takes modules");
+    place.refuses(&["--module", module], &reason);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestRegionMmap};
+use vm_memory::{Bytes, GuestAddress, GuestRegionMmap};
 
 use mapping::Mapping;
 
@@ -78,6 +78,22 @@ pub fn allocate(size: u64) -> Result<(GuestMemory, Arc<CodePages>), Error> {
     Ok((memory, code))
 }
 
+/// Memory of its own with `bytes` at `base`, for processors that run code from ROM.
+///
+/// # Errors
+/// When `bytes` is no whole number of pages or the host refuses the mapping.
+pub fn rom(base: u64, bytes: &[u8]) -> Result<GuestMemory, Error> {
+    let size = bytes.len() as u64;
+    if size == 0 || !size.is_multiple_of(PAGE_SIZE) || !base.is_multiple_of(PAGE_SIZE) {
+        return Err(Error::Size(size));
+    }
+    // Code that is decoded from it never changes: nobody has to be told.
+    let region = region(base, size, &Arc::new(CodePages::new(0)))?;
+    let memory = GuestMemory::from_regions(vec![region]).map_err(Error::Regions)?;
+    memory.write_slice(bytes, GuestAddress(base)).map_err(|_| Error::Size(size))?;
+    Ok(memory)
+}
+
 fn region(base: u64, size: u64, code: &Arc<CodePages>) -> Result<GuestRegionMmap<WriteTracker>, Error> {
     let bytes = usize::try_from(size).map_err(|_| Error::Size(size))?;
     let failed = |source| Error::Map { size, source };
@@ -95,7 +111,7 @@ fn region(base: u64, size: u64, code: &Arc<CodePages>) -> Result<GuestRegionMmap
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
     #[test]
     fn memory_beyond_three_gib_continues_at_four_gib() {

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use chipset::vga::Vga;
 use counters::{DeviceRow, Registry};
+use display::Key;
 use gdb::Debuggee;
 use processor_soft::Inspection;
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,23 @@ pub struct Status {
     pub vmbus: Option<String>,
     /// Whether it has come to its end.
     pub ended: bool,
+}
+
+/// Why a screen cannot be seen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScreenError {
+    /// There is no video adapter.
+    #[error("the machine has no screen: one that starts with firmware or a multiboot kernel has")]
+    None,
+    /// It shows no text.
+    #[error("the screen shows graphics ({0}), not text")]
+    Graphics(String),
+    /// It has no pixels.
+    #[error("the screen has not been set up yet")]
+    Blank,
+    /// The machine is not there any more.
+    #[error("the machine has come to its end")]
+    Ended,
 }
 
 pub(crate) struct Shared {
@@ -82,6 +101,42 @@ impl MachineHandle {
     /// Gives bytes to the serial port. Returns how many it took; 0 if it has no room at present.
     pub fn serial_input(&self, bytes: &[u8]) -> usize {
         self.panel().map_or(0, |panel| panel.serial_input(bytes))
+    }
+
+    /// The screen as a PNG file.
+    ///
+    /// # Errors
+    /// When there is no screen, or nothing on it.
+    pub fn screenshot(&self) -> Result<Vec<u8>, ScreenError> {
+        let frame = self.with_vga(|vga| Ok(vga.frame()))?;
+        frame.png().map_err(|_| ScreenError::Blank)
+    }
+
+    /// The screen's text.
+    ///
+    /// # Errors
+    /// When there is no screen, or it shows graphics.
+    pub fn screen_text(&self) -> Result<String, ScreenError> {
+        self.with_vga(|vga| {
+            vga.text().map(|text| text.text()).ok_or_else(|| ScreenError::Graphics(vga.mode()))
+        })
+    }
+
+    fn with_vga<T>(&self, look: impl FnOnce(&Vga) -> Result<T, ScreenError>) -> Result<T, ScreenError> {
+        let panel = self.panel().ok_or(ScreenError::Ended)?;
+        let vga = panel.vga().ok_or(ScreenError::None)?;
+        look(&vga.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A key of the keyboard goes down or up. False if the guest did not take it: it does not listen, or not fast
+    /// enough.
+    pub fn key(&self, key: Key, pressed: bool) -> bool {
+        self.panel().is_some_and(|panel| panel.key(key, pressed))
+    }
+
+    /// Whether the guest has taken all that the keyboard had to say.
+    pub fn keyboard_idle(&self) -> bool {
+        self.panel().is_some_and(|panel| panel.keyboard_idle())
     }
 
     /// The machine as a debugger sees it, if its configuration lets one come.

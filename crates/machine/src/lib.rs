@@ -20,6 +20,7 @@ mod control;
 mod debug;
 mod disks;
 pub mod doctor;
+pub mod firmware;
 mod handle;
 pub mod memory_map;
 mod run;
@@ -29,7 +30,7 @@ pub mod smbios;
 pub use config::{InputError, MachineConfig};
 pub use control::{End, Failure};
 pub use disks::{ChangeError, DiskStatus, DriveStatus};
-pub use handle::{MachineHandle, Status};
+pub use handle::{MachineHandle, ScreenError, Status};
 pub use run::Machine;
 
 use thiserror::Error;
@@ -58,6 +59,12 @@ pub enum Error {
     /// The ACPI tables do not fit into their place.
     #[error("{0} bytes of ACPI tables do not fit into their place")]
     AcpiTables(usize),
+    /// The firmware does not fit into the machine's memory.
+    #[error("the firmware does not fit into memory")]
+    Firmware,
+    /// Something that firmware is told cannot be.
+    #[error("the firmware cannot be told of the machine")]
+    FirmwareFile(#[from] chipset::fw_cfg::Error),
     /// The SMBIOS tables do not fit into the machine's memory.
     #[error("the SMBIOS tables do not fit into memory")]
     Smbios,

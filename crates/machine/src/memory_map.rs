@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! 0          0x9fc00   0xe0000        1 MiB          3 GiB         0xfec00000  4 GiB
-//! |─ boot data ─|      |─ ACPI, ROM ─|─ kernel, RAM ──|─ PCI, VMBus ──|─ APICs ──|─ RAM ──
+//! |─ boot data ─|      |─ ACPI, ROM ─|─ kernel, RAM ──|─ VMBus, PCI ──|─ APICs, ROM ─|─ RAM ──
 //! ```
+//!
+//! With firmware, what lies below 1 MiB is the firmware's, and so is the end of the space below 4 GiB.
 
 use guest_memory::{DEVICE_HOLE_END, DEVICE_HOLE_START};
 
@@ -17,6 +19,8 @@ pub const ZERO_PAGE: u64 = 0x7000;
 pub const BOOT_PAGE_TABLES: u64 = 0x9000;
 /// The kernel's command line.
 pub const COMMAND_LINE: u64 = 0x2_0000;
+/// What a multiboot kernel is told, up to the end of conventional memory.
+pub const MULTIBOOT_INFORMATION: u64 = 0x1_0000;
 /// Bytes for the command line, its NUL included.
 pub const COMMAND_LINE_SIZE: u64 = 0x1_0000;
 /// End of conventional memory.
@@ -32,10 +36,14 @@ pub const SMBIOS_TABLES_SIZE: u64 = 0x1000;
 /// First byte above the first MiB.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 
-/// Memory of PCI devices.
-pub const PCI_WINDOW: Window = Window { start: DEVICE_HOLE_START, end: 0xf800_0000 };
 /// Memory that VMBus devices share out among themselves.
-pub const VMBUS_WINDOW: Window = Window { start: 0xf800_0000, end: 0xfeb0_0000 };
+pub const VMBUS_WINDOW: Window = Window { start: DEVICE_HOLE_START, end: 0xe000_0000 };
+/// Memory of PCI devices: where firmware that has not been told of a better place puts them.
+pub const PCI_WINDOW: Window = Window { start: 0xe000_0000, end: 0xfec0_0000 };
+/// The legacy window of video adapters.
+pub const VIDEO_WINDOW: Window = Window { start: 0xa_0000, end: 0xc_0000 };
+/// Where the last 256 KiB of a BIOS are shadowed.
+pub const BIOS_SHADOW: Window = Window { start: 0xc_0000, end: HIGH_MEMORY };
 /// The IOAPIC's page.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// The local APICs' page.
@@ -89,6 +97,14 @@ pub fn e820(size: u64) -> Vec<Range> {
         map.push(range(DEVICE_HOLE_END, DEVICE_HOLE_END + (size - DEVICE_HOLE_START), RangeKind::Ram));
     }
     map
+}
+
+/// The RAM of a machine with `size` bytes of it, as firmware is told: what it keeps for itself it finds out.
+pub fn ram(size: u64) -> Vec<Range> {
+    let range = |start, size| Range { start, size, kind: RangeKind::Ram };
+    let low = low_ram_end(size);
+    let high = (size > low).then(|| range(DEVICE_HOLE_END, size - low));
+    std::iter::once(range(0, low)).chain(high).collect()
 }
 
 #[cfg(test)]

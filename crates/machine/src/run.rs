@@ -12,7 +12,7 @@ use counters::Registry;
 use processor::Exit;
 
 use crate::Error;
-use crate::boot::BootFiles;
+use crate::boot::BootSource;
 use crate::build::{Board, Engine, Parts};
 use crate::config::{InputError, MachineConfig, MemorySize};
 use crate::control::{Control, End, Failure, Wish};
@@ -26,7 +26,7 @@ pub(crate) type SerialOutput = Arc<Mutex<Box<dyn Write + Send>>>;
 /// A machine with all it needs, ready to run.
 pub struct Machine {
     shared: Arc<Shared>,
-    files: BootFiles,
+    source: BootSource,
     serial: SerialOutput,
     board: Board,
     choice: Option<String>,
@@ -42,7 +42,7 @@ impl Machine {
     pub fn new(config: MachineConfig, serial: Box<dyn Write + Send>) -> Result<Self, Error> {
         config.validate()?;
         check_host_memory(&config)?;
-        let mut files = BootFiles::open(&config)?;
+        let mut source = BootSource::open(&config)?;
         let (engine, choice) = Engine::choose(&config)?;
         let disks = Arc::new(Disks::open(&config)?);
         let inspection = Arc::new(config.translator.open()?);
@@ -63,11 +63,11 @@ impl Machine {
             debug,
         });
         let serial = Arc::new(Mutex::new(serial));
-        let mut board = power_on(&shared, &mut files, &serial)?;
+        let mut board = power_on(&shared, &mut source, &serial)?;
         if shared.debug.is_some() && !board.can_be_debugged() {
             return Err(InputError::bare("gdb", "this kind of processor cannot be debugged").into());
         }
-        Ok(Self { shared, files, serial, board, choice })
+        Ok(Self { shared, source, serial, board, choice })
     }
 
     /// Which processor was chosen and why, where the configuration leaves that open.
@@ -82,7 +82,7 @@ impl Machine {
 
     /// Runs until the guest powers off, the machine is stopped or fails. The disks are flushed then.
     pub fn run(self) -> End {
-        let Self { shared, mut files, serial, mut board, choice: _ } = self;
+        let Self { shared, mut source, serial, mut board, choice: _ } = self;
         let end = loop {
             match power_cycle(board, &shared) {
                 Wish::End(end) => break end,
@@ -91,7 +91,7 @@ impl Machine {
             // Nothing keeps the old board's memory while the new one gets its own.
             *lock(&shared.panel) = None;
             shared.resets.fetch_add(1, Ordering::Relaxed);
-            board = match power_on(&shared, &mut files, &serial) {
+            board = match power_on(&shared, &mut source, &serial) {
                 Ok(board) => board,
                 Err(error) => break End::Failed(Failure::Restart(Box::new(error))),
             };
@@ -120,7 +120,7 @@ fn check_host_memory(config: &MachineConfig) -> Result<(), InputError> {
     Ok(())
 }
 
-fn power_on(shared: &Arc<Shared>, files: &mut BootFiles, serial: &SerialOutput) -> Result<Board, Error> {
+fn power_on(shared: &Arc<Shared>, source: &mut BootSource, serial: &SerialOutput) -> Result<Board, Error> {
     let board = Board::build(Parts {
         config: &shared.config,
         engine: &shared.engine,
@@ -128,7 +128,7 @@ fn power_on(shared: &Arc<Shared>, files: &mut BootFiles, serial: &SerialOutput) 
         registry: Arc::clone(&shared.registry),
         inspection: Arc::clone(&shared.inspection),
         disks: &shared.disks,
-        files,
+        source,
         serial: Arc::clone(serial),
     })?;
     *lock(&shared.panel) = Some(board.panel());

@@ -59,6 +59,14 @@ pub fn tables(identity: Identity) -> Vec<u8> {
     image
 }
 
+/// The entry point and the tables as two files for firmware, which finds a place for the tables itself.
+pub fn files(identity: Identity) -> [Vec<u8>; 2] {
+    let mut entry = tables(identity);
+    let tables = entry.split_off(TABLES_OFFSET);
+    entry.truncate(ENTRY_LENGTH);
+    [entry, tables]
+}
+
 /// Structures one behind the other, with what the entry point tells of them.
 #[derive(Default)]
 struct Tables {

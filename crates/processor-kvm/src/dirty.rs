@@ -10,7 +10,6 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 use processor::{DirtyLog, DirtyPages, Error};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::host::KvmHost;
 use crate::partition::{Shared, failed, failed_errno};
@@ -71,16 +70,16 @@ impl DirtyLog for Shared {
             return Err(Error::NoDirtyLog);
         }
         let mut all = Vec::new();
-        for (slot, region) in (0..).zip(self.memory.iter()) {
-            let size = usize::try_from(region.len()).unwrap_or(usize::MAX);
-            let log = self.vm.get_dirty_log(slot, size);
+        for slot in sys::ram_slots(&self.memory) {
+            let size = usize::try_from(slot.size).unwrap_or(usize::MAX);
+            let log = self.vm.get_dirty_log(slot.number, size);
             let mut bitmap = log.map_err(failed_errno("reading KVM's log of written pages"))?;
             if self.dirty.manual && bitmap.iter().any(|word| *word != 0) {
-                let pages = u32::try_from(region.len() / guest_memory::PAGE_SIZE).unwrap_or(u32::MAX);
-                let cleared = sys::clear_dirty_log(&self.vm, slot, pages, &mut bitmap);
+                let pages = u32::try_from(slot.size / guest_memory::PAGE_SIZE).unwrap_or(u32::MAX);
+                let cleared = sys::clear_dirty_log(&self.vm, slot.number, pages, &mut bitmap);
                 cleared.map_err(failed("clearing KVM's log of written pages"))?;
             }
-            all.push(DirtyPages { start: region.start_addr().raw_value(), bitmap });
+            all.push(DirtyPages { start: slot.start, bitmap });
         }
         Ok(all)
     }

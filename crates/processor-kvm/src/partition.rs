@@ -45,6 +45,8 @@ pub struct KvmConfig {
     pub processors: u32,
     /// Guest RAM.
     pub memory: GuestMemory,
+    /// Memory that the guest can read, and whose writes go to the bus.
+    pub rom: Option<GuestMemory>,
     /// The machine's clock, from which the guest's TSC derives.
     pub clock: Arc<VmClock>,
     /// The hypervisor interface, if the guest is to see one.
@@ -58,6 +60,7 @@ pub(crate) struct Shared {
     // Before the memory that it uses.
     pub vm: VmFd,
     pub memory: GuestMemory,
+    _rom: Option<GuestMemory>,
     pub vcpus: Vec<Arc<SharedVcpu>>,
     pub stopped: AtomicBool,
     pub routes: Routes,
@@ -96,7 +99,7 @@ impl KvmPartition {
     /// # Errors
     /// When KVM refuses something, or has no room for as many processors.
     pub fn new(config: KvmConfig) -> Result<Arc<Self>, Error> {
-        let KvmConfig { host, processors, memory, clock, hypervisor, registry } = config;
+        let KvmConfig { host, processors, memory, rom, clock, hypervisor, registry } = config;
         if processors as usize > host.max_processors() {
             let reason = format!("KVM has at most {} processors a machine", host.max_processors());
             return Err(Error::Unsupported { processor: "KVM", reason });
@@ -113,6 +116,9 @@ impl KvmPartition {
         msr::filter(&vm, hypervisor).map_err(failed("setting the MSR filter"))?;
         let dirty = DirtyState::new(&host, &vm)?;
         sys::map_memory(&vm, &memory, 0).map_err(failed("giving guest memory to KVM"))?;
+        if let Some(rom) = &rom {
+            sys::map_rom(&vm, &memory, rom).map_err(failed("giving the firmware to KVM"))?;
+        }
 
         let page_size = host.kvm.get_vcpu_mmap_size();
         let page_size = page_size.map_err(failed_errno("asking KVM for the size of a processor's page"))?;
@@ -129,6 +135,7 @@ impl KvmPartition {
         let shared = Shared {
             vm,
             memory,
+            _rom: rom,
             vcpus,
             stopped: AtomicBool::new(false),
             routes: Routes::default(),

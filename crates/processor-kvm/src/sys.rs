@@ -13,9 +13,10 @@ use kvm_bindings::{
     KVM_EXIT_HYPERV_SYNIC, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN,
     KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
     KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_HYPERV_EVENTFD_DEASSIGN, KVM_IRQ_ROUTING_HV_SINT,
-    KVM_IRQ_ROUTING_MSI, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clear_dirty_log,
-    kvm_clear_dirty_log__bindgen_ty_1, kvm_cpuid2, kvm_device_attr, kvm_interrupt, kvm_irq_routing_entry,
-    kvm_irq_routing_hv_sint, kvm_irq_routing_msi, kvm_run, kvm_userspace_memory_region, kvm_xsave,
+    KVM_IRQ_ROUTING_MSI, KVM_MEM_READONLY, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO,
+    kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_cpuid2, kvm_device_attr, kvm_interrupt,
+    kvm_irq_routing_entry, kvm_irq_routing_hv_sint, kvm_irq_routing_msi, kvm_run,
+    kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -60,24 +61,68 @@ pub fn supported_hypervisor_leaves(kvm: &Kvm) -> io::Result<CpuId> {
     Ok(leaves)
 }
 
-/// Makes all regions of `memory` the guest's, a slot each in their order, with `flags` such as
-/// KVM_MEM_LOG_DIRTY_PAGES; or changes the flags, if they are already.
+/// The legacy video window, which belongs to devices.
+const VIDEO_WINDOW: std::ops::Range<u64> = 0xa_0000..0xc_0000;
+
+/// A stretch of guest memory that KVM knows by a number of its own.
+pub struct Slot {
+    pub number: u32,
+    /// Guest physical address and size in bytes.
+    pub start: u64,
+    pub size: u64,
+    host: u64,
+}
+
+/// The slots of guest RAM: all regions of `memory`, but for the legacy video window.
+pub fn ram_slots(memory: &GuestMemory) -> Vec<Slot> {
+    let mut slots = Vec::new();
+    for region in memory.iter() {
+        let (start, host) = (region.start_addr().raw_value(), region.as_ptr() as u64);
+        let end = start + region.len();
+        let parts = if start < VIDEO_WINDOW.start && VIDEO_WINDOW.end < end {
+            vec![start..VIDEO_WINDOW.start, VIDEO_WINDOW.end..end]
+        } else {
+            vec![start..end]
+        };
+        for part in parts {
+            let number = slots.len() as u32;
+            let size = part.end - part.start;
+            slots.push(Slot { number, start: part.start, size, host: host + (part.start - start) });
+        }
+    }
+    slots
+}
+
+/// Makes [`ram_slots`] of `memory` the guest's, with `flags` such as KVM_MEM_LOG_DIRTY_PAGES; or changes the flags, if
+/// they are already.
 ///
 /// The caller keeps `memory` for as long as `vm`.
 pub fn map_memory(vm: &VmFd, memory: &GuestMemory, flags: u32) -> io::Result<()> {
-    for (slot, region) in (0..).zip(memory.iter()) {
-        let region = kvm_userspace_memory_region {
-            slot,
-            flags,
-            guest_phys_addr: region.start_addr().raw_value(),
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
-        };
-        // SAFETY: the region is a mapping of that length, and whoever has the machine keeps it while `vm` exists.
-        // What the guest does to it, it may: the host looks at it by volatile or atomic accesses only.
-        unsafe { vm.set_user_memory_region(region) }.map_err(io::Error::from)?;
-    }
-    Ok(())
+    ram_slots(memory).iter().try_for_each(|slot| map_slot(vm, slot, flags))
+}
+
+/// Makes all regions of `rom` the guest's for reading, in slots behind those of the RAM `memory`.
+///
+/// The caller keeps `rom` for as long as `vm`.
+pub fn map_rom(vm: &VmFd, memory: &GuestMemory, rom: &GuestMemory) -> io::Result<()> {
+    let first = ram_slots(memory).len() as u32;
+    (first..).zip(rom.iter()).try_for_each(|(number, region)| {
+        let (start, size, host) = (region.start_addr().raw_value(), region.len(), region.as_ptr() as u64);
+        map_slot(vm, &Slot { number, start, size, host }, KVM_MEM_READONLY)
+    })
+}
+
+fn map_slot(vm: &VmFd, slot: &Slot, flags: u32) -> io::Result<()> {
+    let region = kvm_userspace_memory_region {
+        slot: slot.number,
+        flags,
+        guest_phys_addr: slot.start,
+        memory_size: slot.size,
+        userspace_addr: slot.host,
+    };
+    // SAFETY: a slot is made above of a mapping of that length, and whoever has the machine keeps it while `vm` exists.
+    // What the guest does to it, it may: the host looks at it by volatile or atomic accesses only.
+    unsafe { vm.set_user_memory_region(region) }.map_err(io::Error::from)
 }
 
 /// Has KVM note anew the pages of `slot` whose bits are set in `bitmap`, a bit for each of its `pages`. For machines with

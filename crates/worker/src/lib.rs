@@ -10,6 +10,7 @@
 pub mod console;
 pub mod control;
 mod debugger;
+mod keyboard;
 mod signals;
 mod table;
 

@@ -23,8 +23,8 @@ use crate::sync::lock;
 use crate::unhandled::Unhandled;
 use registers::*;
 
-/// First port of the block until a guest moves it.
-pub const PM_BASE: u16 = 0x400;
+/// First port of the block until a guest moves it: where SeaBIOS puts it too, clear of the debug console at 0x402.
+pub const PM_BASE: u16 = 0x600;
 /// Ports of the block.
 pub const PM_LENGTH: u16 = 64;
 /// Frequency of the PM timer in Hz.

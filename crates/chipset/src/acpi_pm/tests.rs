@@ -125,7 +125,7 @@ fn the_block_moves_with_its_base_register() {
     let bench = Bench::new();
     let mut device = lock(&bench.device);
     let block = |base| BarMapping { region: PM_REGION, space: Space::Io, base, size: 64 };
-    assert_eq!(device.bars(), [block(0x400)]);
+    assert_eq!(device.bars(), [block(0x600)]);
     device.config_write(CONFIG_PM_BASE, 0xb001, u32::MAX);
     assert_eq!(device.bars(), [block(0xb000)]);
     device.config_write(CONFIG_PM_MISC, 0, u32::MAX);

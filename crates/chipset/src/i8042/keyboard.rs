@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::scancodes::{EXTENDED, RELEASE, RELEASED, set_2_of};
+use super::scancodes::{EXTENDED, PAUSE, PAUSE_SET_1, PAUSE_SET_2, RELEASE, RELEASED, set_2_of};
 
 pub(super) const ACKNOWLEDGE: u8 = 0xfa;
 pub(super) const RESEND: u8 = 0xfe;
@@ -54,6 +54,11 @@ impl Keyboard {
 
     /// A key goes down or up. False if it was dropped: the guest does not listen, or not fast enough.
     pub(super) fn key(&mut self, code: u16, pressed: bool) -> bool {
+        if code == PAUSE {
+            // It says all at once when it goes down.
+            let bytes: &[u8] = if self.set == 1 { &PAUSE_SET_1 } else { &PAUSE_SET_2 };
+            return !pressed || self.send(bytes);
+        }
         let [low, high] = code.to_le_bytes();
         let Some(set_2) = set_2_of(low) else { return false };
         let mut bytes = Vec::with_capacity(3);
@@ -65,6 +70,11 @@ impl Keyboard {
             (_, true) => bytes.push(set_2),
             (_, false) => bytes.extend([RELEASE, set_2]),
         }
+        self.send(&bytes)
+    }
+
+    /// Puts what a key says into the queue. False if it was dropped.
+    fn send(&mut self, bytes: &[u8]) -> bool {
         let fits = self.queue.len() + bytes.len() <= QUEUE_LIMIT - ANSWER_RESERVE;
         if self.scanning && fits {
             self.queue.extend(bytes);

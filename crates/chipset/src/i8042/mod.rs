@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Different from the chip: bytes take no time; A20 is kept and has no effect. Not emulated: scan-code set 3,
-//! passwords, the keys Pause and Print Screen with their special sequences, key repeat (who types repeats),
-//! mouse wheels.
+//! passwords, the shifts that old keyboards send around Print Screen and the grey keys, key repeat (who types
+//! repeats), mice with more than three buttons.
 
 mod keyboard;
 mod mouse;
@@ -157,7 +157,8 @@ impl I8042 {
         self.update();
     }
 
-    /// A key goes down or up, by its code in set 1: 0x01–0x7f, or 0xe001–0xe07f for keys with the prefix 0xe0.
+    /// A key goes down or up, by its code in set 1: 0x01–0x7f, 0xe001–0xe07f for keys with the prefix 0xe0, or 0xe11d
+    /// for Pause.
     /// False if it was dropped: the guest does not listen or its queue is full.
     pub fn key(&mut self, code: u16, pressed: bool) -> bool {
         let taken = self.state.keyboard.key(code, pressed);
@@ -165,10 +166,16 @@ impl I8042 {
         taken
     }
 
-    /// The mouse moves (right and up are positive), or its buttons (left, right, middle: bits 0–2) change.
+    /// Whether the guest has taken all that the keyboard had to say.
+    pub fn keyboard_idle(&self) -> bool {
+        self.state.keyboard.queue.is_empty() && !matches!(self.state.output, Some((_, Source::Keyboard)))
+    }
+
+    /// The mouse moves (right and up are positive), its wheel is turned (towards the user is positive), or its buttons
+    /// (left, right, middle: bits 0–2) change.
     /// False if it was dropped: the guest does not listen or its queue is full.
-    pub fn mouse(&mut self, right: i16, up: i16, buttons: u8) -> bool {
-        let taken = self.state.mouse.report(right, up, buttons);
+    pub fn mouse(&mut self, right: i16, up: i16, wheel: i8, buttons: u8) -> bool {
+        let taken = self.state.mouse.report(right, up, wheel, buttons);
         self.update();
         taken
     }

@@ -16,6 +16,13 @@ const SET_1: [u8; 128] = [
 const F7: u8 = 0x83;
 const ALT_SYSRQ: u8 = 0x84;
 
+/// What names the Pause key, which has a sequence of its own.
+pub(super) const PAUSE: u16 = 0xe11d;
+/// The sequence in set 1.
+pub(super) const PAUSE_SET_1: [u8; 6] = [0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5];
+/// The sequence in set 2.
+pub(super) const PAUSE_SET_2: [u8; 8] = [0xe1, 0x14, 0x77, 0xe1, 0xf0, 0x14, 0xf0, 0x77];
+
 /// Before the code of a key that is let go, in set 2.
 pub(super) const RELEASE: u8 = 0xf0;
 /// Before the code of a key that the first keyboards did not have.

@@ -197,13 +197,45 @@ fn the_mouse_resets_identifies_itself_and_reports() {
     assert_eq!(bench.read(), [0xfa, 0xaa, 0x00]);
     bench.mouse(0xf2);
     assert_eq!(bench.read(), [0xfa, 0x00]);
-    assert!(!bench.controller.mouse(5, -3, 1));
+    assert!(!bench.controller.mouse(5, -3, 0, 1));
     bench.mouse(0xf4);
     assert_eq!(bench.read(), [0xfa]);
     bench.irq12.take_edges();
-    assert!(bench.controller.mouse(5, -3, 1));
+    assert!(bench.controller.mouse(5, -3, 0, 1));
     assert_eq!(bench.read(), [0x29, 5, 0xfd]);
     assert_eq!(bench.irq12.take_edges(), 3);
+}
+
+#[test]
+fn the_wheel_is_told_of_once_it_has_been_asked_for() {
+    let mut bench = Bench::new();
+    bench.command(0x60);
+    bench.data(0x47);
+    for byte in [0xf3, 200, 0xf3, 100, 0xf3, 80, 0xf2, 0xf4] {
+        bench.mouse(byte);
+    }
+    assert_eq!(bench.read(), [0xfa, 0xfa, 0xfa, 0xfa, 0xfa, 0xfa, 0xfa, 0x03, 0xfa]);
+    bench.controller.mouse(0, 0, -1, 0);
+    assert_eq!(bench.read(), [0x08, 0, 0, 0xff]);
+    bench.mouse(0xff);
+    assert_eq!(bench.read(), [0xfa, 0xaa, 0x00]);
+}
+
+#[test]
+fn pause_says_all_at_once_when_it_goes_down() {
+    let mut bench = Bench::new();
+    assert!(bench.controller.key(0xe11d, true) && bench.controller.key(0xe11d, false));
+    assert_eq!(bench.read(), [0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5]);
+}
+
+#[test]
+fn the_keyboard_is_idle_when_the_guest_has_taken_all() {
+    let mut bench = Bench::new();
+    assert!(bench.controller.keyboard_idle());
+    bench.controller.key(0x1e, true);
+    assert!(!bench.controller.keyboard_idle());
+    bench.read();
+    assert!(bench.controller.keyboard_idle());
 }
 
 #[test]
@@ -249,7 +281,7 @@ proptest! {
                 1 => bench.data(value as u8),
                 2 => bench.mouse(value as u8),
                 3 => { bench.controller.key(value, value & 0x100 != 0); }
-                4 => { bench.controller.mouse(value as i16, !value as i16, value as u8); }
+                4 => { bench.controller.mouse(value as i16, !value as i16, value as i8, value as u8); }
                 _ => bench.controller.port_read(DATA, &mut [0; 4]),
             }
             let state = &bench.controller.state;

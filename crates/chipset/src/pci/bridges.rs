@@ -17,8 +17,13 @@ pub const POWER_MANAGEMENT: FunctionAddress = FunctionAddress::new(7, 3);
 /// Intel.
 pub const INTEL: u16 = 0x8086;
 
+/// Subsystem by which firmware for virtual machines knows that there is a configuration device for it (QEMU,
+/// docs/specs/pci-ids: Red Hat, 0x1100): vendor and subsystem of every function that has no other.
+pub const VIRTUAL_MACHINE: (u16, u16) = (0x1af4, 0x1100);
+
 /// The 440BX host bridge without AGP (82443BX data sheet, order number 290633). The memory attributes (PAM)
-/// and SMRAM registers keep what is written and change nothing: memory below 1 MiB is always RAM.
+/// and SMRAM registers keep what is written and change nothing: memory from 0xc0000 to 1 MiB is always RAM, as
+/// after all of it has been shadowed.
 pub struct HostBridge {
     config: ConfigSpace,
 }
@@ -29,9 +34,19 @@ impl HostBridge {
         Self { config: host_bridge() }
     }
 
+    /// A host bridge by which firmware knows that it runs in a virtual machine.
+    pub fn for_firmware() -> Self {
+        let mut bridge = Self::new();
+        let (vendor, subsystem) = VIRTUAL_MACHINE;
+        bridge.config.set(0x2c, u32::from(subsystem) << 16 | u32::from(vendor));
+        bridge
+    }
+
     /// Power-on state.
     pub fn reset(&mut self) {
+        let subsystem = self.config.read(0x2c);
         self.config = host_bridge();
+        self.config.set(0x2c, subsystem);
     }
 }
 

@@ -7,8 +7,8 @@ use interrupt::{Line, SharedLine};
 use super::FunctionAddress;
 use crate::sync::lock;
 
-/// Where firmware routes PIRQA–PIRQD.
-pub const FIRMWARE_ROUTES: [u8; 4] = [11, 10, 11, 10];
+/// Where firmware routes PIRQA–PIRQD: as SeaBIOS does.
+pub const FIRMWARE_ROUTES: [u8; 4] = [10, 10, 11, 11];
 /// The IOAPIC inputs that PIRQA–PIRQD reach directly.
 pub const IOAPIC_PINS: [u8; 4] = [16, 17, 18, 19];
 

@@ -17,7 +17,9 @@ mod interrupt_router;
 #[cfg(test)]
 mod tests;
 
-pub use bridges::{HOST_BRIDGE, HostBridge, IDE, INTEL, ISA_BRIDGE, IsaBridge, POWER_MANAGEMENT};
+pub use bridges::{
+    HOST_BRIDGE, HostBridge, IDE, INTEL, ISA_BRIDGE, IsaBridge, POWER_MANAGEMENT, VIRTUAL_MACHINE,
+};
 pub use bus::{CONFIG_ADDRESS, CONFIG_DATA, PciBus};
 pub use config::{BarKind, Command, ConfigSpace, Identity};
 pub use interrupt_router::{FIRMWARE_ROUTES, IOAPIC_PINS, InterruptRouter, pirq_of};

@@ -63,9 +63,11 @@ fn pci_root(platform: &Platform, sink: &mut dyn AmlSink) {
     let configuration = IO::new(0xcf8, 0xcf8, 1, 8);
     let low_ports = AddressSpace::new_io(0_u16, 0xcf7, None);
     let high_ports = AddressSpace::new_io(0xd00_u16, 0xffff, None);
-    let memory = memory(platform.pci_window);
-    let resources = ResourceTemplate::new(vec![&buses, &configuration, &low_ports, &high_ports, &memory]);
-    let resources = Name::new(path("_CRS"), &resources);
+    let windows: Vec<_> =
+        platform.video_window.into_iter().chain([platform.pci_window]).map(memory).collect();
+    let mut resources: Vec<&dyn Aml> = vec![&buses, &configuration, &low_ports, &high_ports];
+    resources.extend(windows.iter().map(|window| window as &dyn Aml));
+    let resources = Name::new(path("_CRS"), &ResourceTemplate::new(resources));
     let routing = routing_method(&platform.pci_routing);
     let isa = isa_bridge();
     let (routing, isa) = (Raw(&routing), Raw(&isa));

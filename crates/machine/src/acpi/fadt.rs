@@ -15,8 +15,12 @@ const RESET_CONTROL_PORT: u16 = 0xcf9;
 const RESET_VALUE: u8 = 0x06;
 /// The CMOS byte that holds the century.
 const CENTURY: u8 = 0x32;
-/// IA-PC boot flags: there are ISA devices and an 8042; there is no VGA.
-const BOOT_ARCHITECTURE: u16 = 0b111;
+/// IA-PC boot flags: there are ISA devices and an 8042.
+const BOOT_ARCHITECTURE: u16 = 0b011;
+/// IA-PC boot flags: there is no VGA.
+const NO_VGA: u16 = 0b100;
+/// The fields with addresses of tables: FIRMWARE_CTRL, DSDT and X_DSDT, with their sizes.
+pub(super) const POINTERS: [(usize, u8); 3] = [(36, 4), (40, 4), (140, 8)];
 /// A latency that says "no such state".
 const NO_C2: u16 = 101;
 const NO_C3: u16 = 1001;
@@ -53,7 +57,8 @@ pub(super) fn table(platform: &Platform, facs: u64, dsdt: u64) -> FADT {
     table.p_lvl2_lat = NO_C2.into();
     table.p_lvl3_lat = NO_C3.into();
     table.century = CENTURY;
-    table.iapc_boot_arch = BOOT_ARCHITECTURE.into();
+    let no_vga = if platform.video_window.is_some() { 0 } else { NO_VGA };
+    table.iapc_boot_arch = (BOOT_ARCHITECTURE | no_vga).into();
     table.reset_reg = gas(RESET_CONTROL_PORT, 8, AccessSize::ByteAccess);
     table.reset_value = RESET_VALUE;
     table.finalize()

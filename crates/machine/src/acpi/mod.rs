@@ -2,10 +2,12 @@
 //! operating system learns of a PIIX4 board with one IOAPIC and, if there is one, of the VMBus.
 //!
 //! ```text
-//! RSDP ─▶ XSDT ─┬▶ FADT ─┬▶ FACS
-//!               │        └▶ DSDT (AML)
-//!               └▶ MADT
+//! RSDP ─▶ XSDT, RSDT ─┬▶ FADT ─┬▶ FACS
+//!                     │        └▶ DSDT (AML)
+//!                     └▶ MADT
 //! ```
+//!
+//! Without firmware they lie where we put them ([`tables`]); with firmware it places them, by a script ([`script`]).
 //!
 //! Not described: HPET (there is none), PCI memory-mapped configuration (PIIX4 has none), processor power
 //! and performance states, hot-plug.
@@ -13,13 +15,16 @@
 mod dsdt;
 mod fadt;
 mod madt;
+mod script;
 
 #[cfg(test)]
 mod tests;
 
+pub use script::{Script, script};
+
 use acpi_tables::Aml;
 use acpi_tables::facs::FACS;
-use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
 use crate::memory_map::Window;
@@ -51,6 +56,8 @@ pub struct Platform {
     pub pci_routing: PciRouting,
     /// Memory of VMBus devices, if there is a VMBus.
     pub vmbus_window: Option<Window>,
+    /// The legacy window of the video adapter, if there is one.
+    pub video_window: Option<Window>,
 }
 
 /// Where the four PCI interrupt lines lead.
@@ -64,37 +71,96 @@ pub struct PciRouting {
     pub pic: [u8; 4],
 }
 
+/// Bytes of the RSDP.
+pub const RSDP_LENGTH: usize = 36;
+/// Bytes of the RSDP that its first checksum covers.
+const RSDP_FIRST_PART: usize = 20;
+/// Length of the header that tables have in common.
+const HEADER: u32 = 36;
+/// Where the header has its checksum.
+const CHECKSUM: usize = 9;
+
 /// The tables as they lie in memory from `base`, the RSDP first.
 pub fn tables(platform: &Platform, base: u64) -> Vec<u8> {
-    let mut image = Image { base, bytes: Vec::new() };
+    let mut image = Image::new(base);
     // The RSDP comes first but is known last.
-    image.bytes.resize(Rsdp::len(), 0);
-    let facs = image.append(64, &FACS::new());
-    let dsdt = image.append(8, &dsdt::table(platform));
-    let fadt = image.append(8, &fadt::table(platform, facs, dsdt));
-    let madt = image.append(8, &madt::table(platform));
-    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
-    xsdt.add_entry(fadt);
-    xsdt.add_entry(madt);
-    let xsdt = image.append(8, &xsdt);
-    let mut rsdp = Vec::new();
-    Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);
-    image.bytes[..rsdp.len()].copy_from_slice(&rsdp);
+    image.bytes.resize(RSDP_LENGTH, 0);
+    let (rsdt, xsdt) = image.fill(platform);
+    image.bytes[..RSDP_LENGTH].copy_from_slice(&rsdp(rsdt, xsdt));
     image.bytes
+}
+
+/// The root pointer to both root tables. They lie below 4 GiB.
+fn rsdp(rsdt: u64, xsdt: u64) -> [u8; RSDP_LENGTH] {
+    let mut bytes = [0; RSDP_LENGTH];
+    let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+    put(0, b"RSD PTR ");
+    put(9, &OEM);
+    put(15, &[2]);
+    put(16, &(rsdt as u32).to_le_bytes());
+    put(20, &(RSDP_LENGTH as u32).to_le_bytes());
+    put(24, &xsdt.to_le_bytes());
+    bytes[8] = checksum(&bytes[..RSDP_FIRST_PART]);
+    bytes[32] = checksum(&bytes);
+    bytes
+}
+
+/// What makes the bytes add up to zero.
+fn checksum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_sub(*byte))
+}
+
+/// A field of a table that holds the address of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pointer {
+    at: usize,
+    size: u8,
 }
 
 /// Tables one behind the other.
 struct Image {
     base: u64,
     bytes: Vec<u8>,
+    /// The fields that would change with the base.
+    pointers: Vec<Pointer>,
+    /// The tables that have such fields: where they begin.
+    pointing: Vec<usize>,
 }
 
 impl Image {
-    /// Appends `table` at a multiple of `alignment`; returns its address.
-    fn append(&mut self, alignment: usize, table: &dyn Aml) -> u64 {
+    fn new(base: u64) -> Self {
+        Self { base, bytes: Vec::new(), pointers: Vec::new(), pointing: Vec::new() }
+    }
+
+    /// Appends all tables but the RSDP; returns the addresses of RSDT and XSDT.
+    fn fill(&mut self, platform: &Platform) -> (u64, u64) {
+        let facs = self.append(64, &FACS::new(), &[]);
+        let dsdt = self.append(8, &dsdt::table(platform), &[]);
+        let fadt = self.append(8, &fadt::table(platform, facs, dsdt), &fadt::POINTERS);
+        let madt = self.append(8, &madt::table(platform), &[]);
+        let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
+        // 32-bit software of old reads no other root table.
+        let mut rsdt = Sdt::new(*b"RSDT", HEADER, 1, OEM, OEM_TABLE, OEM_REVISION);
+        for table in [fadt, madt] {
+            xsdt.add_entry(table);
+            rsdt.append_slice(&(table as u32).to_le_bytes());
+        }
+        let entries = |size: u8| [0, 1].map(|index| (HEADER as usize + index * usize::from(size), size));
+        let rsdt = self.append(8, &rsdt, &entries(4));
+        let xsdt = self.append(8, &xsdt, &entries(8));
+        (rsdt, xsdt)
+    }
+
+    /// Appends `table` at a multiple of `alignment`; returns its address. `pointers` are offset and size of its
+    /// fields with addresses of tables.
+    fn append(&mut self, alignment: usize, table: &dyn Aml, pointers: &[(usize, u8)]) -> u64 {
         self.bytes.resize(self.bytes.len().next_multiple_of(alignment), 0);
-        let address = self.base + self.bytes.len() as u64;
+        let start = self.bytes.len();
         table.to_aml_bytes(&mut self.bytes);
-        address
+        self.pointers.extend(pointers.iter().map(|&(at, size)| Pointer { at: start + at, size }));
+        if !pointers.is_empty() {
+            self.pointing.push(start);
+        }
+        self.base + start as u64
     }
 }

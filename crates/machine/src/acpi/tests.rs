@@ -2,24 +2,25 @@ use std::process::Command;
 
 use super::*;
 
-const BASE: u64 = 0xe_0000;
+pub(super) const BASE: u64 = 0xe_0000;
 
-fn platform(processors: u32, vmbus: bool) -> Platform {
+pub(super) fn platform(processors: u32, vmbus: bool) -> Platform {
     Platform {
         processors,
         local_apic: 0xfee0_0000,
         ioapic: 0xfec0_0000,
         ioapic_id: 0,
-        pm_base: 0x400,
+        pm_base: 0x600,
         sci: 9,
         smi_command: (0xb2, 0xf1, 0xf0),
-        pci_window: Window { start: 0xc000_0000, end: 0xf800_0000 },
+        pci_window: Window { start: 0xe000_0000, end: 0xfec0_0000 },
         pci_routing: PciRouting {
             line: |device, pin| device.wrapping_add(pin) & 3,
             ioapic: [16, 17, 18, 19],
             pic: [10, 11, 10, 11],
         },
-        vmbus_window: vmbus.then_some(Window { start: 0xf800_0000, end: 0xfeb0_0000 }),
+        vmbus_window: vmbus.then_some(Window { start: 0xc000_0000, end: 0xe000_0000 }),
+        video_window: None,
     }
 }
 
@@ -42,11 +43,14 @@ fn sum(bytes: &[u8]) -> u8 {
 }
 
 /// FADT, MADT, DSDT and FACS, found as an operating system finds them.
-fn walk(image: &[u8]) -> [&[u8]; 4] {
+pub(super) fn walk(image: &[u8]) -> [&[u8]; 4] {
     assert_eq!(&image[..8], b"RSD PTR ");
     assert_eq!((sum(&image[..20]), sum(&image[..36])), (0, 0));
     let xsdt = table_at(image, u64_at(image, 24));
     assert_eq!((&xsdt[..4], sum(xsdt)), (&b"XSDT"[..], 0));
+    let rsdt = table_at(image, u32_at(image, 16).into());
+    assert_eq!((&rsdt[..4], sum(rsdt)), (&b"RSDT"[..], 0));
+    assert_eq!([36, 40].map(|at| u64::from(u32_at(rsdt, at))), [36, 44].map(|at| u64_at(xsdt, at)));
     let (fadt, madt) = (table_at(image, u64_at(xsdt, 36)), table_at(image, u64_at(xsdt, 44)));
     let dsdt = table_at(image, u64_at(fadt, 140));
     let facs = table_at(image, u64::from(u32_at(fadt, 36)));
@@ -68,8 +72,8 @@ fn every_table_is_found_and_its_checksum_is_right() {
 fn the_fadt_points_to_the_piix4_registers() {
     let image = tables(&platform(1, true), BASE);
     let [fadt, ..] = walk(&image);
-    assert_eq!([u32_at(fadt, 56), u32_at(fadt, 64), u32_at(fadt, 76)], [0x400, 0x404, 0x408]);
-    assert_eq!(u32_at(fadt, 80), 0x40c);
+    assert_eq!([u32_at(fadt, 56), u32_at(fadt, 64), u32_at(fadt, 76)], [0x600, 0x604, 0x608]);
+    assert_eq!(u32_at(fadt, 80), 0x60c);
     assert_eq!(u64_at(fadt, 120), 0xcf9);
     assert_eq!(fadt[128], 6);
     assert_eq!(u32_at(fadt, 112) & (1 << 20), 0, "not hardware-reduced");

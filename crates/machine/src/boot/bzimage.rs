@@ -62,7 +62,8 @@ pub(super) fn load(
 
 fn read_header(kernel: &mut InputFile) -> Result<setup_header, InputError> {
     let mut header = setup_header::default();
-    let no_kernel = "is not a Linux kernel (neither a bzImage nor an ELF vmlinux)";
+    let no_kernel =
+        "is not a Linux kernel (neither a bzImage nor an ELF vmlinux), and has no multiboot header";
     if kernel.size < HEADER_OFFSET + size_of::<setup_header>() as u64 {
         return Err(kernel.wrong(no_kernel));
     }

@@ -1,12 +1,13 @@
-//! Starting a Linux kernel without firmware: the Linux/x86 boot protocol (Linux documentation,
-//! arch/x86/boot, 64-bit and 32-bit entry) for a bzImage, and the PVH protocol (Xen, docs/misc/pvh) for an
-//! ELF vmlinux.
+//! Starting a kernel without firmware: the Linux/x86 boot protocol (Linux documentation, arch/x86/boot, 64-bit
+//! and 32-bit entry) for a bzImage, the PVH protocol (Xen, docs/misc/pvh) for an ELF vmlinux, and the Multiboot
+//! protocols for what has one of their headers.
 //!
-//! Not done: the 16-bit entry (no firmware is there for it to call), EFI entry, ELF kernels for 32-bit
+//! Not done: the 16-bit entry (no firmware is there for it to call), EFI entry, PVH kernels for 32-bit
 //! processors, kernels above 4 GiB.
 
 mod bzimage;
 mod elf;
+pub mod multiboot;
 mod registers;
 mod zero_page;
 
@@ -21,14 +22,57 @@ use guest_memory::GuestMemory;
 use processor::StartRegisters;
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::acpi::RSDP_LENGTH;
 use crate::config::{InputError, MachineConfig, MemorySize};
+use crate::firmware::Rom;
 use crate::memory_map::{self, COMMAND_LINE, COMMAND_LINE_SIZE};
+
+/// What a machine starts with.
+#[derive(Debug)]
+pub enum BootSource {
+    /// A kernel.
+    Kernel(BootFiles),
+    /// Firmware, which finds something to boot.
+    Firmware(Rom),
+}
+
+impl BootSource {
+    /// Opens what `config` names.
+    ///
+    /// # Errors
+    /// When a file is missing or does not do.
+    pub fn open(config: &MachineConfig) -> Result<Self, InputError> {
+        Ok(match config.boots_by_firmware() {
+            true => Self::Firmware(Rom::open(config)?),
+            false => Self::Kernel(BootFiles::open(config)?),
+        })
+    }
+
+    /// Whether there is a screen: firmware sets one up, and multiboot kernels write to one that they find set up.
+    pub fn has_screen(&self) -> bool {
+        match self {
+            Self::Kernel(files) => files.multiboot,
+            Self::Firmware(_) => true,
+        }
+    }
+
+    /// The firmware, if there is one.
+    pub fn firmware(&self) -> Option<&Rom> {
+        match self {
+            Self::Kernel(_) => None,
+            Self::Firmware(rom) => Some(rom),
+        }
+    }
+}
 
 /// The files of a boot, opened once, so that a reset boots the same kernel again.
 #[derive(Debug)]
 pub struct BootFiles {
     kernel: InputFile,
+    multiboot: bool,
     initrd: Option<InputFile>,
+    /// Further modules of a multiboot kernel, with the words that each is given, if any.
+    modules: Vec<(InputFile, Option<String>)>,
     command_line: String,
 }
 
@@ -55,15 +99,22 @@ impl BootFiles {
     /// When a file is missing or is no file.
     pub fn open(config: &MachineConfig) -> Result<Self, InputError> {
         let kernel = config.kernel.as_deref().ok_or_else(|| InputError::bare("kernel", "is required"))?;
+        let mut kernel = InputFile::open("kernel", kernel)?;
         Ok(Self {
-            kernel: InputFile::open("kernel", kernel)?,
+            multiboot: multiboot::is_one(&mut kernel)?,
+            kernel,
             initrd: config.initrd.as_deref().map(|path| InputFile::open("initrd", path)).transpose()?,
+            modules: config
+                .modules
+                .iter()
+                .map(|module| Ok((InputFile::open("module", &module.file)?, module.words.clone())))
+                .collect::<Result<_, InputError>>()?,
             command_line: config.append.clone(),
         })
     }
 
     /// Loads the kernel and all it needs into `memory`, whose size is `memory_size`, and tells the
-    /// registers it starts with. `rsdp` is where the ACPI tables begin.
+    /// registers it starts with. `rsdp` is where the ACPI tables begin, in `memory`.
     ///
     /// # Errors
     /// When a file is not what it should be, or does not fit.
@@ -73,6 +124,14 @@ impl BootFiles {
         memory_size: u64,
         rsdp: u64,
     ) -> Result<StartRegisters, InputError> {
+        if self.multiboot {
+            let mut root = [0; RSDP_LENGTH];
+            memory.read_slice(&mut root, GuestAddress(rsdp)).map_err(|_| too_small(memory))?;
+            return multiboot::load(self, memory, memory_size, &root);
+        }
+        if let Some((module, _)) = self.modules.first() {
+            return Err(module.wrong("only a multiboot kernel takes modules"));
+        }
         let mut magic = [0; 4];
         self.kernel.read_at(0, &mut magic)?;
         if magic == *b"\x7fELF" {
@@ -135,6 +194,10 @@ impl InputFile {
 
     fn wrong(&self, reason: impl Into<String>) -> InputError {
         InputError::file(self.option, &self.path, reason)
+    }
+
+    fn rewind(&mut self) -> Result<(), InputError> {
+        self.file.rewind().map_err(|error| InputError::io(self.option, &self.path, &error))
     }
 
     fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), InputError> {

@@ -40,6 +40,11 @@ pub(super) enum Entry {
     Linux32,
     /// 32-bit protected mode without paging; EBX holds the start information.
     Pvh,
+    /// As for PVH, with this in EAX.
+    Multiboot {
+        /// Which protocol it is.
+        magic: u32,
+    },
 }
 
 /// Writes the descriptor table (and page tables) and makes the registers for a start at `rip`.
@@ -63,8 +68,14 @@ pub(super) fn start(
         cr0: CR0_PE | CR0_ET,
         ..StartRegisters::default()
     };
-    let pointer = if entry == Entry::Pvh { GeneralRegister::Rbx } else { GeneralRegister::Rsi };
+    let pointer = match entry {
+        Entry::Linux64 | Entry::Linux32 => GeneralRegister::Rsi,
+        Entry::Pvh | Entry::Multiboot { .. } => GeneralRegister::Rbx,
+    };
     registers.general[pointer as usize] = parameters;
+    if let Entry::Multiboot { magic } = entry {
+        registers.general[GeneralRegister::Rax as usize] = magic.into();
+    }
     if entry == Entry::Linux64 {
         write_identity_map(memory)?;
         registers.cr0 |= CR0_PG;

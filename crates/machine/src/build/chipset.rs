@@ -1,6 +1,5 @@
 //! The emulated devices of the board.
 
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use chipset::acpi_pm::{self, PowerManagement};
@@ -14,17 +13,19 @@ use chipset::port92::{self, Port92};
 use chipset::power::PowerControl;
 use chipset::reset_control::{self, ResetControl};
 use chipset::serial::{self, Serial};
+use chipset::vga::{self, LinearWindow, Vga};
 use chipset::{PortDevice, ioapic, pic, pit, rtc};
 use clock::{Clock, Timers};
 use counters::{DeviceCounters, Kind, Registry};
 
 use guest_memory::GuestMemory;
 
-use super::output::SharedOutput;
+use super::output::{FirmwareLog, SharedOutput};
 use super::wiring::Interrupts;
 use crate::buses::Buses;
 use crate::control::Control;
-use crate::memory_map::{self, IOAPIC};
+use crate::firmware::{File, Rom};
+use crate::memory_map::{self, IOAPIC, VIDEO_WINDOW, Window};
 use crate::run::SerialOutput;
 
 /// Items of the firmware configuration device: bytes of RAM, processors at the start, processors at most.
@@ -42,6 +43,10 @@ pub(super) struct Surroundings<'a> {
     pub control: &'a Arc<Control>,
     pub memory_size: u64,
     pub cpus: u32,
+    /// The firmware that the machine starts with, if it does not start with a kernel.
+    pub firmware: Option<&'a Rom>,
+    /// Whether there is a video adapter.
+    pub screen: bool,
 }
 
 impl Surroundings<'_> {
@@ -63,21 +68,34 @@ impl Surroundings<'_> {
 pub(super) struct Chipset {
     pub serial: Arc<Mutex<Serial>>,
     pub power_management: Arc<Mutex<PowerManagement>>,
+    pub keyboard: Arc<Mutex<I8042>>,
+    /// The video adapter, if there is one.
+    pub vga: Option<Arc<Mutex<Vga>>>,
     pci: Arc<Mutex<PciBus>>,
 }
 
 impl Chipset {
-    /// The devices, on the buses.
-    pub fn new(around: &Surroundings<'_>, memory: &GuestMemory, output: SerialOutput) -> Self {
+    /// The devices, on the buses. `files` is what firmware is told.
+    pub fn new(
+        around: &Surroundings<'_>,
+        memory: &GuestMemory,
+        output: SerialOutput,
+        files: Vec<File>,
+    ) -> Result<Self, fw_cfg::Error> {
         interrupt_controllers(around);
         timer(around);
         real_time_clock(around);
-        keyboard_controller(around);
+        let keyboard = keyboard_controller(around);
         let serial = serial_port(around, output);
         small_ports(around);
-        firmware_configuration(around, memory);
+        firmware_configuration(around, memory, files)?;
         let (pci, power_management) = pci(around);
-        Self { serial, power_management, pci }
+        let chipset =
+            Self { serial, power_management, keyboard, vga: around.screen.then(|| vga(around)), pci };
+        if let Some(vga) = &chipset.vga {
+            chipset.add_function(vga::ADDRESS, Arc::clone(vga) as Arc<_>);
+        }
+        Ok(chipset)
     }
 
     /// Puts a function on the PCI bus.
@@ -112,12 +130,34 @@ fn real_time_clock(around: &Surroundings<'_>) {
     around.buses.add_ports(rtc, &counters, &[(rtc::PORT, 4)]);
 }
 
-fn keyboard_controller(around: &Surroundings<'_>) {
+fn keyboard_controller(around: &Surroundings<'_>) -> Arc<Mutex<I8042>> {
     let counters = around.counters("ps2");
     let keyboard = around.interrupts.counted_isa(i8042::KEYBOARD_IRQ, &counters);
     let mouse = around.interrupts.counted_isa(i8042::MOUSE_IRQ, &counters);
-    let controller = I8042::new(keyboard, mouse, around.power());
-    around.ports(controller, &counters, &[(i8042::DATA, 1), (i8042::COMMAND, 1)]);
+    let controller = Arc::new(Mutex::new(I8042::new(keyboard, mouse, around.power())));
+    let ports = Arc::clone(&controller);
+    around.buses.add_ports(ports, &counters, &[(i8042::DATA, 1), (i8042::COMMAND, 1)]);
+    controller
+}
+
+fn vga(around: &Surroundings<'_>) -> Arc<Mutex<Vga>> {
+    let mut vga = Vga::new(Arc::clone(around.clock));
+    if around.firmware.is_none() {
+        vga.set_text_mode();
+    }
+    let vga = Arc::new(Mutex::new(vga));
+    let state = Arc::downgrade(&vga);
+    let counters = around.registry.device("vga", Kind::Emulated, move || {
+        let vga = state.upgrade();
+        vga.map_or_else(|| "gone".to_owned(), |vga| super::lock(&vga).mode())
+    });
+    let ports = [(vga::PORT, vga::PORTS), (vga::DISPI_PORT, vga::DISPI_PORTS)];
+    around.buses.add_ports(Arc::clone(&vga) as Arc<_>, &counters, &ports);
+    let Window { start, end } = VIDEO_WINDOW;
+    around.buses.add_memory(Arc::clone(&vga) as Arc<_>, &counters, start, end - start);
+    let linear = Arc::new(Mutex::new(LinearWindow::new(Arc::clone(&vga))));
+    around.buses.add_memory_region(vga::ADDRESS, vga::LINEAR_REGION, linear, &counters);
+    vga
 }
 
 fn serial_port(around: &Surroundings<'_>, output: SerialOutput) -> Arc<Mutex<Serial>> {
@@ -134,12 +174,16 @@ fn small_ports(around: &Surroundings<'_>) {
     around.ports(ResetControl::new(around.power()), &counters, &[(reset_control::PORT, 1)]);
     around.ports(Port92::new(around.power()), &counters, &[(port92::PORT, 1)]);
     let counters = around.counters("debug");
-    // The debug console's port lies within the power management block, and no firmware is there to use it.
-    around.ports(DebugPorts::new(Box::new(io::sink())), &counters, &[(debug_ports::POST_CODE, 1)]);
+    let ports = [(debug_ports::DEBUG_CONSOLE, 1), (debug_ports::POST_CODE, 1)];
+    around.ports(DebugPorts::new(Box::new(FirmwareLog::default())), &counters, &ports);
 }
 
 /// How firmware learns of the machine.
-fn firmware_configuration(around: &Surroundings<'_>, memory: &GuestMemory) {
+fn firmware_configuration(
+    around: &Surroundings<'_>,
+    memory: &GuestMemory,
+    files: Vec<File>,
+) -> Result<(), fw_cfg::Error> {
     let counters = around.counters("fw-cfg");
     let mut device = FwCfg::new(memory.clone());
     device.set_item(RAM_SIZE, around.memory_size.to_le_bytes().to_vec());
@@ -147,7 +191,11 @@ fn firmware_configuration(around: &Surroundings<'_>, memory: &GuestMemory) {
     for selector in [PROCESSORS, MOST_PROCESSORS] {
         device.set_item(selector, processors.to_le_bytes().to_vec());
     }
+    for (name, bytes) in files {
+        device.add_file(&name, bytes)?;
+    }
     around.ports(device, &counters, &[(fw_cfg::PORT, fw_cfg::PORTS)]);
+    Ok(())
 }
 
 fn pci(around: &Surroundings<'_>) -> (Arc<Mutex<PciBus>>, Arc<Mutex<PowerManagement>>) {
@@ -161,7 +209,8 @@ fn pci(around: &Surroundings<'_>) -> (Arc<Mutex<PciBus>>, Arc<Mutex<PowerManagem
     around.buses.add_port_region(pci::POWER_MANAGEMENT, acpi_pm::PM_REGION, ports, &counters);
 
     let mut bus = PciBus::new(Arc::new(WeakListener(Arc::downgrade(around.buses))));
-    bus.add(pci::HOST_BRIDGE, Arc::new(Mutex::new(HostBridge::new())));
+    let bridge = if around.firmware.is_some() { HostBridge::for_firmware() } else { HostBridge::new() };
+    bus.add(pci::HOST_BRIDGE, Arc::new(Mutex::new(bridge)));
     bus.add(pci::ISA_BRIDGE, Arc::new(Mutex::new(IsaBridge::new(around.interrupts.router()))));
     bus.add(pci::POWER_MANAGEMENT, Arc::clone(&power_management) as Arc<_>);
     let bus = Arc::new(Mutex::new(bus));

@@ -1,10 +1,11 @@
 //! From a configuration to a board: everything that lives from power-on to the next reset.
 
 mod chipset;
-mod firmware;
 mod hypervisor;
 mod output;
 mod processors;
+mod rom;
+mod set_up;
 mod storage;
 mod test_devices;
 mod wiring;
@@ -16,10 +17,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ::chipset::acpi_pm::{self, PowerManagement};
 use ::chipset::apic::ApicBus;
+use ::chipset::i8042::I8042;
 use ::chipset::pci;
 use ::chipset::serial::Serial;
+use ::chipset::vga::Vga;
 use clock::{Clock, TimerQueue, Timers, VmClock};
 use counters::Registry;
+use display::Key;
 use enlightenment::Enlightenment;
 #[cfg(test)]
 use guest_memory::CodePages;
@@ -32,14 +36,15 @@ use vmbus::Server;
 
 use crate::Error;
 use crate::acpi::{self, PciRouting, Platform};
-use crate::boot::BootFiles;
+use crate::boot::BootSource;
 use crate::buses::Buses;
 use crate::config::MachineConfig;
 use crate::control::Control;
 use crate::debug::Access;
 use crate::disks::Disks;
+use crate::firmware;
 use crate::memory_map::{
-    ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VMBUS_WINDOW,
+    ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VIDEO_WINDOW, VMBUS_WINDOW,
 };
 use crate::run::SerialOutput;
 use crate::smbios;
@@ -56,7 +61,7 @@ pub(crate) struct Parts<'a> {
     pub registry: Arc<Registry>,
     pub inspection: Arc<Inspection>,
     pub disks: &'a Arc<Disks>,
-    pub files: &'a mut BootFiles,
+    pub source: &'a mut BootSource,
     pub serial: SerialOutput,
 }
 
@@ -85,23 +90,36 @@ pub(crate) struct Board {
 pub(crate) struct Panel {
     serial: Arc<Mutex<Serial>>,
     power_management: Arc<Mutex<PowerManagement>>,
+    keyboard: Arc<Mutex<I8042>>,
+    vga: Option<Arc<Mutex<Vga>>>,
     partition: Weak<dyn Partition>,
     vmbus: Option<Server>,
 }
 
 impl Board {
-    /// Builds a board, loads the kernel and leaves the boot processor at its entry.
+    /// Builds a board; with a kernel, loads it and leaves the boot processor at its entry.
     pub fn build(parts: Parts<'_>) -> Result<Self, Error> {
-        let Parts { config, engine, control, registry, inspection, disks, files, serial } = parts;
+        let Parts { config, engine, control, registry, inspection, disks, source, serial } = parts;
         disks.reset();
         let (memory, code) = guest_memory::allocate(config.memory.0)?;
         let vmbus_exists = config.has_vmbus()?;
-        let tables = acpi::tables(&platform(config, vmbus_exists), ACPI_TABLES);
-        write_tables(&memory, &tables)?;
+        let platform = platform(config, vmbus_exists, source.has_screen());
         let identity = if disks.taken_over() { smbios::HYPER_V } else { smbios::PLAIN };
-        let written = memory.write_slice(&smbios::tables(identity), GuestAddress(SMBIOS_TABLES));
-        written.map_err(|_| Error::Smbios)?;
-        let start = files.load(&memory, config.memory.0, ACPI_TABLES)?;
+        // Firmware finds its own way from the reset vector.
+        let start = match source {
+            BootSource::Kernel(files) => {
+                write_tables(&memory, &acpi::tables(&platform, ACPI_TABLES))?;
+                let written = memory.write_slice(&smbios::tables(identity), GuestAddress(SMBIOS_TABLES));
+                written.map_err(|_| Error::Smbios)?;
+                Some(files.load(&memory, config.memory.0, ACPI_TABLES)?)
+            }
+            BootSource::Firmware(rom) => {
+                rom.shadow(&memory).map_err(|_| Error::Firmware)?;
+                None
+            }
+        };
+        let (firmware, screen) = (source.firmware(), source.has_screen());
+        let rom = firmware.map(|rom| guest_memory::rom(rom.base(), rom.bios())).transpose()?;
 
         let vm_clock = VmClock::new();
         let clock: Arc<dyn Clock> = Arc::clone(&vm_clock) as Arc<_>;
@@ -111,6 +129,7 @@ impl Board {
             Setting {
                 config,
                 memory: &memory,
+                rom,
                 code: &code,
                 clock: &vm_clock,
                 inspection,
@@ -142,10 +161,16 @@ impl Board {
             control: &control,
             memory_size: config.memory.0,
             cpus: config.cpus,
+            firmware,
+            screen,
         };
-        let chipset = Chipset::new(&around, &memory, serial);
+        let files = firmware.map(|rom| firmware::files(rom, config, &platform, identity, disks));
+        let chipset = Chipset::new(&around, &memory, serial, files.unwrap_or_default())?;
         storage::ide(&chipset, &around, &memory, disks);
-        firmware::set_up(&*buses);
+        match firmware {
+            Some(rom) => rom::add(&around, rom),
+            None => set_up::functions(&*buses),
+        }
         if config.test_devices {
             test_devices::add(&around);
         }
@@ -182,13 +207,17 @@ impl Board {
         let mut processors = (0..config.cpus)
             .map(|index| partition.processor(index))
             .collect::<Result<Vec<_>, processor::Error>>()?;
-        processors.iter_mut().try_for_each(|processor| processor.leave_as_firmware_does())?;
-        if let Some(boot) = processors.first_mut() {
-            boot.start_at(&start)?;
+        if let Some(start) = start {
+            processors.iter_mut().try_for_each(|processor| processor.leave_as_firmware_does())?;
+            if let Some(boot) = processors.first_mut() {
+                boot.start_at(&start)?;
+            }
         }
         let panel = Arc::new(Panel {
             serial: chipset.serial,
             power_management: chipset.power_management,
+            keyboard: chipset.keyboard,
+            vga: chipset.vga,
             partition: Arc::downgrade(&partition),
             vmbus: vmbus.clone(),
         });
@@ -265,6 +294,19 @@ impl Panel {
         lock(&self.serial).receive(bytes)
     }
 
+    /// A key goes down or up. False if the guest did not take it.
+    pub fn key(&self, key: Key, pressed: bool) -> bool {
+        lock(&self.keyboard).key(key.0, pressed)
+    }
+
+    pub fn keyboard_idle(&self) -> bool {
+        lock(&self.keyboard).keyboard_idle()
+    }
+
+    pub fn vga(&self) -> Option<&Mutex<Vga>> {
+        self.vga.as_deref()
+    }
+
     pub fn instructions(&self) -> Option<u64> {
         self.partition.upgrade().and_then(|partition| partition.instructions())
     }
@@ -279,7 +321,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// What the ACPI tables say of a board.
-fn platform(config: &MachineConfig, vmbus: bool) -> Platform {
+fn platform(config: &MachineConfig, vmbus: bool, video: bool) -> Platform {
     Platform {
         processors: config.cpus,
         local_apic: LOCAL_APIC,
@@ -291,6 +333,7 @@ fn platform(config: &MachineConfig, vmbus: bool) -> Platform {
         pci_window: PCI_WINDOW,
         pci_routing: PciRouting { line: pci::pirq_of, ioapic: pci::IOAPIC_PINS, pic: pci::FIRMWARE_ROUTES },
         vmbus_window: vmbus.then_some(VMBUS_WINDOW),
+        video_window: video.then_some(VIDEO_WINDOW),
     }
 }
 

@@ -77,6 +77,8 @@ impl ProcessorChoice {
 pub(super) struct Setting<'a> {
     pub config: &'a MachineConfig,
     pub memory: &'a GuestMemory,
+    /// The firmware's ROM, for processors that cannot run code from the bus.
+    pub rom: Option<GuestMemory>,
     pub code: &'a Arc<CodePages>,
     pub clock: &'a Arc<VmClock>,
     pub inspection: Arc<Inspection>,
@@ -94,13 +96,14 @@ pub(super) enum Processors {
 impl Processors {
     /// A partition of `engine`'s kind, without bus, interrupt controllers and hypervisor interface.
     pub fn new(engine: &Engine, setting: Setting<'_>) -> Result<Self, Error> {
-        let Setting { config, memory, code, clock, inspection, registry, hypervisor } = setting;
+        let Setting { config, memory, rom, code, clock, inspection, registry, hypervisor } = setting;
         Ok(match engine {
             Engine::Kvm(host) => {
                 let partition = KvmPartition::new(KvmConfig {
                     host: Arc::clone(host),
                     processors: config.cpus,
                     memory: memory.clone(),
+                    rom,
                     clock: Arc::clone(clock),
                     hypervisor,
                     registry: Arc::clone(registry),

@@ -40,7 +40,7 @@ fn a_board_that_is_shut_down_gives_its_memory_back() {
         ..MachineConfig::default()
     };
     let disks = Arc::new(Disks::open(&config).unwrap());
-    let mut files = BootFiles::open(&config).unwrap();
+    let mut source = BootSource::open(&config).unwrap();
     let registry = Arc::new(Registry::new());
     let board = Board::build(Parts {
         config: &config,
@@ -49,7 +49,7 @@ fn a_board_that_is_shut_down_gives_its_memory_back() {
         registry: Arc::clone(&registry),
         inspection: Arc::default(),
         disks: &disks,
-        files: &mut files,
+        source: &mut source,
         serial: Arc::new(Mutex::new(Box::new(std::io::sink()))),
     })
     .unwrap();

@@ -13,6 +13,24 @@ const SLOTS: usize = 256;
 /// How many unclaimed ports the log tells of.
 const TOLD: usize = 64;
 const UNCLAIMED: u16 = 0;
+/// Where software looks for ISA devices that may be absent: DMA controllers, the coprocessor's reset, parallel and
+/// further serial ports, a floppy controller, super I/O chips, sound and game ports. That it looks is no news.
+const PROBED: [(u16, u16); 14] = [
+    (0x000, 0x00f),
+    (0x02e, 0x02f),
+    (0x04e, 0x04f),
+    (0x081, 0x08f),
+    (0x0c0, 0x0df),
+    (0x0f0, 0x0f1),
+    (0x200, 0x207),
+    (0x278, 0x27f),
+    (0x2e8, 0x2ff),
+    (0x378, 0x37f),
+    (0x388, 0x38b),
+    (0x3bc, 0x3bf),
+    (0x3e8, 0x3ef),
+    (0x3f0, 0x3f7),
+];
 
 /// A device's place on the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,8 +123,11 @@ impl PortBus {
     }
 
     fn tell(&self, access: &str, port: u16, len: usize) {
+        let probed = PROBED.iter().any(|&(first, last)| (first..=last).contains(&port));
         let mut told = lock(&self.told);
-        if told.len() < TOLD && told.insert(port) {
+        if probed {
+            tracing::debug!("port {port:#06x} is {access} ({len} bytes), where an ISA device may be");
+        } else if told.len() < TOLD && told.insert(port) {
             tracing::warn!("port {port:#06x} is {access} ({len} bytes), and no device claims it");
         }
     }

@@ -3,14 +3,18 @@
 mod cdrom;
 mod disk;
 mod error;
+mod firmware;
 mod gdb;
+mod module;
 mod size;
 mod translator;
 
 pub use cdrom::{CdromBus, CdromConfig};
 pub use disk::{DiskBus, DiskConfig, DiskFormat};
 pub use error::InputError;
+pub use firmware::{BootDevice, BootOrder, Firmware};
 pub use gdb::{Gdb, GdbEndpoint};
+pub use module::ModuleConfig;
 pub use size::MemorySize;
 pub use translator::Translator;
 
@@ -41,14 +45,22 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// Amount of RAM.
     pub memory: MemorySize,
-    /// The Linux kernel to boot: a bzImage, or an ELF vmlinux with a PVH entry.
+    /// The kernel to boot: a bzImage, an ELF vmlinux with a PVH entry, or what has a multiboot header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
     /// The kernel's initial RAM disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
+    /// Further modules of a multiboot kernel.
+    #[serde(rename = "module", skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<ModuleConfig>,
     /// The kernel's command line.
     pub append: String,
+    /// The firmware to start with, in place of a kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
+    /// What the firmware boots from.
+    pub boot: BootOrder,
     /// The disks, in order.
     #[serde(rename = "disk")]
     pub disks: Vec<DiskConfig>,
@@ -88,7 +100,10 @@ impl Default for MachineConfig {
             memory: MemorySize(512 << 20),
             kernel: None,
             initrd: None,
+            modules: Vec::new(),
             append: String::new(),
+            firmware: None,
+            boot: BootOrder::default(),
             disks: Vec::new(),
             cdrom: None,
             processor: ProcessorChoice::Auto,
@@ -132,9 +147,7 @@ impl MachineConfig {
                 format!("too small: a machine needs at least {}", MemorySize(MIN_MEMORY)),
             ));
         }
-        if self.kernel.is_none() {
-            return Err(InputError::bare("kernel", "is required: there is nothing to boot"));
-        }
+        self.validate_boot()?;
         if self.append.contains(['\0', '\n']) {
             return Err(InputError::bare("append", "a command line is one line without NUL"));
         }
@@ -143,6 +156,37 @@ impl MachineConfig {
             return Err(InputError::new("translator", String::from(self.translator.clone()), reason));
         }
         self.validate_disks(self.has_vmbus()?)
+    }
+
+    /// Whether the machine starts with firmware: if that is named, or there is no kernel, and something else to boot
+    /// from.
+    pub fn boots_by_firmware(&self) -> bool {
+        self.firmware.is_some() || self.kernel.is_none()
+    }
+
+    fn validate_boot(&self) -> Result<(), InputError> {
+        match (&self.kernel, &self.firmware) {
+            (Some(kernel), Some(_)) => {
+                let reason = "a kernel is started without firmware: give one of --kernel and --firmware";
+                return Err(InputError::file("kernel", kernel, reason));
+            }
+            (None, None) if self.disks.is_empty() && self.cdrom.is_none() => {
+                return Err(InputError::bare("kernel", "is required: there is nothing to boot"));
+            }
+            _ => {}
+        }
+        if self.boots_by_firmware() {
+            if let Some(initrd) = &self.initrd {
+                return Err(InputError::file("initrd", initrd, "needs a --kernel that takes it"));
+            }
+            if let Some(module) = self.modules.first() {
+                return Err(InputError::file("module", &module.file, "needs a --kernel that takes it"));
+            }
+            if !self.append.is_empty() {
+                return Err(InputError::bare("append", "needs a --kernel that takes it"));
+            }
+        }
+        Ok(())
     }
 
     /// What the guest is offered of the hypervisor interface.

@@ -13,6 +13,10 @@
 //! → {"command":"detach-disk","disk":"scsi0:1"}             ← "done"      flushed, its image free
 //! → {"command":"insert-disc","file":"F.iso"}               ← "done"
 //! → {"command":"eject-disc","force":false}                 ← "done"
+//! → {"command":"screenshot"}  ← {"screenshot":"…"}      a PNG file in base64 (RFC 4648)
+//! → {"command":"screen-text"} ← {"text":"…"}      if the screen is in text mode
+//! → {"command":"type","text":"…"}                          ← "done"      on a keyboard with the US layout
+//! → {"command":"key","keys":"ctrl-alt-del"}                ← "done"
 //! → anything else             ← {"error":"…"}
 //! ```
 //!
@@ -81,6 +85,20 @@ pub enum Request {
         #[serde(default)]
         force: bool,
     },
+    /// The screen as an image.
+    Screenshot {},
+    /// The screen's text.
+    ScreenText {},
+    /// Type on the keyboard.
+    Type {
+        /// What to type.
+        text: String,
+    },
+    /// Press keys at once.
+    Key {
+        /// Names and characters with dashes between them.
+        keys: String,
+    },
 }
 
 /// What a worker answers.
@@ -97,6 +115,10 @@ pub enum Reply {
     Disks(Disks),
     /// To [`Request::AttachDisk`]: the disk's name.
     Attached(String),
+    /// To [`Request::Screenshot`]: a PNG file in base64.
+    Screenshot(String),
+    /// To [`Request::ScreenText`].
+    Text(String),
     /// It is done, or on its way.
     Done,
     /// It is not, and why.

@@ -7,11 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use display::{Key, KeyError};
 use machine::config::InputError;
-use machine::{ChangeError, MachineHandle};
+use machine::{ChangeError, MachineHandle, ScreenError};
 
 use super::{Devices, Disks, Reply, Request};
 use crate::console::Console;
+use crate::keyboard;
 
 /// The longest request.
 const LINE: u64 = 64 << 10;
@@ -155,6 +159,14 @@ fn serve(client: &UnixStream, machine: &MachineHandle, console: &Console) -> io:
             Ok(Request::EjectDisc { force }) => {
                 reply(client, &changed(machine.eject_disc(force), |()| Reply::Done))?;
             }
+            Ok(Request::Screenshot {}) => {
+                reply(client, &seen(machine.screenshot(), |png| Reply::Screenshot(BASE64.encode(png))))?;
+            }
+            Ok(Request::ScreenText {}) => reply(client, &seen(machine.screen_text(), Reply::Text))?,
+            Ok(Request::Type { text }) => reply(client, &pressed(machine, display::typed(&text)))?,
+            Ok(Request::Key { keys }) => {
+                reply(client, &pressed(machine, display::chord(&keys).map(|chord| vec![chord])))?;
+            }
             Err(error) => reply(client, &Reply::Error(format!("no such request: {error}")))?,
         }
     }
@@ -165,6 +177,20 @@ fn changed<T>(result: Result<T, ChangeError>, reply: impl FnOnce(T) -> Reply) ->
         Ok(value) => reply(value),
         Err(ChangeError::Input(reason)) => Reply::Input(reason),
         Err(ChangeError::Refused(reason)) => Reply::Error(reason),
+    }
+}
+
+fn seen<T>(result: Result<T, ScreenError>, reply: impl FnOnce(T) -> Reply) -> Reply {
+    result.map_or_else(|error| Reply::Error(error.to_string()), reply)
+}
+
+fn pressed(machine: &MachineHandle, chords: Result<Vec<Vec<Key>>, KeyError>) -> Reply {
+    match chords {
+        Ok(chords) => match keyboard::press(machine, &chords) {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::Error(error.to_string()),
+        },
+        Err(error) => Reply::Input(error.to_string()),
     }
 }
 

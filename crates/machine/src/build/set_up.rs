@@ -13,7 +13,7 @@ const BAR_4: u8 = 0x20;
 const IO_AND_MASTER: u32 = 0b101;
 
 /// Sets up the PCI functions.
-pub(super) fn set_up(bus: &dyn Bus) {
+pub(super) fn functions(bus: &dyn Bus) {
     write(bus, IDE, BAR_4, IDE_BUS_MASTER);
     write(bus, IDE, COMMAND, IO_AND_MASTER);
 }

@@ -1,0 +1,126 @@
+//! The firmware that a machine starts with, and what it boots from.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+const BIOS: &str = "bios";
+
+/// The firmware, as a user names it: `bios`, or a file with a ROM image.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Firmware {
+    /// The BIOS that is installed on this host.
+    #[default]
+    Bios,
+    /// A ROM image.
+    File(PathBuf),
+}
+
+impl FromStr for Firmware {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            BIOS => Ok(Self::Bios),
+            "" => Err("must be bios or a file with a ROM image".to_owned()),
+            file => Ok(Self::File(file.into())),
+        }
+    }
+}
+
+impl TryFrom<String> for Firmware {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Firmware> for String {
+    fn from(firmware: Firmware) -> Self {
+        match firmware {
+            Firmware::Bios => BIOS.to_owned(),
+            Firmware::File(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// A kind of device that firmware may boot from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootDevice {
+    /// The optical drive.
+    Cdrom,
+    /// The disks, in their order.
+    Disk,
+}
+
+/// What firmware tries, in this order: `cdrom,disk`, as on Hyper-V, unless something else is said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct BootOrder(pub Vec<BootDevice>);
+
+impl Default for BootOrder {
+    fn default() -> Self {
+        Self(vec![BootDevice::Cdrom, BootDevice::Disk])
+    }
+}
+
+impl FromStr for BootOrder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut order = Vec::new();
+        for name in text.split(',') {
+            let device = match name.trim() {
+                "cdrom" => BootDevice::Cdrom,
+                "disk" => BootDevice::Disk,
+                _ => return Err("must be a list of cdrom and disk".to_owned()),
+            };
+            if order.contains(&device) {
+                return Err(format!("{} is given twice", name.trim()));
+            }
+            order.push(device);
+        }
+        Ok(Self(order))
+    }
+}
+
+impl TryFrom<String> for BootOrder {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<BootOrder> for String {
+    fn from(order: BootOrder) -> Self {
+        let name = |device: &BootDevice| match device {
+            BootDevice::Cdrom => "cdrom",
+            BootDevice::Disk => "disk",
+        };
+        order.0.iter().map(name).collect::<Vec<_>>().join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn firmware_is_bios_or_a_file() {
+        assert_eq!("bios".parse(), Ok(Firmware::Bios));
+        assert_eq!("./bios".parse(), Ok(Firmware::File("./bios".into())));
+        assert!("".parse::<Firmware>().is_err());
+    }
+
+    #[test]
+    fn the_boot_order_names_each_kind_once() {
+        assert_eq!("disk,cdrom".parse(), Ok(BootOrder(vec![BootDevice::Disk, BootDevice::Cdrom])));
+        assert_eq!(String::from(BootOrder::default()), "cdrom,disk");
+        assert_eq!("disk,disk".parse::<BootOrder>(), Err("disk is given twice".to_owned()));
+        assert!("floppy".parse::<BootOrder>().is_err());
+    }
+}

@@ -1,0 +1,163 @@
+//! The ROM images.
+
+use std::path::{Path, PathBuf};
+
+use guest_memory::GuestMemory;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+
+use crate::config::{Firmware, InputError, MachineConfig};
+use crate::memory_map::BIOS_SHADOW;
+
+/// Debian's package with both images.
+const PACKAGE: &str = "seabios";
+/// Where it puts them.
+const BIOS: &str = "/usr/share/seabios/bios-256k.bin";
+const VIDEO_BIOS: &str = "/usr/share/seabios/vgabios-stdvga.bin";
+
+/// The sizes that a BIOS image may have.
+const LEAST: u64 = 64 << 10;
+const MOST: u64 = 4 << 20;
+/// A video BIOS is at most as large as its place.
+const VIDEO_MOST: u64 = 64 << 10;
+/// What an option ROM begins with.
+const OPTION_ROM: [u8; 2] = [0x55, 0xaa];
+const END: u64 = 1 << 32;
+
+/// The firmware of a machine.
+#[derive(Debug, Clone)]
+pub struct Rom {
+    bios: Vec<u8>,
+    video_bios: Option<Vec<u8>>,
+}
+
+impl Rom {
+    /// Reads what `config` names.
+    ///
+    /// # Errors
+    /// When an image is missing or is none.
+    pub fn open(config: &MachineConfig) -> Result<Self, InputError> {
+        match config.firmware.clone().unwrap_or_default() {
+            Firmware::Bios => {
+                Ok(Self { bios: installed(BIOS)?, video_bios: Some(video_bios(Path::new(VIDEO_BIOS))?) })
+            }
+            Firmware::File(path) => {
+                let video = Path::new(VIDEO_BIOS);
+                let video_bios = video.exists().then(|| video_bios(video)).transpose()?;
+                Ok(Self { bios: bios(&path)?, video_bios })
+            }
+        }
+    }
+
+    /// A firmware of the bytes `bios`, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(bios: Vec<u8>) -> Self {
+        Self { bios, video_bios: None }
+    }
+
+    /// The image.
+    pub fn bios(&self) -> &[u8] {
+        &self.bios
+    }
+
+    /// The first address of the image in ROM.
+    pub fn base(&self) -> u64 {
+        END - self.bios.len() as u64
+    }
+
+    /// The BIOS of the video adapter, if there is one.
+    pub fn video_bios(&self) -> Option<&[u8]> {
+        self.video_bios.as_deref()
+    }
+
+    /// Copies the end of the image to where a processor in real mode reaches it.
+    ///
+    /// # Errors
+    /// When there is no memory there.
+    pub fn shadow(&self, memory: &GuestMemory) -> Result<(), GuestMemoryError> {
+        let room = (BIOS_SHADOW.end - BIOS_SHADOW.start) as usize;
+        let part = &self.bios[self.bios.len().saturating_sub(room)..];
+        memory.write_slice(part, GuestAddress(BIOS_SHADOW.end - part.len() as u64))
+    }
+}
+
+fn installed(path: &str) -> Result<Vec<u8>, InputError> {
+    let path = PathBuf::from(path);
+    if !path.exists() {
+        let reason =
+            format!("{} is missing: install the package {PACKAGE}, or name a ROM image", path.display());
+        return Err(InputError::new("firmware", "bios", reason));
+    }
+    bios(&path)
+}
+
+fn bios(path: &Path) -> Result<Vec<u8>, InputError> {
+    let bytes = read(path, MOST)?;
+    let size = bytes.len() as u64;
+    if size < LEAST || !size.is_multiple_of(LEAST) {
+        let reason = format!("is no BIOS image: it has {size} bytes, not a multiple of 64 KiB");
+        return Err(InputError::file("firmware", path, reason));
+    }
+    Ok(bytes)
+}
+
+fn video_bios(path: &Path) -> Result<Vec<u8>, InputError> {
+    let bytes = read(path, VIDEO_MOST)?;
+    if !bytes.starts_with(&OPTION_ROM) {
+        return Err(InputError::file("firmware", path, "is no video BIOS"));
+    }
+    Ok(bytes)
+}
+
+/// The file, which is not larger than `most`.
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, InputError> {
+    let io = |error: std::io::Error| InputError::io("firmware", path, &error);
+    let size = std::fs::metadata(path).map_err(io)?.len();
+    if size > most {
+        let reason = format!("is no firmware: it has {size} bytes, more than {} KiB", most >> 10);
+        return Err(InputError::file("firmware", path, reason));
+    }
+    std::fs::read(path).map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(size: u64) -> String {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("rom");
+        std::fs::File::create(&path).unwrap().set_len(size).unwrap();
+        let config = MachineConfig { firmware: Some(Firmware::File(path)), ..MachineConfig::default() };
+        let error = Rom::open(&config).unwrap_err().to_string();
+        error.split_once("rom: ").unwrap().1.to_owned()
+    }
+
+    #[test]
+    fn images_of_wrong_sizes_are_refused() {
+        assert_eq!(refusal(1000), "is no BIOS image: it has 1000 bytes, not a multiple of 64 KiB");
+        assert_eq!(refusal(0), "is no BIOS image: it has 0 bytes, not a multiple of 64 KiB");
+        assert_eq!(refusal(100 << 20), "is no firmware: it has 104857600 bytes, more than 4096 KiB");
+    }
+
+    #[test]
+    fn the_end_of_the_image_is_shadowed_below_one_mib() {
+        let mut bios = vec![1; 256 << 10];
+        bios[(256 << 10) - 16] = 0xea;
+        bios[0] = 7;
+        bios.splice(0..0, [2; 64 << 10]);
+        let rom = Rom::of(bios);
+        assert_eq!(rom.base(), 0xfffb_0000);
+        let (memory, _) = guest_memory::allocate(1 << 20).unwrap();
+        rom.shadow(&memory).unwrap();
+        let byte = |address| memory.read_obj::<u8>(GuestAddress(address)).unwrap();
+        assert_eq!([byte(0xb_ffff), byte(0xc_0000), byte(0xc_0001), byte(0xf_fff0)], [0, 7, 1, 0xea]);
+    }
+
+    #[test]
+    fn a_small_image_is_shadowed_at_the_end() {
+        let (memory, _) = guest_memory::allocate(1 << 20).unwrap();
+        Rom::of(vec![9; 64 << 10]).shadow(&memory).unwrap();
+        let byte = |address| memory.read_obj::<u8>(GuestAddress(address)).unwrap();
+        assert_eq!([byte(0xe_ffff), byte(0xf_0000)], [0, 9]);
+    }
+}
