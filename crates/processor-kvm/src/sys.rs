@@ -79,15 +79,15 @@ pub fn ram_slots(memory: &GuestMemory) -> Vec<Slot> {
     for region in memory.iter() {
         let (start, host) = (region.start_addr().raw_value(), region.as_ptr() as u64);
         let end = start + region.len();
-        let parts = if start < VIDEO_WINDOW.start && VIDEO_WINDOW.end < end {
-            vec![start..VIDEO_WINDOW.start, VIDEO_WINDOW.end..end]
-        } else {
-            vec![start..end]
-        };
-        for part in parts {
+        let mut add = |from: u64, to: u64| {
             let number = slots.len() as u32;
-            let size = part.end - part.start;
-            slots.push(Slot { number, start: part.start, size, host: host + (part.start - start) });
+            slots.push(Slot { number, start: from, size: to - from, host: host + (from - start) });
+        };
+        if start < VIDEO_WINDOW.start && VIDEO_WINDOW.end < end {
+            add(start, VIDEO_WINDOW.start);
+            add(VIDEO_WINDOW.end, end);
+        } else {
+            add(start, end);
         }
     }
     slots
