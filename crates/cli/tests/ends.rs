@@ -139,7 +139,7 @@ fn request(socket: &Path, command: &str) -> serde_json::Value {
 
 /// ACPI mode on, the power button enabled, and power-off when it is pressed.
 fn listens_to_the_power_button() -> Code {
-    Code::new().out8(0xb2, 0xf1).out16(0x402, 1 << 8).print("!").wait16(0x400, 1 << 8).power_off()
+    Code::new().out8(0xb2, 0xf1).out16(0x602, 1 << 8).print("!").wait16(0x600, 1 << 8).power_off()
 }
 
 #[test]

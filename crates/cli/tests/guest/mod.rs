@@ -47,7 +47,7 @@ impl Code {
 
     /// Soft off: sleep type 0 with the enable bit.
     pub fn power_off(self) -> Self {
-        self.out16(0x404, 1 << 13).halt()
+        self.out16(0x604, 1 << 13).halt()
     }
 
     /// `cli; hlt; jmp` back to the `hlt`

@@ -15,6 +15,15 @@ fn requests_are_written_as_the_protocol_says() {
 }
 
 #[test]
+fn screen_and_keyboard_have_requests() {
+    assert_eq!(json(&Request::ScreenText {}), r#"{"command":"screen-text"}"#);
+    assert_eq!(json(&Request::Key { keys: "f1".to_owned() }), r#"{"command":"key","keys":"f1"}"#);
+    let typed = Request::Type { text: "a\n".to_owned() };
+    assert_eq!(serde_json::from_str::<Request>(r#"{"command":"type","text":"a\n"}"#).unwrap(), typed);
+    assert_eq!(serde_json::to_string(&Reply::Text("x".to_owned())).unwrap(), r#"{"text":"x"}"#);
+}
+
+#[test]
 fn replies_are_written_as_the_protocol_says() {
     assert_eq!(serde_json::to_string(&Reply::Done).unwrap(), r#""done""#);
     let devices = Reply::Devices(Devices { devices: vec![], counts: [("a".to_owned(), 1)].into() });
