@@ -78,7 +78,7 @@ bench-processor: bench-made
 		$(if $(ROUNDS),--rounds $(ROUNDS))
 
 nested-counts: build guests
-	scripts/nested tests/nested/compare
+	scripts/nested --instruction-clock --disk .cache/guest/root.img tests/nested/compare
 
 nested-probe: build guests
 	scripts/nested tests/nested/probed

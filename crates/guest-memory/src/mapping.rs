@@ -37,13 +37,13 @@ impl Mapping {
         let before = (address as usize).next_multiple_of(HUGE_PAGE) - address as usize;
         let start = address.cast::<u8>().wrapping_add(before);
         let after = reserved - before - len;
-        // SAFETY: all three are parts of the mapping just made, which nothing uses yet; the first and the last may be
-        // empty, which munmap refuses, and then there is nothing to do.
-        let allowed = unsafe {
-            libc::munmap(address, before);
-            libc::munmap(start.wrapping_add(len).cast(), after);
-            libc::mprotect(start.cast(), len, libc::PROT_READ | libc::PROT_WRITE)
-        };
+        let rest = [(address, before), (start.wrapping_add(len).cast(), after)];
+        for (unused, len) in rest.into_iter().filter(|(_, len)| *len > 0) {
+            // SAFETY: a part of the mapping just made, which nothing uses.
+            unsafe { libc::munmap(unused, len) };
+        }
+        // SAFETY: as above; nothing uses it yet.
+        let allowed = unsafe { libc::mprotect(start.cast(), len, libc::PROT_READ | libc::PROT_WRITE) };
         let mapping = Self { start: NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?, len };
         if allowed != 0 {
             return Err(io::Error::last_os_error());
