@@ -104,6 +104,7 @@ struct Guest {
 
 fn config(host: &Arc<KvmHost>, processors: u32, hypervisor: bool) -> KvmConfig {
     KvmConfig {
+        rom: None,
         host: Arc::clone(host),
         processors,
         memory: guest_memory::allocate(MEMORY).unwrap().0,
