@@ -35,8 +35,9 @@ const DISKS: Part = Part { with: &["disk::", "change::"], without: &[] };
 const KILLS: Part = Part { with: &["crash::"], without: &[] };
 const KVM: Part = Part { with: &["kvm::"], without: &["stress::"] };
 const DEBUGGER: Part = Part { with: &["debugger::"], without: &["kvm::"] };
+const FIRMWARE: Part = Part { with: &["firmware::"], without: &[] };
 const STRESS: Part = Part { with: &["stress::"], without: &[] };
-const PARTS: [Part; 6] = [BOOTS, DISKS, KILLS, KVM, DEBUGGER, STRESS];
+const PARTS: [Part; 7] = [BOOTS, DISKS, KILLS, KVM, DEBUGGER, FIRMWARE, STRESS];
 
 /// Runs `program`, a program of tests, in the nested host, with `arguments` to choose them.
 fn run(cpus: &str, program: &Path, arguments: &[&str]) {
@@ -123,6 +124,12 @@ fn what_was_synced_survives_kills_on_kvm() {
 #[ignore = "minutes of nested guests: make test-all"]
 fn what_kvm_promises_beyond_the_list_is_kept() {
     KVM.succeeds("1");
+}
+
+#[test]
+#[ignore = "minutes of nested guests: make test-all"]
+fn firmware_starts_on_kvm() {
+    FIRMWARE.succeeds("1");
 }
 
 #[test]
