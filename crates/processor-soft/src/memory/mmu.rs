@@ -112,6 +112,8 @@ pub mod mmu_offset {
     pub const WORD: usize = offset_of!(Entry, word);
     /// log2 of the size of an entry.
     pub const ENTRY_SHIFT: u8 = size_of::<Entry>().trailing_zeros() as u8;
+    /// A page is looked up by its number, XORed with its address shifted right by as much.
+    pub const FOLD: u8 = 24;
     /// Number of entries of a table.
     pub const ENTRIES: usize = super::ENTRIES;
     pub const CODE_TAG: usize = offset_of!(CodeEntry, tag);
@@ -174,9 +176,11 @@ pub struct Mmu {
 // words of `CodePages`, which are atomic and kept alive by `host`.
 unsafe impl Send for Mmu {}
 
+/// Where a page is looked up. The upper bits take part, so that pages that displace each other in the first level,
+/// which knows them by the lowest bits alone, do not do so here as well.
 #[inline(always)]
 fn slot(linear: u64) -> usize {
-    (linear >> 12) as usize & (ENTRIES - 1)
+    (linear >> 12 ^ linear >> mmu_offset::FOLD) as usize & (ENTRIES - 1)
 }
 
 impl Mmu {
@@ -496,13 +500,16 @@ impl Mmu {
         let pages = 1_u64 << (shift - 12);
         self.first_level.flush(linear, shift);
         for table in self.entries.iter_mut() {
-            // The pages of a region that fit into the table at once are all that can be there.
-            for offset in 0..pages.min(ENTRIES as u64) {
-                let entry = &mut table[(first + offset) as usize & (ENTRIES - 1)];
-                // The write tag is the read tag or nothing.
+            // The write tag is the read tag or nothing.
+            let forget = |entry: &mut Entry| {
                 if entry.read >> shift == region {
                     *entry = EMPTY;
                 }
+            };
+            if pages < ENTRIES as u64 {
+                (0..pages).for_each(|offset| forget(&mut table[slot((first + offset) << 12)]));
+            } else {
+                table.iter_mut().for_each(forget);
             }
         }
         for table in self.code_entries.iter_mut() {
@@ -626,4 +633,18 @@ pub struct Page {
     pub writable: bool,
     /// The page is global.
     pub global: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_share_an_entry_of_the_first_level_have_their_own_in_the_second() {
+        // The first level knows 1024 pages, 4 MiB, by their lowest bits.
+        for distance in 22..36 {
+            let (page, other) = (0x7fff_1234_5000_u64, 0x7fff_1234_5000_u64 ^ 1 << distance);
+            assert_ne!(slot(page), slot(other), "2^{distance} bytes apart");
+        }
+    }
 }

@@ -482,6 +482,9 @@ fn second_level(e: &mut Emitter, rust: Label) {
     e.or_mem(host::RAX, Mem::state_at(state::tags_offset(), host::RCX, 3));
     e.mov(host::RCX, host::S0);
     e.shr(host::RCX, 12);
+    e.mov(host::RDX, host::S0);
+    e.shr(host::RDX, mmu_offset::FOLD);
+    e.xor_32(host::RCX, host::RDX);
     e.and_imm_32(host::RCX, mmu_offset::ENTRIES as i32 - 1);
     e.shl_32(host::RCX, mmu_offset::ENTRY_SHIFT);
     e.add_mem(host::RCX, state::entries());
