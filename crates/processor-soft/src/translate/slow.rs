@@ -1,6 +1,6 @@
 //! What generated code calls: an instruction of the interpreter, and accesses that no level of the TLB knows.
 
-use iced_x86::{CpuidFeature, Instruction, Mnemonic};
+use iced_x86::{Instruction, Mnemonic};
 
 use super::block::PAGE;
 use super::counts::Counts;
@@ -39,23 +39,6 @@ pub fn is_quiet(instruction: &Instruction) -> bool {
             | M::Pushfq
             | M::Cld
             | M::Rdtscp
-    ) || instruction.cpuid_features().contains(&CpuidFeature::FPU) && !sets_control_word(instruction)
-}
-
-/// Whether an x87 instruction may change which exceptions are masked.
-fn sets_control_word(instruction: &Instruction) -> bool {
-    use Mnemonic as M;
-    matches!(
-        instruction.mnemonic(),
-        M::Fldcw
-            | M::Fldenv
-            | M::Fnstenv
-            | M::Fstenv
-            | M::Fnsave
-            | M::Fsave
-            | M::Frstor
-            | M::Fninit
-            | M::Finit
     )
 }
 
