@@ -1,24 +1,12 @@
 //! Segment registers at a debugger's wish: from a selector to base, limit and rights, as the guest's own instruction
 //! would load them (SDM volume 3, 3.4 and 3.5).
 
-use processor::{Segment, SegmentAttributes, StartRegisters};
-
-const CR0_PE: u64 = 1;
-const RFLAGS_VM: u64 = 1 << 17;
-const EFER_LMA: u64 = 1 << 10;
+use processor::{Segment, SegmentAttributes, StartRegisters, attribute, cr0, efer, flag};
 const CS: usize = 1;
 const SS: usize = 2;
 /// Bits of a selector: the table, and what is no index.
 const LOCAL: u16 = 4;
 const NO_INDEX: u16 = 7;
-/// Attributes, and bits of their type.
-const UNUSABLE: u32 = 1 << 16;
-const PRESENT: u32 = 1 << 7;
-const CODE_OR_DATA: u32 = 1 << 4;
-const GRANULAR: u32 = 1 << 15;
-const CODE: u32 = 8;
-const READABLE_OR_WRITABLE: u32 = 2;
-const ACCESSED: u32 = 1;
 
 /// `new` with the hidden parts of the segments whose selectors are not those of `old`. `read` reads memory at a linear
 /// address, and is false if it cannot.
@@ -49,19 +37,25 @@ fn from_selector(
     selector: u16,
     read: impl Fn(u64, &mut [u8]) -> bool,
 ) -> Result<Segment, &'static str> {
-    if registers.cr0 & CR0_PE == 0 || registers.rflags & RFLAGS_VM != 0 {
+    if registers.cr0 & cr0::PE == 0 || registers.rflags & flag::VM != 0 {
         return Ok(Segment { selector, base: u64::from(selector) << 4, ..registers.segments[index] });
     }
     if selector & !3 == 0 {
         return match index {
             CS => Err("CS cannot be null"),
-            SS if registers.efer & EFER_LMA == 0 => Err("SS cannot be null outside long mode"),
+            SS if registers.efer & efer::LMA == 0 => Err("SS cannot be null outside long mode"),
             SS => Err("SS keeps its privilege level, which a null selector does not tell"),
-            _ => Ok(Segment { selector, base: 0, limit: 0, attributes: SegmentAttributes(UNUSABLE) }),
+            _ => Ok(Segment {
+                selector,
+                base: 0,
+                limit: 0,
+                attributes: SegmentAttributes(attribute::UNUSABLE),
+            }),
         };
     }
     let (table, limit) = if selector & LOCAL != 0 {
-        let usable = registers.ldtr.attributes.0 & (PRESENT | UNUSABLE) == PRESENT;
+        let usable =
+            registers.ldtr.attributes.0 & (attribute::PRESENT | attribute::UNUSABLE) == attribute::PRESENT;
         (registers.ldtr.base, if usable { registers.ldtr.limit } else { 0 })
     } else {
         (registers.gdtr.base, registers.gdtr.limit.into())
@@ -77,16 +71,21 @@ fn from_selector(
     let (low, high) = (descriptor as u32, (descriptor >> 32) as u32);
     let attributes = high >> 8 & 0xf0ff;
     let wrong = match index {
-        CS if attributes & CODE == 0 => Some("CS takes code only"),
-        SS if attributes & (CODE | READABLE_OR_WRITABLE) != READABLE_OR_WRITABLE => {
+        CS if attributes & attribute::CODE == 0 => Some("CS takes code only"),
+        SS if attributes & (attribute::CODE | attribute::WRITABLE_OR_READABLE)
+            != attribute::WRITABLE_OR_READABLE =>
+        {
             Some("SS takes writable data only")
         }
-        _ if index != CS && attributes & CODE != 0 && attributes & READABLE_OR_WRITABLE == 0 => {
+        _ if index != CS
+            && attributes & attribute::CODE != 0
+            && attributes & attribute::WRITABLE_OR_READABLE == 0 =>
+        {
             Some("the segment's code cannot be read")
         }
         _ => None,
     };
-    if attributes & CODE_OR_DATA == 0 || attributes & PRESENT == 0 {
+    if attributes & attribute::CODE_OR_DATA == 0 || attributes & attribute::PRESENT == 0 {
         return Err("the selector names neither code nor data that is present");
     }
     if let Some(why) = wrong {
@@ -96,8 +95,8 @@ fn from_selector(
     Ok(Segment {
         selector,
         base: u64::from(low >> 16 | high << 16 & 0x00ff_0000 | high & 0xff00_0000),
-        limit: if attributes & GRANULAR != 0 { limit << 12 | 0xfff } else { limit },
-        attributes: SegmentAttributes(attributes | ACCESSED),
+        limit: if attributes & attribute::GRANULARITY != 0 { limit << 12 | 0xfff } else { limit },
+        attributes: SegmentAttributes(attributes | attribute::ACCESSED),
     })
 }
 
@@ -121,7 +120,7 @@ mod tests {
     ];
 
     fn protected() -> StartRegisters {
-        let mut registers = StartRegisters { cr0: CR0_PE, efer: EFER_LMA, ..StartRegisters::default() };
+        let mut registers = StartRegisters { cr0: cr0::PE, efer: efer::LMA, ..StartRegisters::default() };
         registers.gdtr = DescriptorTable { base: GDT, limit: 0x2f };
         registers.segments[CS] = Segment { selector: 0x33, ..Segment::default() };
         registers.segments[SS] = Segment { selector: 0x2b, ..Segment::default() };
@@ -178,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_null_selector_makes_a_data_segment_unusable() {
-        assert_eq!(with(&protected(), DS, 3).unwrap().attributes.0, UNUSABLE);
+        assert_eq!(with(&protected(), DS, 3).unwrap().attributes.0, attribute::UNUSABLE);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a debugger asks of a processor that is not in [`crate::Processor::run`].
 
-use crate::{Error, StartRegisters, is_canonical};
+use crate::{Error, StartRegisters, attribute, cr0, cr4, efer, flag, is_canonical};
 
 /// The registers that a debugger shows, beyond those of [`StartRegisters`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,7 +40,6 @@ impl DebugRegisters {
     /// When it could not be in that state (SDM volume 3, 2.5 and 26.3; AMD64 APM volume 2, 15.5.1), or the privilege
     /// level or RFLAGS.VM would change.
     pub fn check(&self, before: &Self) -> Result<(), Error> {
-        const VM: u64 = 1 << 17;
         let (new, old) = (&self.system, &before.system);
         let long = long_mode(new);
         let code = new.segments[CS].attributes.0;
@@ -48,17 +47,20 @@ impl DebugRegisters {
         let bases = [new.segments[FS].base, new.segments[GS].base, self.kernel_gs_base];
         let canonical = |address: &u64| is_canonical(new.cr4, *address);
         let wrong = [
-            ((new.rflags ^ old.rflags) & VM != 0, "RFLAGS.VM cannot be set"),
-            (new.cr0 & CR0_PG != 0 && new.cr0 & CR0_PE == 0, "paging needs protection (CR0.PG, CR0.PE)"),
-            (new.cr0 & CR0_NW != 0 && new.cr0 & CR0_CD == 0, "CR0.NW needs CR0.CD"),
+            ((new.rflags ^ old.rflags) & flag::VM != 0, "RFLAGS.VM cannot be set"),
+            (new.cr0 & cr0::PG != 0 && new.cr0 & cr0::PE == 0, "paging needs protection (CR0.PG, CR0.PE)"),
+            (new.cr0 & cr0::NW != 0 && new.cr0 & cr0::CD == 0, "CR0.NW needs CR0.CD"),
             (new.cr0 >> 32 != 0, "CR0 has 32 bits"),
-            (long && new.cr4 & CR4_PAE == 0, "long mode needs CR4.PAE"),
-            (!long && code & LONG != 0, "the code segment is one of long mode"),
-            (long && code & LONG != 0 && code & BIG != 0, "a code segment cannot have both L and D"),
+            (long && new.cr4 & cr4::PAE == 0, "long mode needs CR4.PAE"),
+            (!long && code & attribute::LONG != 0, "the code segment is one of long mode"),
+            (
+                long && code & attribute::LONG != 0 && code & attribute::DEFAULT_BIG != 0,
+                "a code segment cannot have both L and D",
+            ),
             (!long && new.rip >> 32 != 0, "RIP has 32 bits outside long mode"),
             (long && !canonical(&new.rip), "RIP is not canonical"),
             (!bases.iter().all(canonical), "a base is not canonical"),
-            (new.cr0 & CR0_PE != 0 && level(new) != level(old), "the privilege level cannot be set"),
+            (new.cr0 & cr0::PE != 0 && level(new) != level(old), "the privilege level cannot be set"),
         ];
         wrong.iter().find(|(is, _)| *is).map_or(Ok(()), |(_, why)| Err(Error::Debug(why)))
     }
@@ -66,31 +68,21 @@ impl DebugRegisters {
     /// Makes EFER.LMA what it is by EFER.LME and CR0.PG.
     pub fn settle_long_mode(&mut self) {
         let system = &mut self.system;
-        system.efer &= !EFER_LMA;
+        system.efer &= !efer::LMA;
         if long_mode(system) {
-            system.efer |= EFER_LMA;
+            system.efer |= efer::LMA;
         }
     }
 }
 
 fn long_mode(registers: &StartRegisters) -> bool {
-    registers.cr0 & CR0_PG != 0 && registers.efer & EFER_LME != 0
+    registers.cr0 & cr0::PG != 0 && registers.efer & efer::LME != 0
 }
 
 const CS: usize = 1;
 const SS: usize = 2;
 const FS: usize = 4;
 const GS: usize = 5;
-const CR0_PE: u64 = 1;
-const CR0_NW: u64 = 1 << 29;
-const CR0_CD: u64 = 1 << 30;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
-/// Attributes of a code segment.
-const LONG: u32 = 1 << 13;
-const BIG: u32 = 1 << 14;
 
 /// What a breakpoint waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -181,10 +173,10 @@ mod tests {
 
     fn long() -> DebugRegisters {
         let mut registers = DebugRegisters::default();
-        registers.system.cr0 = CR0_PG | CR0_PE;
-        registers.system.cr4 = CR4_PAE;
-        registers.system.efer = EFER_LME | EFER_LMA;
-        registers.system.segments[CS].attributes.0 = 0x9b | LONG;
+        registers.system.cr0 = cr0::PG | cr0::PE;
+        registers.system.cr4 = cr4::PAE;
+        registers.system.efer = efer::LME | efer::LMA;
+        registers.system.segments[CS].attributes.0 = 0x9b | attribute::LONG;
         registers
     }
 
@@ -198,12 +190,12 @@ mod tests {
     #[test]
     fn a_state_that_no_processor_can_be_in_is_refused() {
         assert!(long().check(&long()).is_ok());
-        assert_eq!(refusal(|new| new.system.cr0 = CR0_PG), "paging needs protection (CR0.PG, CR0.PE)");
-        assert_eq!(refusal(|new| new.system.cr0 |= CR0_NW), "CR0.NW needs CR0.CD");
+        assert_eq!(refusal(|new| new.system.cr0 = cr0::PG), "paging needs protection (CR0.PG, CR0.PE)");
+        assert_eq!(refusal(|new| new.system.cr0 |= cr0::NW), "CR0.NW needs CR0.CD");
         assert_eq!(refusal(|new| new.system.cr4 = 0), "long mode needs CR4.PAE");
-        assert_eq!(refusal(|new| new.system.cr0 = CR0_PE), "the code segment is one of long mode");
+        assert_eq!(refusal(|new| new.system.cr0 = cr0::PE), "the code segment is one of long mode");
         let both = "a code segment cannot have both L and D";
-        assert_eq!(refusal(|new| new.system.segments[CS].attributes.0 |= BIG), both);
+        assert_eq!(refusal(|new| new.system.segments[CS].attributes.0 |= attribute::DEFAULT_BIG), both);
         assert_eq!(refusal(|new| new.system.rip = 1 << 60), "RIP is not canonical");
         assert_eq!(refusal(|new| new.kernel_gs_base = 1 << 60), "a base is not canonical");
         let level = "the privilege level cannot be set";
@@ -213,11 +205,11 @@ mod tests {
     #[test]
     fn long_mode_follows_from_paging() {
         let mut registers = long();
-        registers.system.cr0 = CR0_PE;
+        registers.system.cr0 = cr0::PE;
         registers.settle_long_mode();
-        assert_eq!(registers.system.efer, EFER_LME);
-        registers.system.cr0 = CR0_PE | CR0_PG;
+        assert_eq!(registers.system.efer, efer::LME);
+        registers.system.cr0 = cr0::PE | cr0::PG;
         registers.settle_long_mode();
-        assert_eq!(registers.system.efer, EFER_LME | EFER_LMA);
+        assert_eq!(registers.system.efer, efer::LME | efer::LMA);
     }
 }

@@ -6,12 +6,14 @@
 //! and calls the others.
 #![forbid(unsafe_code)]
 
+mod bits;
 mod debug;
 mod dirty;
 mod hypervisor;
 mod paging;
 mod state;
 
+pub use bits::{attribute, cr0, cr4, efer, flag};
 pub use debug::{BreakOn, Breakpoint, DebugControl, DebugRegisters, DebugStop, ProcessorDebug};
 pub use dirty::{DirtyLog, DirtyPages};
 pub use hypervisor::{

@@ -1,13 +1,7 @@
 //! A walk through the guest's page tables that changes nothing (SDM volume 3, chapter 4), for who looks into a guest
 //! without being its processor.
 
-use crate::StartRegisters;
-
-const CR0_PG: u64 = 1 << 31;
-const CR4_PSE: u64 = 1 << 4;
-const CR4_PAE: u64 = 1 << 5;
-const CR4_LA57: u64 = 1 << 12;
-const EFER_LMA: u64 = 1 << 10;
+use crate::{StartRegisters, cr0, cr4, efer};
 const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
 /// Bits of an entry of eight bytes that are an address.
@@ -17,14 +11,14 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// page; `None` if it is not mapped. `read` gives the eight bytes at a guest physical address, or `None` where is no
 /// RAM.
 pub fn translate(registers: &StartRegisters, read: impl Fn(u64) -> Option<u64>, gva: u64) -> Option<u64> {
-    if registers.cr0 & CR0_PG == 0 {
+    if registers.cr0 & cr0::PG == 0 {
         return Some(gva & 0xffff_ffff);
     }
-    let long = registers.efer & EFER_LMA != 0;
-    if !long && registers.cr4 & CR4_PAE == 0 {
+    let long = registers.efer & efer::LMA != 0;
+    if !long && registers.cr4 & cr4::PAE == 0 {
         return translate_32(registers, read, gva & 0xffff_ffff);
     }
-    let (mut table, mut level) = match (long, registers.cr4 & CR4_LA57 != 0) {
+    let (mut table, mut level) = match (long, registers.cr4 & cr4::LA57 != 0) {
         (true, true) => (registers.cr3 & ADDRESS, 4),
         (true, false) => (registers.cr3 & ADDRESS, 3),
         // Four pointers, at 32 bytes.
@@ -60,7 +54,7 @@ fn translate_32(registers: &StartRegisters, read: impl Fn(u64) -> Option<u64>, g
     if directory & PRESENT == 0 {
         return None;
     }
-    if directory & LARGE != 0 && registers.cr4 & CR4_PSE != 0 {
+    if directory & LARGE != 0 && registers.cr4 & cr4::PSE != 0 {
         // PSE-36: bits 13 to 20 are bits 32 to 39 of the address.
         return Some((directory >> 13 & 0xff) << 32 | directory & 0xffc0_0000 | gva & 0x003f_ffff);
     }
@@ -69,8 +63,9 @@ fn translate_32(registers: &StartRegisters, read: impl Fn(u64) -> Option<u64>, g
 }
 
 /// Whether the upper bits of `address` repeat its highest one that counts with `cr4`.
+#[inline]
 pub fn is_canonical(cr4: u64, address: u64) -> bool {
-    let unused = if cr4 & CR4_LA57 != 0 { 64 - 57 } else { 64 - 48 };
+    let unused = if cr4 & cr4::LA57 != 0 { 64 - 57 } else { 64 - 48 };
     ((address << unused) as i64 >> unused) as u64 == address
 }
 
@@ -87,7 +82,7 @@ mod tests {
     }
 
     fn long(words: &[(u64, u64)], gva: u64) -> Option<u64> {
-        walk(CR0_PG, CR4_PAE, EFER_LMA, words, gva)
+        walk(cr0::PG, cr4::PAE, efer::LMA, words, gva)
     }
 
     #[test]
@@ -118,24 +113,24 @@ mod tests {
     fn five_levels_have_one_more() {
         let words =
             [(0x1ff8, 0x5001), (0x5ff8, 0x2001), (0x2ff0, 0x3001), (0x3000, 0x4001), (0x4008, 0x12_3001)];
-        let cr4 = CR4_PAE | CR4_LA57;
-        assert_eq!(walk(CR0_PG, cr4, EFER_LMA, &words, 0xffff_ffff_8000_1abc), Some(0x12_3abc));
+        let cr4 = cr4::PAE | cr4::LA57;
+        assert_eq!(walk(cr0::PG, cr4, efer::LMA, &words, 0xffff_ffff_8000_1abc), Some(0x12_3abc));
     }
 
     #[test]
     fn three_levels_begin_with_four_pointers() {
         let words = [(0x1018, 0x3001), (0x3000, 0x4001), (0x4008, 0x12_3001), (0x3008, 0x4020_0083)];
-        assert_eq!(walk(CR0_PG, CR4_PAE, 0, &words, 0xc000_1abc), Some(0x12_3abc));
-        assert_eq!(walk(CR0_PG, CR4_PAE, 0, &words, 0xc020_1abc), Some(0x4020_1abc));
-        assert_eq!(walk(CR0_PG, CR4_PAE, 0, &words, 0x8000_0000), None);
+        assert_eq!(walk(cr0::PG, cr4::PAE, 0, &words, 0xc000_1abc), Some(0x12_3abc));
+        assert_eq!(walk(cr0::PG, cr4::PAE, 0, &words, 0xc020_1abc), Some(0x4020_1abc));
+        assert_eq!(walk(cr0::PG, cr4::PAE, 0, &words, 0x8000_0000), None);
     }
 
     #[test]
     fn two_levels_have_entries_of_four_bytes() {
         // Two entries a word: 0x300 and 0x301 of the directory, 0 and 1 of the table.
         let words = [(0x1c00, (0x40_0000 | 0x83 | 1 << 13) << 32 | 0x2001), (0x2000, 0x12_3001 << 32)];
-        assert_eq!(walk(CR0_PG, CR4_PSE, 0, &words, 0xc000_1abc), Some(0x12_3abc));
-        assert_eq!(walk(CR0_PG, CR4_PSE, 0, &words, 0xc000_0abc), None);
-        assert_eq!(walk(CR0_PG, CR4_PSE, 0, &words, 0xc041_2345), Some(0x1_0041_2345), "4 MiB, PSE-36");
+        assert_eq!(walk(cr0::PG, cr4::PSE, 0, &words, 0xc000_1abc), Some(0x12_3abc));
+        assert_eq!(walk(cr0::PG, cr4::PSE, 0, &words, 0xc000_0abc), None);
+        assert_eq!(walk(cr0::PG, cr4::PSE, 0, &words, 0xc041_2345), Some(0x1_0041_2345), "4 MiB, PSE-36");
     }
 }

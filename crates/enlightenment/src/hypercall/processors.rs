@@ -1,7 +1,9 @@
 //! HvCallStartVirtualProcessor, HvCallGetVpIndexFromApicId, HvCallNotifyLongSpinWait and
 //! HvExtCallQueryCapabilities. There is one virtual trust level, 0.
 
-use processor::{DescriptorTable, GeneralRegister, Segment, SegmentAttributes, StartRegisters};
+use processor::{
+    DescriptorTable, GeneralRegister, Segment, SegmentAttributes, StartRegisters, attribute, cr0, cr4, efer,
+};
 use tlfs::hypercall::{CallCode, GetVpIndexFromApicId, InputVtl, NotifyLongSpinWait, StartVirtualProcessor};
 use tlfs::{HvStatus, InitialVpContext, PARTITION_ID_SELF, SegmentRegister, TableRegister, VP_INDEX_SELF};
 
@@ -101,24 +103,16 @@ fn start(call: &mut Call<'_>) -> Result<(), HvStatus> {
         false => Err(HvStatus::INVALID_VP_STATE),
     }
 }
-
-const CR0_PE: u64 = 1;
-const CR0_NW: u64 = 1 << 29;
-const CR0_CD: u64 = 1 << 30;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
 const RFLAGS_RESERVED: u64 = !0x003f_7fd7;
 
 /// The registers, if they go together: what MOV to CR and WRMSR would refuse is refused here.
 fn start_registers(context: &InitialVpContext) -> Result<StartRegisters, HvStatus> {
     let InitialVpContext { rip, rsp, rflags, efer, cr0, cr3, cr4, pat, .. } = *context;
     let has = |value: u64, bits: u64| value & bits == bits;
-    let paging = !has(cr0, CR0_PG) || has(cr0, CR0_PE);
-    let cache = !has(cr0, CR0_NW) || has(cr0, CR0_CD);
-    let long = has(cr0, CR0_PG) && has(efer, EFER_LME);
-    let long_mode = has(efer, EFER_LMA) == long && (!long || has(cr4, CR4_PAE));
+    let paging = !has(cr0, cr0::PG) || has(cr0, cr0::PE);
+    let cache = !has(cr0, cr0::NW) || has(cr0, cr0::CD);
+    let long = has(cr0, cr0::PG) && has(efer, efer::LME);
+    let long_mode = has(efer, efer::LMA) == long && (!long || has(cr4, cr4::PAE));
     let widths = cr0 >> 32 == 0 && cr4 >> 32 == 0 && cr3 >> 52 == 0 && rflags & RFLAGS_RESERVED == 0;
     let canonical = match long {
         // Sign-extended from bit 56, the widest that processors have.
@@ -149,10 +143,9 @@ fn start_registers(context: &InitialVpContext) -> Result<StartRegisters, HvStatu
 }
 
 const PRESENT: u16 = 1 << 7;
-const UNUSABLE: u32 = 1 << 16;
 
 fn segment(register: SegmentRegister) -> Segment {
-    let unusable = if register.attributes & PRESENT == 0 { UNUSABLE } else { 0 };
+    let unusable = if register.attributes & PRESENT == 0 { attribute::UNUSABLE } else { 0 };
     Segment {
         selector: register.selector,
         base: register.base,

@@ -1,17 +1,12 @@
 //! The state of the processor at a kernel's entry.
 
 use guest_memory::GuestMemory;
-use processor::{DescriptorTable, GeneralRegister, Segment, SegmentAttributes, StartRegisters};
+use processor::{
+    DescriptorTable, GeneralRegister, Segment, SegmentAttributes, StartRegisters, attribute, cr0, cr4, efer,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::memory_map::{BOOT_GDT, BOOT_PAGE_TABLES};
-
-const CR0_PE: u64 = 1;
-const CR0_ET: u64 = 1 << 4;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
 
 /// `__BOOT_CS`, `__BOOT_DS` and, for PVH, any busy task state segment.
 const CODE_SELECTOR: u16 = 0x10;
@@ -26,7 +21,6 @@ const CODE_32: u32 = 0xc09b;
 const DATA: u32 = 0xc093;
 /// 32/64-bit task state segment, busy; present.
 const TASK: u32 = 0x008b;
-const UNUSABLE: u32 = 1 << 16;
 
 const PAGE_PRESENT_WRITABLE: u64 = 0b11;
 const PAGE_LARGE: u64 = 1 << 7;
@@ -63,9 +57,9 @@ pub(super) fn start(
         rflags: 2,
         segments: [data, code, data, data, data, data],
         tr: Segment { selector: TASK_SELECTOR, base: 0, limit: 0x67, attributes: SegmentAttributes(TASK) },
-        ldtr: Segment { attributes: SegmentAttributes(UNUSABLE), ..Segment::default() },
+        ldtr: Segment { attributes: SegmentAttributes(attribute::UNUSABLE), ..Segment::default() },
         gdtr: DescriptorTable { base: BOOT_GDT, limit: 5 * 8 - 1 },
-        cr0: CR0_PE | CR0_ET,
+        cr0: cr0::PE | cr0::ET,
         ..StartRegisters::default()
     };
     let pointer = match entry {
@@ -78,10 +72,10 @@ pub(super) fn start(
     }
     if entry == Entry::Linux64 {
         write_identity_map(memory)?;
-        registers.cr0 |= CR0_PG;
+        registers.cr0 |= cr0::PG;
         registers.cr3 = BOOT_PAGE_TABLES;
-        registers.cr4 = CR4_PAE;
-        registers.efer = EFER_LME | EFER_LMA;
+        registers.cr4 = cr4::PAE;
+        registers.efer = efer::LME | efer::LMA;
     }
     Ok(registers)
 }

@@ -19,6 +19,7 @@ use kvm_bindings::{
 };
 use processor::{
     Breakpoint, DebugControl, DebugRegisters, DebugStop, Error, Exit, ProcessorDebug, StartRegisters,
+    attribute, efer,
 };
 use vm_memory::{Bytes, GuestAddress};
 
@@ -58,10 +59,8 @@ impl Debugger {
 }
 
 fn linear_rip(system: &StartRegisters) -> u64 {
-    const LONG: u32 = 1 << 13;
-    const EFER_LMA: u64 = 1 << 10;
     let code = &system.segments[1];
-    if system.efer & EFER_LMA != 0 && code.attributes.0 & LONG != 0 {
+    if system.efer & efer::LMA != 0 && code.attributes.0 & attribute::LONG != 0 {
         system.rip
     } else {
         code.base.wrapping_add(system.rip) & 0xffff_ffff

@@ -2,21 +2,14 @@
 
 use super::Access;
 use crate::fault::{Fault, vector};
-use crate::registers::{Seg, attribute, cr4};
+use crate::registers::{Seg, attribute};
 use crate::vcpu::Vcpu;
-
-/// Whether `linear` is canonical with 48 or (`wide`) 57 bits.
-#[inline(always)]
-pub fn canonical(linear: u64, wide: bool) -> bool {
-    let shift = if wide { 7 } else { 16 };
-    ((linear << shift) as i64 >> shift) as u64 == linear
-}
 
 impl Vcpu {
     /// Whether `linear` is canonical for the present width of linear addresses.
     #[inline]
     pub fn canonical(&self, linear: u64) -> bool {
-        canonical(linear, self.cr4 & cr4::LA57 != 0)
+        processor::is_canonical(self.cr4, linear)
     }
 
     /// Finds out anew which segments need checks. Called whenever a segment register or the mode changes.
