@@ -146,6 +146,7 @@ pub struct Translator {
     interpreted: Vec<Box<Interpreted>>,
     encoder: Encoder,
     buffers: Buffers,
+    page: Option<Box<PageCopy>>,
     info: InstructionInfoFactory,
     bmi2: bool,
     pub counts: Counts,
@@ -160,6 +161,31 @@ pub struct Translator {
     pub thunks: u64,
     /// Blocks are not linked with each other.
     pub unlinked: bool,
+}
+
+/// The page of which a block was made last: the next one is likely to be of the same page.
+struct PageCopy {
+    bytes: [u8; PAGE],
+    /// Guest frame number, and the page's word before it was read.
+    of: Option<(u64, PageState)>,
+}
+
+impl Default for PageCopy {
+    fn default() -> Self {
+        Self { bytes: [0; PAGE], of: None }
+    }
+}
+
+impl PageCopy {
+    /// Makes it the page `gfn`, whose word is `state` now. `None` if there is no such page.
+    fn refresh(&mut self, cpu: &Vcpu, gfn: u64, state: PageState) -> Option<()> {
+        if self.of != Some((gfn, state)) {
+            self.of = None;
+            cpu.shared.memory.read_slice(&mut self.bytes, GuestAddress(gfn << 12)).ok()?;
+            self.of = Some((gfn, state));
+        }
+        Some(())
+    }
 }
 
 /// A block that has been found.
@@ -205,6 +231,7 @@ impl Translator {
             interpreted: Vec::new(),
             encoder: Encoder::new(64),
             buffers: Buffers::default(),
+            page: None,
             info: InstructionInfoFactory::new(),
             bmi2: Host::get().offers(CpuidFeature::BMI2),
             counts: Counts::default(),
@@ -308,9 +335,10 @@ impl Translator {
             return Some(self.found(number));
         }
         let room = self.make_room();
-        let mut page = [0; PAGE];
-        cpu.shared.memory.read_slice(&mut page, GuestAddress(gpa & !0xfff)).ok()?;
-        let scan = scan(&page, (gpa & 0xfff) as u16, name.mode());
+        let mut copy = self.page.take().unwrap_or_default();
+        copy.refresh(cpu, gpa >> 12, state)?;
+        let page = &copy.bytes;
+        let scan = scan(page, (gpa & 0xfff) as u16, name.mode());
         if scan.guests.is_empty() {
             return None;
         }
@@ -319,7 +347,8 @@ impl Translator {
             bytes.get(..15).unwrap_or(bytes)
         });
         self.tell(cpu, name, &scan, &lowered.buffers.code);
-        let bytes = gather(&scan.extents, &page);
+        let bytes = gather(&scan.extents, page);
+        self.page = Some(copy);
         let block = (name, (state, None), scan.extents, bytes);
         self.install(block, lowered, known.filter(|_| room))
     }
