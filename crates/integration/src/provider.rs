@@ -1,0 +1,242 @@
+//! A service as a device of the bus: an event loop for its channel.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clock::{Clock, NANOSECONDS};
+use counters::DeviceCounters;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use vmbus::protocol::{USER_DATA_SIZE, offer_flags};
+use vmbus::ring::{OutgoingPacket, RingError};
+use vmbus::{Channel, Device, Doorbell, Guid, Offer, OpenError};
+
+use crate::conversation::{Conversation, Service, State};
+use crate::message::{LONGEST, Version};
+
+/// The mode of a pipe that keeps messages apart: VMBUS_PIPE_TYPE_MESSAGE in Linux `include/linux/hyperv.h`.
+const PIPE_OF_MESSAGES: [u8; 4] = 4_u32.to_le_bytes();
+
+/// How a service is, as far as its channel tells.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Contact {
+    pub state: State,
+    /// Of the framework and of the service.
+    pub versions: Option<(Version, Version)>,
+    /// Nanoseconds since the guest was heard last.
+    pub silence: Option<u64>,
+}
+
+/// A service on the bus.
+pub(crate) struct Provider<S> {
+    name: &'static str,
+    interface: Guid,
+    instance: Guid,
+    clock: Arc<dyn Clock>,
+    counters: DeviceCounters,
+    talk: Mutex<Conversation<S>>,
+    /// The guest has answered, or gone.
+    changed: Condvar,
+    /// Rings when there is something to ask of the guest.
+    bell: Doorbell,
+}
+
+impl<S: Service> Provider<S> {
+    /// # Errors
+    /// When the host gives no eventfd.
+    pub fn new(
+        name: &'static str,
+        (interface, instance): (Guid, Guid),
+        service: S,
+        clock: Arc<dyn Clock>,
+        counters: DeviceCounters,
+    ) -> io::Result<Self> {
+        let talk = Mutex::new(Conversation::new(service));
+        let bell = Doorbell::new()?;
+        Ok(Self { name, interface, instance, clock, counters, talk, changed: Condvar::new(), bell })
+    }
+
+    /// Which device it is on the bus.
+    pub fn instance(&self) -> Guid {
+        self.instance
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Conversation<S>> {
+        self.talk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the service is.
+    pub fn contact(&self) -> Contact {
+        let now = self.clock.now();
+        let talk = self.lock();
+        let silence = talk.last_contact().map(|then| now.saturating_sub(then));
+        Contact { state: talk.state(now), versions: talk.versions(), silence }
+    }
+
+    /// Looks at the service.
+    pub fn with<R>(&self, look: impl FnOnce(&mut S) -> R) -> R {
+        look(&mut self.lock().service)
+    }
+
+    /// Asks something of the guest by `ask`, and waits until `outcome` has an answer. `None` if that takes longer
+    /// than `patience`.
+    pub fn ask<N: Copy, R>(
+        &self,
+        patience: Duration,
+        ask: impl FnOnce(&mut S) -> N,
+        mut outcome: impl FnMut(&mut S, N) -> Option<R>,
+        withdraw: impl FnOnce(&mut S, N),
+    ) -> Option<R> {
+        let end = Instant::now() + patience;
+        let mut talk = self.lock();
+        let number = ask(&mut talk.service);
+        self.bell.ring();
+        loop {
+            if let Some(found) = outcome(&mut talk.service, number) {
+                return Some(found);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                withdraw(&mut talk.service, number);
+                return None;
+            }
+            talk = self.changed.wait_timeout(talk, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Serves a channel until it is to be closed.
+    fn run(&self, mut channel: Channel) {
+        let mut buffer = vec![0; LONGEST].into_boxed_slice();
+        let mut unsent = None;
+        loop {
+            if channel.closing() {
+                return;
+            }
+            match self.exchange(&mut channel, &mut buffer, &mut unsent) {
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::error!(name = self.name, %error, "guest breaks the ring of an integration service");
+                    return self.wait_for_end(&channel);
+                }
+            }
+            if let Err(error) = self.wait(&channel, unsent.is_some()) {
+                tracing::error!(name = self.name, %error, "event loop of an integration service fails");
+                return self.wait_for_end(&channel);
+            }
+        }
+    }
+
+    /// Reads what the guest has written and writes what there is to say; `unsent` is what found no room.
+    fn exchange(
+        &self,
+        channel: &mut Channel,
+        buffer: &mut [u8],
+        unsent: &mut Option<Vec<u8>>,
+    ) -> Result<(), RingError> {
+        loop {
+            channel.incoming.mask();
+            let mut batch = channel.incoming.batch()?;
+            let mut heard = false;
+            while let Some(packet) = batch.next_packet()? {
+                let length = packet.data().read(buffer);
+                self.counters.bytes_out.add(length as u64);
+                self.lock().receive(buffer.get(..length).unwrap_or_default(), self.clock.now());
+                heard = true;
+            }
+            if batch.finish()? {
+                channel.interrupt();
+            }
+            if heard {
+                self.changed.notify_all();
+            }
+            self.say(channel, unsent)?;
+            if !channel.incoming.unmask()? || channel.closing() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn say(&self, channel: &mut Channel, unsent: &mut Option<Vec<u8>>) -> Result<(), RingError> {
+        while let Some(message) = unsent.take().or_else(|| self.lock().send(self.clock.now())) {
+            while !channel.outgoing.write(&OutgoingPacket::in_band(0, &message))? {
+                if !channel.outgoing.wait_for_room(message.len())? {
+                    *unsent = Some(message);
+                    return Ok(());
+                }
+            }
+            channel.outgoing.stop_waiting();
+            self.counters.requests.count();
+            self.counters.bytes_in.add(message.len() as u64);
+            if channel.outgoing.commit() {
+                channel.interrupt();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sleeps until something happens. While there is something unsent only the guest can make it go.
+    fn wait(&self, channel: &Channel, unsent: bool) -> io::Result<()> {
+        let due = self.lock().due().filter(|_| !unsent);
+        let timeout = due.map(|due| {
+            let left = due.saturating_sub(self.clock.now());
+            Timespec { tv_sec: (left / NANOSECONDS) as i64, tv_nsec: (left % NANOSECONDS) as i64 }
+        });
+        let mut fds =
+            [PollFd::new(channel.doorbell(), PollFlags::IN), PollFd::new(&self.bell, PollFlags::IN)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        channel.doorbell().answer();
+        self.bell.answer();
+        Ok(())
+    }
+
+    /// Waits for the channel to be closed, with no more to do with it.
+    fn wait_for_end(&self, channel: &Channel) {
+        while !channel.closing() {
+            let mut fds = [PollFd::new(channel.doorbell(), PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {
+                    channel.doorbell().answer();
+                }
+                Err(error) => {
+                    tracing::error!(name = self.name, %error, "event loop of an integration service fails");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A [`Provider`] that others share.
+pub(crate) struct Shared<S>(pub Arc<Provider<S>>);
+
+impl<S: Service> Device for Shared<S> {
+    fn offer(&self) -> Offer {
+        let mut user_data = [0; USER_DATA_SIZE];
+        user_data[..PIPE_OF_MESSAGES.len()].copy_from_slice(&PIPE_OF_MESSAGES);
+        Offer {
+            interface: self.0.interface,
+            instance: self.0.instance,
+            flags: offer_flags::ENUMERATE_DEVICE_INTERFACE | offer_flags::NAMED_PIPE_MODE,
+            mmio_megabytes: 0,
+            user_data,
+            counters: self.0.counters.clone(),
+        }
+    }
+
+    fn open(&self, channel: Channel) -> Result<(), OpenError> {
+        let provider = Arc::clone(&self.0);
+        let name = format!("ic-{}", provider.name);
+        thread::Builder::new().name(name).spawn(move || {
+            provider.lock().open();
+            provider.run(channel);
+            provider.lock().close();
+            provider.changed.notify_all();
+        })?;
+        Ok(())
+    }
+}
