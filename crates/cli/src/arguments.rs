@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use machine::MachineConfig;
 use machine::config::{
     BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemorySize,
-    ModuleConfig, Net, ProcessorChoice, Serial, Switch, Translator,
+    ModuleConfig, Net, ProcessorChoice, Serial, ServiceKind, Services, Switch, Translator,
 };
 
 use crate::{BAD_INPUT, say};
@@ -44,6 +44,61 @@ pub(crate) enum Command {
     /// Press keys of a machine that runs, such as enter, f12 or ctrl-alt-del
     #[command(override_usage = "bodhi key NAME KEYS")]
     Key(Target),
+    /// Have the guest of a machine power off, restart or hibernate, and wait until it has
+    #[command(override_usage = "bodhi shutdown NAME [--restart|--hibernate] [--force] [--timeout SECONDS]")]
+    Shutdown(ShutdownArguments),
+    /// Show the integration services of a machine that runs, or change what they say
+    #[command(override_usage = "bodhi integration NAME [--json]\n       \
+                      bodhi integration NAME --set KEY=VALUE | --delete KEY\n       \
+                      bodhi integration NAME --enable SERVICE | --disable SERVICE")]
+    Integration(IntegrationArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShutdownArguments {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Restart
+    #[arg(long, conflicts_with = "hibernate")]
+    pub(crate) restart: bool,
+    /// Write memory to disk and power off
+    #[arg(long)]
+    pub(crate) hibernate: bool,
+    /// Whatever the guest's programs say
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// How long to wait for the end, in seconds; 0: not at all
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IntegrationArguments {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) change: IntegrationChange,
+}
+
+/// What is to be changed, if anything is.
+#[derive(Debug, Args)]
+#[group(multiple = false, conflicts_with = "json")]
+pub(crate) struct IntegrationChange {
+    /// Leave a key-value pair for the guest
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) set: Option<(String, String)>,
+    /// Take a key-value pair back
+    #[arg(long, value_name = "KEY")]
+    pub(crate) delete: Option<String>,
+    /// Offer a service to the guest
+    #[arg(long, value_name = "SERVICE", value_parser = service)]
+    pub(crate) enable: Option<ServiceKind>,
+    /// Take a service away from the guest
+    #[arg(long, value_name = "SERVICE", value_parser = service)]
+    pub(crate) disable: Option<ServiceKind>,
 }
 
 #[derive(Debug, Args)]
@@ -163,6 +218,9 @@ pub(crate) struct RunArguments {
     /// Synthetic devices beside the emulated ones: on or off
     #[arg(long, value_name = "ON|OFF", value_parser = parse::<Switch>)]
     synthetic: Option<Switch>,
+    /// The integration services: all, none or a list of shutdown, time-sync, heartbeat, key-value
+    #[arg(long, value_name = "I", value_parser = services)]
+    integration: Option<Services>,
     /// Where the serial port leads: stdio, file:F or socket:F
     #[arg(long, value_name = "S", value_parser = parse::<Serial>)]
     serial: Option<Serial>,
@@ -202,6 +260,20 @@ pub(crate) struct DevicesArguments {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn services(text: &str) -> Result<Services, String> {
+    text.parse::<Services>().map_err(|error| error.to_string())
+}
+
+fn service(text: &str) -> Result<ServiceKind, String> {
+    text.parse::<ServiceKind>().map_err(|error| error.to_string())
+}
+
+/// A pair as `KEY=VALUE`.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a pair is KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn parse<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
@@ -276,6 +348,7 @@ impl RunArguments {
         set(&mut config.translator, &self.translator);
         set(&mut config.enlightenments, &self.enlightenments);
         set(&mut config.synthetic, &self.synthetic);
+        set(&mut config.integration, &self.integration);
         set(&mut config.serial, &self.serial);
         set(&mut config.display, &self.display);
         set(&mut config.net, &self.net);

@@ -7,6 +7,7 @@ mod arguments;
 mod devices;
 mod disks;
 mod doctor;
+mod integration;
 mod logs;
 mod run;
 mod screen;
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
         Command::Screenshot(arguments) => screen::screenshot(&arguments),
         Command::Type(target) => screen::type_text(&target),
         Command::Key(target) => screen::key(&target),
+        Command::Shutdown(arguments) => integration::shutdown(&arguments),
+        Command::Integration(arguments) => integration::integration(&arguments),
     }
 }
 

@@ -143,6 +143,11 @@ pub struct Enlightenment {
 }
 
 impl Enlightenment {
+    /// The partition's reference time, in units of 100 ns, as far as this interface serves it.
+    pub fn reference_time(&self) -> u64 {
+        self.time.now()
+    }
+
     /// The interface of a partition whose processors do not run yet: before they do, [`Self::attach`].
     pub fn new(config: Config, registry: &Registry) -> Arc<Self> {
         let time = Arc::new(ReferenceTime::new(Arc::clone(&config.clock)));

@@ -9,10 +9,11 @@ use chipset::vga::Vga;
 use counters::{DeviceRow, Registry};
 use display::Key;
 use gdb::Debuggee;
+use integration::{AskError, KeyValues, ServiceKind, ServiceStatus, Services, Shutdown};
 use processor_soft::Inspection;
 use serde::{Deserialize, Serialize};
 
-use crate::build::{Engine, Panel};
+use crate::build::{Bus, Engine, Panel};
 use crate::config::{DiskConfig, MachineConfig};
 use crate::control::{Control, End, Wish};
 use crate::debug::Debug;
@@ -41,6 +42,47 @@ pub struct Status {
     pub ended: bool,
 }
 
+/// Why an integration service does not serve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IntegrationError {
+    /// There is no VMBus.
+    #[error("the machine has no integration services: --synthetic or --enlightenments leave them out")]
+    None,
+    /// It is enabled, or disabled, already.
+    #[error("the service \"{0}\" is {1} already")]
+    Already(ServiceKind, &'static str),
+    /// It cannot be offered.
+    #[error("the service \"{0}\" cannot be enabled now: the guest still lets go of it")]
+    Busy(ServiceKind),
+    /// The guest does not do it.
+    #[error(transparent)]
+    Guest(#[from] AskError),
+}
+
+/// The integration services of a machine, as its guest uses them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct IntegrationStatus {
+    /// How many of the enabled services work: none, some or all.
+    pub components: Components,
+    /// Each service.
+    pub services: Vec<ServiceStatus>,
+    /// The key-value pairs, if the guest's program tells them.
+    pub key_values: Option<KeyValues>,
+}
+
+/// How much of the integration components a guest has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Components {
+    /// Nothing.
+    None,
+    /// Some of the services that are enabled.
+    Partial,
+    /// All of them.
+    Full,
+}
+
 /// Why a screen cannot be seen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScreenError {
@@ -62,6 +104,8 @@ pub(crate) struct Shared {
     pub config: MachineConfig,
     pub engine: Engine,
     pub disks: Arc<Disks>,
+    /// The integration services that the guest is offered.
+    pub services: Mutex<Services>,
     pub control: Arc<Control>,
     pub registry: Arc<Registry>,
     pub inspection: Arc<Inspection>,
@@ -101,6 +145,80 @@ impl MachineHandle {
     /// Gives bytes to the serial port. Returns how many it took; 0 if it has no room at present.
     pub fn serial_input(&self, bytes: &[u8]) -> usize {
         self.panel().map_or(0, |panel| panel.serial_input(bytes))
+    }
+
+    fn bus<T>(&self, f: impl FnOnce(&Bus) -> Result<T, IntegrationError>) -> Result<T, IntegrationError> {
+        f(self.panel().as_ref().and_then(|panel| panel.bus()).ok_or(IntegrationError::None)?)
+    }
+
+    /// How the integration services are. Asks the guest for its key-value pairs, which takes seconds if it does not
+    /// answer.
+    ///
+    /// # Errors
+    /// When the machine has none.
+    pub fn integration(&self) -> Result<IntegrationStatus, IntegrationError> {
+        let enabled = *self.shared.services.lock().unwrap_or_else(PoisonError::into_inner);
+        self.bus(|bus| {
+            let services = bus.integration.status(enabled);
+            let of = |state| services.iter().filter(|service| service.state == state).count();
+            let components = match of(integration::State::Ok) {
+                0 => Components::None,
+                working if working == enabled.iter().count() => Components::Full,
+                _ => Components::Partial,
+            };
+            let talks = |service: &ServiceStatus| {
+                service.service == ServiceKind::KeyValue && service.state == integration::State::Ok
+            };
+            let key_values =
+                if services.iter().any(talks) { bus.integration.key_values().ok() } else { None };
+            Ok(IntegrationStatus { components, services, key_values })
+        })
+    }
+
+    /// Asks the guest's system to power off, restart or hibernate. On return it has said that it will.
+    ///
+    /// # Errors
+    /// When it has no driver for that, refuses or does not answer.
+    pub fn shut_down(&self, what: Shutdown, force: bool) -> Result<(), IntegrationError> {
+        self.bus(|bus| Ok(bus.integration.shut_down(what, force)?))
+    }
+
+    /// Leaves a key-value pair for the guest.
+    ///
+    /// # Errors
+    /// When it is too long, or the guest has no program for it, refuses or does not answer.
+    pub fn set_key(&self, key: &str, value: &str) -> Result<(), IntegrationError> {
+        self.bus(|bus| Ok(bus.integration.set_key(key, value)?))
+    }
+
+    /// Takes a key-value pair back that was left for the guest.
+    ///
+    /// # Errors
+    /// When there is none, or the guest has no program for it, refuses or does not answer.
+    pub fn delete_key(&self, key: &str) -> Result<(), IntegrationError> {
+        self.bus(|bus| Ok(bus.integration.delete_key(key)?))
+    }
+
+    /// Offers an integration service to the guest, or takes it away, now and after resets.
+    ///
+    /// # Errors
+    /// When that is so already, or the guest has not let go of what was taken away before.
+    pub fn enable_service(&self, service: ServiceKind, on: bool) -> Result<(), IntegrationError> {
+        let mut enabled = self.shared.services.lock().unwrap_or_else(PoisonError::into_inner);
+        if enabled.contains(service) == on {
+            return Err(IntegrationError::Already(service, if on { "enabled" } else { "disabled" }));
+        }
+        self.bus(|bus| {
+            if on {
+                let offered = bus.integration.enable(service, &bus.server);
+                offered.map_err(|_| IntegrationError::Busy(service))?;
+                *enabled = enabled.with(service);
+            } else {
+                bus.integration.disable(service, &bus.server);
+                *enabled = enabled.without(service);
+            }
+            Ok(())
+        })
     }
 
     /// The screen as a PNG file.

@@ -30,7 +30,8 @@ pub mod smbios;
 pub use config::{InputError, MachineConfig};
 pub use control::{End, Failure};
 pub use disks::{ChangeError, DiskStatus, DriveStatus};
-pub use handle::{MachineHandle, ScreenError, Status};
+pub use handle::{Components, IntegrationError, IntegrationStatus, MachineHandle, ScreenError, Status};
+pub use integration::{AskError, KeyValues, ServiceStatus, Shutdown, State};
 pub use run::Machine;
 
 use thiserror::Error;
@@ -68,6 +69,9 @@ pub enum Error {
     /// The SMBIOS tables do not fit into the machine's memory.
     #[error("the SMBIOS tables do not fit into memory")]
     Smbios,
+    /// The integration services cannot be had.
+    #[error("the host gives no event for the integration services")]
+    Integration(#[source] std::io::Error),
     /// A synthetic device cannot be offered.
     #[error("a synthetic device cannot be offered")]
     Offer(#[from] vmbus::OfferError),

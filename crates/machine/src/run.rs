@@ -49,10 +49,12 @@ impl Machine {
         let control = Arc::<Control>::default();
         let gdb = config.gdb.as_ref();
         let debug = gdb.map(|gdb| Debug::new(config.cpus, gdb.wait, Arc::clone(&control)));
+        let config_services = config.integration;
         let shared = Arc::new(Shared {
             config,
             engine,
             disks,
+            services: Mutex::new(config_services),
             control,
             registry: Arc::new(Registry::new()),
             inspection,
@@ -128,6 +130,7 @@ fn power_on(shared: &Arc<Shared>, source: &mut BootSource, serial: &SerialOutput
         registry: Arc::clone(&shared.registry),
         inspection: Arc::clone(&shared.inspection),
         disks: &shared.disks,
+        services: *lock(&shared.services),
         source,
         serial: Arc::clone(serial),
     })?;

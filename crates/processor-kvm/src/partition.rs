@@ -275,6 +275,16 @@ impl Partition for KvmPartition {
     fn clock_stops(&self) -> bool {
         false
     }
+
+    fn reference_time(&self) -> Option<u64> {
+        match self.shared.vm.get_clock() {
+            Ok(clock) => Some(clock.clock / 100),
+            Err(error) => {
+                tracing::warn!(%error, "KVM does not tell the time");
+                None
+            }
+        }
+    }
 }
 
 impl Shared {

@@ -126,6 +126,11 @@ pub trait Partition: Send + Sync {
     fn clock_stops(&self) -> bool {
         true
     }
+    /// The partition's reference time (TLFS, "Partition Reference Counter"), in units of 100 ns, where the host's
+    /// kernel keeps it; `None` where it is that of the hypervisor interface.
+    fn reference_time(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// One virtual processor, on its own thread.

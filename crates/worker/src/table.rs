@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use counters::{DeviceRow, Kind};
+use machine::{Components, IntegrationStatus};
 
 /// The table with a heading, columns aligned.
 pub fn device_table(rows: &[DeviceRow]) -> String {
@@ -32,6 +33,50 @@ pub fn device_table(rows: &[DeviceRow]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The integration services as a table, and the key-value pairs below it.
+pub fn integration_table(status: &IntegrationStatus) -> String {
+    let components = match status.components {
+        Components::None => "none",
+        Components::Partial => "partial",
+        Components::Full => "full",
+    };
+    let mut lines = vec![["service", "state", "version", "last contact"].map(str::to_owned)];
+    lines.extend(status.services.iter().map(|service| {
+        [
+            service.service.to_string(),
+            service.state.text().to_owned(),
+            service.version.clone().unwrap_or_default(),
+            service
+                .last_contact_ms
+                .map(|ms| format!("{}.{} s ago", ms / 1000, ms % 1000 / 100))
+                .unwrap_or_default(),
+        ]
+    }));
+    let mut text = format!("integration components: {components}\n\n{}", aligned(&lines));
+    let pools = status.key_values.iter().flat_map(|pairs| {
+        [("for the guest", &pairs.host), ("from the guest", &pairs.guest), ("the guest itself", &pairs.facts)]
+    });
+    for (heading, pairs) in pools.filter(|(_, pairs)| !pairs.is_empty()) {
+        // What a guest says does not steer the terminal.
+        let line =
+            |(key, value): (&String, &String)| [key, value].map(|text| text.escape_debug().to_string());
+        let lines: Vec<_> = pairs.iter().map(line).collect();
+        text.push_str(&format!("\n{heading}\n{}", aligned(&lines)));
+    }
+    text
+}
+
+/// Lines whose columns are as wide as their widest cell.
+fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |line: &[String; N]| {
+        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    lines.iter().map(line).collect()
 }
 
 /// What begins the names of counts of translated code.

@@ -2,6 +2,7 @@
 
 mod chipset;
 mod hypervisor;
+mod integration;
 mod output;
 mod processors;
 mod rom;
@@ -21,6 +22,7 @@ use ::chipset::i8042::I8042;
 use ::chipset::pci;
 use ::chipset::serial::Serial;
 use ::chipset::vga::Vga;
+use ::integration::{Integration, Services};
 use clock::{Clock, TimerQueue, Timers, VmClock};
 use counters::Registry;
 use display::Key;
@@ -61,6 +63,8 @@ pub(crate) struct Parts<'a> {
     pub registry: Arc<Registry>,
     pub inspection: Arc<Inspection>,
     pub disks: &'a Arc<Disks>,
+    /// Which integration services are offered.
+    pub services: Services,
     pub source: &'a mut BootSource,
     pub serial: SerialOutput,
 }
@@ -74,7 +78,7 @@ pub(crate) struct Board {
     /// The way from the IOAPIC, and from each local APIC, to all local APICs, to which they refer weakly.
     apics: Option<Arc<ApicBus>>,
     enlightenment: Option<Arc<Enlightenment>>,
-    vmbus: Option<Server>,
+    vmbus: Option<Bus>,
     /// Serves the timers of all devices for as long as it lives.
     timers: Arc<TimerQueue>,
     panel: Arc<Panel>,
@@ -93,13 +97,20 @@ pub(crate) struct Panel {
     keyboard: Arc<Mutex<I8042>>,
     vga: Option<Arc<Mutex<Vga>>>,
     partition: Weak<dyn Partition>,
-    vmbus: Option<Server>,
+    vmbus: Option<Bus>,
+}
+
+/// The VMBus, and those of its devices that are reached from outside.
+#[derive(Clone)]
+pub(crate) struct Bus {
+    pub server: Server,
+    pub integration: Arc<Integration>,
 }
 
 impl Board {
     /// Builds a board; with a kernel, loads it and leaves the boot processor at its entry.
     pub fn build(parts: Parts<'_>) -> Result<Self, Error> {
-        let Parts { config, engine, control, registry, inspection, disks, source, serial } = parts;
+        let Parts { config, engine, control, registry, inspection, disks, services, source, serial } = parts;
         disks.reset();
         let (memory, code) = guest_memory::allocate(config.memory.0)?;
         let vmbus_exists = config.has_vmbus()?;
@@ -199,7 +210,12 @@ impl Board {
             if vmbus_exists {
                 let server = hypervisor::vmbus(&around, enlightenment);
                 storage::offer(&server, config, disks, &registry)?;
-                vmbus = Some(server);
+                let partition = processors.partition();
+                let integration = integration::new(&clock, &partition, enlightenment, &registry)?;
+                for service in services.iter() {
+                    integration.enable(service, &server)?;
+                }
+                vmbus = Some(Bus { server, integration });
             }
         }
 
@@ -271,7 +287,7 @@ impl Board {
     /// out.
     pub fn shut_down(self) {
         if let Some(vmbus) = &self.vmbus {
-            vmbus.reset();
+            vmbus.server.reset();
         }
         self.disks.reset();
         if let Some(enlightenment) = &self.enlightenment {
@@ -307,12 +323,17 @@ impl Panel {
         self.vga.as_deref()
     }
 
+    /// The VMBus, if there is one.
+    pub fn bus(&self) -> Option<&Bus> {
+        self.vmbus.as_ref()
+    }
+
     pub fn instructions(&self) -> Option<u64> {
         self.partition.upgrade().and_then(|partition| partition.instructions())
     }
 
     pub fn vmbus_version(&self) -> Option<String> {
-        self.vmbus.as_ref().and_then(Server::version).map(|version| version.to_string())
+        self.vmbus.as_ref().and_then(|bus| bus.server.version()).map(|version| version.to_string())
     }
 }
 

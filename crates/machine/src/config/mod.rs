@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use enlightenment::{Feature, Features, UnknownFeature};
+pub use integration::{ServiceKind, Services};
 use serde::{Deserialize, Serialize};
 
 /// The most virtual processors of a machine.
@@ -76,6 +77,8 @@ pub struct MachineConfig {
     pub enlightenments: Enlightenments,
     /// Whether the guest gets synthetic devices beside the emulated ones.
     pub synthetic: Switch,
+    /// Which integration services the guest is offered.
+    pub integration: Services,
     /// Where the first serial port leads.
     pub serial: Serial,
     /// The screen.
@@ -110,6 +113,7 @@ impl Default for MachineConfig {
             translator: Translator::default(),
             enlightenments: Enlightenments::All,
             synthetic: Switch::On,
+            integration: Services::ALL,
             serial: Serial::Stdio,
             display: Display::None,
             net: Net::None,

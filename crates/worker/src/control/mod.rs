@@ -17,6 +17,11 @@
 //! → {"command":"screen-text"} ← {"text":"…"}      if the screen is in text mode
 //! → {"command":"type","text":"…"}                          ← "done"      on a keyboard with the US layout
 //! → {"command":"key","keys":"ctrl-alt-del"}                ← "done"
+//! → {"command":"integration"}                              ← {"integration":{"components":"full",…}}
+//! → {"command":"shutdown","what":"power-off","force":false} ← "done"      the guest has said that it will
+//! → {"command":"set-key","key":"K","value":"V"}            ← "done"
+//! → {"command":"delete-key","key":"K"}                     ← "done"
+//! → {"command":"enable-service","service":"heartbeat","on":false}   ← "done"
 //! → anything else             ← {"error":"…"}
 //! ```
 //!
@@ -40,8 +45,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use counters::DeviceRow;
-use machine::config::DiskConfig;
-use machine::{DiskStatus, DriveStatus, MachineConfig, Status};
+use machine::config::{DiskConfig, ServiceKind};
+use machine::{DiskStatus, DriveStatus, IntegrationStatus, MachineConfig, Shutdown, Status};
 use serde::{Deserialize, Serialize};
 
 /// What a client asks.
@@ -99,6 +104,36 @@ pub enum Request {
         /// Names and characters with dashes between them.
         keys: String,
     },
+    /// How the integration services are.
+    Integration {},
+    /// Have the guest's system power off, restart or hibernate.
+    Shutdown {
+        /// Which.
+        #[serde(default)]
+        what: Shutdown,
+        /// Whatever its programs say.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Leave a key-value pair for the guest.
+    SetKey {
+        /// Its key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// Take back a key-value pair that was left for the guest.
+    DeleteKey {
+        /// Its key.
+        key: String,
+    },
+    /// Offer an integration service to the guest, or take it away.
+    EnableService {
+        /// Which.
+        service: ServiceKind,
+        /// Whether it is to be offered.
+        on: bool,
+    },
 }
 
 /// What a worker answers.
@@ -119,6 +154,8 @@ pub enum Reply {
     Screenshot(String),
     /// To [`Request::ScreenText`].
     Text(String),
+    /// To [`Request::Integration`].
+    Integration(Box<IntegrationStatus>),
     /// It is done, or on its way.
     Done,
     /// It is not, and why.

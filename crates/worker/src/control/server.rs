@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use display::{Key, KeyError};
 use machine::config::InputError;
-use machine::{ChangeError, MachineHandle, ScreenError};
+use machine::{AskError, ChangeError, IntegrationError, MachineHandle, ScreenError};
 
 use super::{Devices, Disks, Reply, Request};
 use crate::console::Console;
@@ -167,6 +167,21 @@ fn serve(client: &UnixStream, machine: &MachineHandle, console: &Console) -> io:
             Ok(Request::Key { keys }) => {
                 reply(client, &pressed(machine, display::chord(&keys).map(|chord| vec![chord])))?;
             }
+            Ok(Request::Integration {}) => {
+                reply(client, &served(machine.integration(), |status| Reply::Integration(Box::new(status))))?;
+            }
+            Ok(Request::Shutdown { what, force }) => {
+                reply(client, &served(machine.shut_down(what, force), |()| Reply::Done))?;
+            }
+            Ok(Request::SetKey { key, value }) => {
+                reply(client, &served(machine.set_key(&key, &value), |()| Reply::Done))?;
+            }
+            Ok(Request::DeleteKey { key }) => {
+                reply(client, &served(machine.delete_key(&key), |()| Reply::Done))?;
+            }
+            Ok(Request::EnableService { service, on }) => {
+                reply(client, &served(machine.enable_service(service, on), |()| Reply::Done))?;
+            }
             Err(error) => reply(client, &Reply::Error(format!("no such request: {error}")))?,
         }
     }
@@ -182,6 +197,14 @@ fn changed<T>(result: Result<T, ChangeError>, reply: impl FnOnce(T) -> Reply) ->
 
 fn seen<T>(result: Result<T, ScreenError>, reply: impl FnOnce(T) -> Reply) -> Reply {
     result.map_or_else(|error| Reply::Error(error.to_string()), reply)
+}
+
+fn served<T>(result: Result<T, IntegrationError>, reply: impl FnOnce(T) -> Reply) -> Reply {
+    match result {
+        Ok(value) => reply(value),
+        Err(IntegrationError::Guest(AskError::Text(reason))) => Reply::Input(reason),
+        Err(error) => Reply::Error(error.to_string()),
+    }
 }
 
 fn pressed(machine: &MachineHandle, chords: Result<Vec<Vec<Key>>, KeyError>) -> Reply {

@@ -1,0 +1,135 @@
+//! `bodhi shutdown` and `bodhi integration`.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use machine::config::InputError;
+use machine::{Shutdown, Status};
+use worker::control::{Client, ClientError, Reply, Request};
+
+use crate::arguments::{IntegrationArguments, ShutdownArguments};
+use crate::{BAD_INPUT, FAILED, complain};
+
+/// Why a command has not been carried out.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Usage(#[from] InputError),
+    #[error(transparent)]
+    Worker(#[from] ClientError),
+    #[error("the guest has agreed, but {0} is not over after {1} seconds")]
+    Late(&'static str, u64),
+}
+
+impl Error {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage(_) | Self::Worker(ClientError::Input(_)) => BAD_INPUT,
+            Self::Worker(_) | Self::Late(..) => FAILED,
+        })
+    }
+}
+
+pub(crate) fn shutdown(arguments: &ShutdownArguments) -> ExitCode {
+    finish(shut_down(arguments))
+}
+
+pub(crate) fn integration(arguments: &IntegrationArguments) -> ExitCode {
+    finish(show_or_change(arguments))
+}
+
+fn finish(result: Result<(), Error>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            error.exit_code()
+        }
+    }
+}
+
+fn connect(api: &Path) -> Result<Client, InputError> {
+    Client::connect(api).map_err(|error| InputError::io("api", api, &error))
+}
+
+fn unexpected(reply: &Reply) -> Error {
+    ClientError::Refused(format!("an answer to another question: {reply:?}")).into()
+}
+
+fn done(client: &mut Client, request: &Request) -> Result<(), Error> {
+    match client.ask(request)? {
+        Reply::Done => Ok(()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// How often it is looked whether the guest has done what it said.
+const LOOK: Duration = Duration::from_millis(20);
+
+fn shut_down(arguments: &ShutdownArguments) -> Result<(), Error> {
+    let ShutdownArguments { target, restart, hibernate, force, timeout } = arguments;
+    let (api, _) = target.split(None)?;
+    let mut client = connect(&api)?;
+    let what = match (restart, hibernate) {
+        (true, _) => Shutdown::Restart,
+        (_, true) => Shutdown::Hibernate,
+        _ => Shutdown::PowerOff,
+    };
+    let before = status(&mut client)?.map_or(0, |status| status.resets);
+    done(&mut client, &Request::Shutdown { what, force: *force })?;
+    let end = Instant::now() + Duration::from_secs(*timeout);
+    while *timeout > 0 {
+        // A worker that has gone has nothing left to do.
+        match status(&mut client)? {
+            None => return Ok(()),
+            Some(status) if status.ended || (*restart && status.resets > before) => return Ok(()),
+            Some(_) if Instant::now() > end => {
+                return Err(Error::Late(if *restart { "the restart" } else { "the shutdown" }, *timeout));
+            }
+            Some(_) => thread::sleep(LOOK),
+        }
+    }
+    Ok(())
+}
+
+/// How the machine is; `None` if its worker has gone.
+fn status(client: &mut Client) -> Result<Option<Status>, Error> {
+    match client.ask(&Request::Status {}) {
+        Ok(Reply::Status(status)) => Ok(Some(status)),
+        Ok(other) => Err(unexpected(&other)),
+        Err(ClientError::Io(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn show_or_change(arguments: &IntegrationArguments) -> Result<(), Error> {
+    let IntegrationArguments { target, json, change } = arguments;
+    let (api, _) = target.split(None)?;
+    let mut client = connect(&api)?;
+    let request = if let Some((key, value)) = &change.set {
+        Request::SetKey { key: key.clone(), value: value.clone() }
+    } else if let Some(key) = &change.delete {
+        Request::DeleteKey { key: key.clone() }
+    } else if let Some(service) = change.enable {
+        Request::EnableService { service, on: true }
+    } else if let Some(service) = change.disable {
+        Request::EnableService { service, on: false }
+    } else {
+        let status = match client.ask(&Request::Integration {})? {
+            Reply::Integration(status) => status,
+            other => return Err(unexpected(&other)),
+        };
+        let text = if *json {
+            serde_json::to_string_pretty(&status).map_err(ClientError::from)? + "\n"
+        } else {
+            worker::integration_table(&status)
+        };
+        // Nobody may be reading any more, as behind a pager that has been left.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        return Ok(());
+    };
+    done(&mut client, &request)
+}
