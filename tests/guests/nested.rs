@@ -30,7 +30,7 @@ struct Part {
     without: &'static [&'static str],
 }
 
-const BOOTS: Part = Part { with: &["boot::", "end::"], without: &[] };
+const BOOTS: Part = Part { with: &["boot::", "end::", "integration::"], without: &[] };
 const DISKS: Part = Part { with: &["disk::", "change::"], without: &[] };
 const KILLS: Part = Part { with: &["crash::"], without: &[] };
 const KVM: Part = Part { with: &["kvm::"], without: &["stress::"] };

@@ -1,0 +1,125 @@
+//! Integration services: with the drivers of Debian's kernel and the programs of Debian's `hyperv-daemons`.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use guests::{BOOT, Bus, Image, JOB, Kernel, Machine, POWER_OFF, Running, root_image};
+use serde_json::Value;
+
+/// A guest in its shell, whose kernel does not speak in between, with a control socket in the folder of `image`.
+fn shell(image: &Image, options: &[&str]) -> Running {
+    let machine = Machine::bodhi(Kernel::Cloud).disk_with(&root_image(), Bus::Auto, ",snapshot");
+    let running = machine.options(options).append("loglevel=1").api(image.folder().join("api")).start();
+    running.expect("bodhi: shell", BOOT);
+    running
+}
+
+/// What `command` prints in the guest's shell.
+fn ask(running: &mut Running, command: &str) -> String {
+    running.type_line(&format!("echo an''swer; {command}; echo en''ough"));
+    running.expect("answer\r\n", JOB);
+    running.expect_with("enough", JOB).0.trim().to_owned()
+}
+
+fn status(running: &Running) -> Value {
+    serde_json::from_str(&running.bodhi(&["integration", "--json"]).assert_done()).unwrap()
+}
+
+fn service<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let services = status["services"].as_array().unwrap();
+    services.iter().find(|service| service["service"] == name).unwrap()
+}
+
+/// The status as soon as `service` is in `state`.
+fn wait_for(running: &Running, name: &str, state: &str) -> Value {
+    let end = Instant::now() + JOB;
+    loop {
+        let status = status(running);
+        if service(&status, name)["state"] == state {
+            return status;
+        }
+        assert!(Instant::now() < end, "{name} does not become {state}: {status:#}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Seconds since 1970 in the guest, and on the host a moment later.
+fn times(running: &mut Running) -> (f64, f64) {
+    let guest = ask(running, "date +%s.%N").parse().unwrap();
+    let host = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    (guest, host)
+}
+
+#[test]
+fn the_guest_s_services_answer_and_carry_out_what_the_host_asks() {
+    let image = Image::empty(0);
+    let mut running = shell(&image, &[]);
+
+    // Without its program the guest does not say which key-value protocol it speaks.
+    for (name, version) in [("shutdown", "3.2"), ("time-sync", "4.0"), ("heartbeat", "3.0")] {
+        let status = wait_for(&running, name, "ok");
+        assert_eq!(service(&status, name)["version"], version);
+    }
+    let partial = status(&running);
+    assert_eq!((&partial["components"], &partial["key-values"]), (&"partial".into(), &Value::Null));
+    let early = running.bodhi(&["integration", "--set", "a=b"]).refusal(1).to_owned();
+    assert!(early.contains("\"key-value\" is negotiating"), "{early}");
+
+    ask(&mut running, "/usr/sbin/hv_kvp_daemon");
+    let full = wait_for(&running, "key-value", "ok");
+    assert_eq!(full["components"], "full");
+    assert_eq!(full["key-values"]["facts"]["OSName"], "Debian GNU/Linux");
+
+    // From the host to the guest, and back.
+    running.bodhi(&["integration", "--set", "greeting=good day"]).assert_done();
+    // A record has 512 bytes of key and 2048 of value, of which what is behind the first zero is anything.
+    let pool = "for from in 1 513; do tail -c +$from /var/lib/hyperv/.kvp_pool_0 | tr '\\0' '\\n' | head -n 1; done | xargs";
+    assert_eq!(ask(&mut running, pool), "greeting good day");
+    let write =
+        "{ printf answer | dd bs=512 conv=sync; printf 'and to you' | dd bs=2048 conv=sync; } 2>/dev/null";
+    ask(&mut running, &format!("{write} > /var/lib/hyperv/.kvp_pool_1"));
+    let pairs = &status(&running)["key-values"];
+    assert_eq!(pairs["guest"], serde_json::json!({ "answer": "and to you" }));
+    assert_eq!(pairs["host"], serde_json::json!({ "greeting": "good day" }));
+    running.bodhi(&["integration", "--delete", "greeting"]).assert_done();
+    assert_eq!(ask(&mut running, pool), "");
+    let missing = running.bodhi(&["integration", "--delete", "greeting"]).refusal(1).to_owned();
+    assert!(missing.contains("the guest refuses"), "{missing}");
+    let long =
+        running.bodhi(&["integration", "--set", &format!("{}=", "k".repeat(255))]).refusal(2).to_owned();
+    assert!(long.contains("too long"), "{long}");
+
+    // A service goes and comes; a clock that is wrong is set when the host tells the time again.
+    ask(&mut running, "date -s 2001-02-03 >/dev/null");
+    running.bodhi(&["integration", "--disable", "time-sync"]).assert_done();
+    assert_eq!(service(&status(&running), "time-sync")["state"], "disabled");
+    let again = running.bodhi(&["integration", "--disable", "time-sync"]).refusal(1).to_owned();
+    assert!(again.contains("disabled already"), "{again}");
+    ask(&mut running, "until [ ! -e /sys/bus/vmbus/drivers/hv_utils/2497f4de-* ]; do sleep 0.1; done");
+    running.bodhi(&["integration", "--enable", "time-sync"]).assert_done();
+    wait_for(&running, "time-sync", "ok");
+    ask(&mut running, "until [ $(date +%Y) != 2001 ]; do sleep 0.1; done");
+    let (guest, host) = times(&mut running);
+    assert!(guest <= host && host - guest < 5.0, "guest {guest}, host {host}");
+
+    // A restart, after which what was disabled still is; and the end.
+    running.bodhi(&["integration", "--disable", "heartbeat"]).assert_done();
+    running.bodhi(&["shutdown", "--restart"]).assert_done();
+    running.expect("bodhi: shell", BOOT);
+    let restarted = wait_for(&running, "shutdown", "ok");
+    assert_eq!(service(&restarted, "heartbeat")["state"], "disabled");
+    running.bodhi(&["shutdown"]).assert_done();
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+#[test]
+fn a_guest_without_the_services_is_told_apart() {
+    let image = Image::empty(0);
+    let mut running = shell(&image, &["--integration", "heartbeat"]);
+    let status = wait_for(&running, "heartbeat", "ok");
+    assert_eq!(service(&status, "shutdown")["state"], "disabled");
+    assert_eq!(status["components"], "full");
+    let refused = running.bodhi(&["shutdown"]).refusal(1).to_owned();
+    assert!(refused.contains("\"shutdown\" is no contact"), "{refused}");
+    running.type_line("exit");
+    running.wait(POWER_OFF).assert_powered_off();
+}
