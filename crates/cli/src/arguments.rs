@@ -218,7 +218,8 @@ pub(crate) struct RunArguments {
     /// Synthetic devices beside the emulated ones: on or off
     #[arg(long, value_name = "ON|OFF", value_parser = parse::<Switch>)]
     synthetic: Option<Switch>,
-    /// The integration services: all, none or a list of shutdown, time-sync, heartbeat, key-value
+    /// The integration services: all, none or a list of shutdown, time-sync, heartbeat, key-value,
+    /// backup, file-copy
     #[arg(long, value_name = "I", value_parser = services)]
     integration: Option<Services>,
     /// Where the serial port leads: stdio, file:F or socket:F

@@ -5,13 +5,15 @@
 //!
 //! Linux `include/uapi/linux/hyperv.h` (`hv_kvp_msg`), `drivers/hv/hv_kvp.c`, `tools/hv/hv_kvp_daemon.c`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use vmbus::Guid;
 
 use crate::conversation::Service;
 use crate::message::{MessageType, STATUS_NO_MORE, STATUS_OK, Version};
+use crate::text;
+use crate::wishes::{Asked, Outcome, Wishes};
 
 pub(crate) const INTERFACE: Guid =
     Guid::new(0xa9a0_f4e7, 0x5a45, 0x4d96, [0xb8, 0x27, 0x8a, 0x84, 0x1e, 0x8c, 0x03, 0xe6]);
@@ -68,90 +70,44 @@ impl KeyValues {
     }
 }
 
-#[derive(Debug, Clone)]
-enum Wish {
+/// What is wanted. Key and value are as long as they may be at the most.
+pub(crate) enum Wish {
+    /// Put a pair into the host's pool.
     Set(String, String),
+    /// Take a pair from the host's pool.
     Delete(String),
     /// Read all pools.
     Read,
 }
 
-enum Asked {
-    Change(u64),
-    /// Which pair of which pool is asked for, and what has been read before it.
-    Read {
-        number: u64,
-        pool: Pool,
-        index: u32,
-        found: KeyValues,
-    },
-}
-
-/// What became of a wish.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Done,
-    Refused(u32),
-    Gone,
+/// A pool that is being read: which pair is asked for, and what has been read before it.
+struct Reading {
+    pool: Pool,
+    index: u32,
+    found: KeyValues,
 }
 
 /// The service.
 #[derive(Default)]
 pub(crate) struct KeyValueService {
-    wanted: VecDeque<(u64, Wish)>,
-    asked: Option<Asked>,
-    next: u64,
-    outcomes: VecDeque<(u64, Outcome)>,
+    wishes: Wishes<Wish>,
+    reading: Option<Reading>,
     /// What was there when it was read last.
     known: KeyValues,
 }
 
-/// Outcomes that nobody has fetched are kept up to this number.
-const KEPT: usize = 64;
-
 impl KeyValueService {
-    fn ask(&mut self, wish: Wish) -> u64 {
-        self.next += 1;
-        self.wanted.push_back((self.next, wish));
-        self.next
-    }
-
-    /// Notes that a pair is to be put into the host's pool. Key and value are as long as they may be at the most.
-    pub fn set(&mut self, key: &str, value: &str) -> u64 {
-        self.ask(Wish::Set(key.to_owned(), value.to_owned()))
-    }
-
-    /// Notes that a pair is to be taken from the host's pool.
-    pub fn delete(&mut self, key: &str) -> u64 {
-        self.ask(Wish::Delete(key.to_owned()))
-    }
-
-    /// Notes that all pools are to be read.
-    pub fn read(&mut self) -> u64 {
-        self.ask(Wish::Read)
-    }
-
-    /// What became of a wish, once it is known.
-    pub fn outcome(&mut self, number: u64) -> Option<Outcome> {
-        let at = self.outcomes.iter().position(|(n, _)| *n == number)?;
-        self.outcomes.remove(at).map(|(_, outcome)| outcome)
-    }
-
-    /// Takes a wish back that has not been sent.
-    pub fn withdraw(&mut self, number: u64) {
-        self.wanted.retain(|(n, _)| *n != number);
-    }
-
     /// What was there when it was read last.
     pub fn known(&self) -> &KeyValues {
         &self.known
     }
+}
 
-    fn settle(&mut self, number: u64, outcome: Outcome) {
-        if self.outcomes.len() == KEPT {
-            self.outcomes.pop_front();
-        }
-        self.outcomes.push_back((number, outcome));
+impl Asked for KeyValueService {
+    type Wish = Wish;
+
+    fn wishes(&mut self) -> &mut Wishes<Wish> {
+        &mut self.wishes
     }
 }
 
@@ -163,79 +119,52 @@ impl Service for KeyValueService {
     fn begin(&mut self, _: Version, _: u64) {}
 
     fn request(&mut self, _: u64) -> Option<Vec<u8>> {
-        if let Some(Asked::Read { pool, index, .. }) = &self.asked {
+        if let Some(Reading { pool, index, .. }) = &self.reading {
             return Some(enumerate(*pool, *index));
         }
-        let (number, wish) = self.wanted.pop_front()?;
-        let (asked, body) = match wish {
-            Wish::Set(key, value) => (Asked::Change(number), set(&key, &value)),
-            Wish::Delete(key) => (Asked::Change(number), delete(&key)),
+        Some(match self.wishes.begin()? {
+            Wish::Set(key, value) => set(&key, &value),
+            Wish::Delete(key) => delete(&key),
             Wish::Read => {
-                let pool = Pool::External;
-                let found = KeyValues::default();
-                (Asked::Read { number, pool, index: 0, found }, enumerate(pool, 0))
+                let (pool, index) = (Pool::External, 0);
+                self.reading = Some(Reading { pool, index, found: KeyValues::default() });
+                enumerate(pool, index)
             }
-        };
-        self.asked = Some(asked);
-        Some(body)
+        })
     }
 
     fn due(&self) -> Option<u64> {
         // The rest of what is being read, at once.
-        matches!(self.asked, Some(Asked::Read { .. })).then_some(0)
+        self.reading.is_some().then_some(0)
     }
 
     fn answer(&mut self, status: u32, body: &[u8], _: u64) {
-        match self.asked.take() {
-            None => {}
-            Some(Asked::Change(number)) => {
-                let outcome = if status == STATUS_OK { Outcome::Done } else { Outcome::Refused(status) };
-                self.settle(number, outcome);
-            }
-            Some(Asked::Read { number, pool, index, mut found }) => {
-                let pair = (status == STATUS_OK).then(|| pair(body)).flatten();
-                let more = pair.is_some() && index + 1 < MOST;
-                if let Some((key, value)) = pair {
-                    found.pool(pool).insert(key, value);
-                }
-                let next = match pool {
-                    _ if more => Some((pool, index + 1)),
-                    Pool::External => Some((Pool::Guest, 0)),
-                    Pool::Guest => Some((Pool::Auto, 0)),
-                    Pool::Auto => None,
-                };
-                match next {
-                    Some((pool, index)) => self.asked = Some(Asked::Read { number, pool, index, found }),
-                    None => {
-                        let nothing = found == KeyValues::default();
-                        self.known = found;
-                        // A guest without the program answers everything with an error.
-                        let failed = nothing && status != STATUS_OK && status != STATUS_NO_MORE;
-                        self.settle(number, if failed { Outcome::Refused(status) } else { Outcome::Done });
-                    }
-                }
-            }
+        let Some(Reading { pool, index, mut found }) = self.reading.take() else {
+            return self.wishes.settle(Outcome::of(status));
+        };
+        let pair = (status == STATUS_OK).then(|| pair(body)).flatten();
+        let more = pair.is_some() && index + 1 < MOST;
+        if let Some((key, value)) = pair {
+            found.pool(pool).insert(key, value);
         }
+        let (pool, index) = match pool {
+            _ if more => (pool, index + 1),
+            Pool::External => (Pool::Guest, 0),
+            Pool::Guest => (Pool::Auto, 0),
+            Pool::Auto => {
+                // A guest without the program answers everything with an error.
+                let failed = found == KeyValues::default() && status != STATUS_NO_MORE;
+                self.known = found;
+                return self.wishes.settle(if failed { Outcome::of(status) } else { Outcome::Done });
+            }
+        };
+        self.reading = Some(Reading { pool, index, found });
     }
 
     fn end(&mut self) {
-        let asked = self.asked.take().map(|asked| match asked {
-            Asked::Change(number) | Asked::Read { number, .. } => number,
-        });
-        let wanted: Vec<u64> = asked.into_iter().chain(self.wanted.drain(..).map(|(n, _)| n)).collect();
-        for number in wanted {
-            self.settle(number, Outcome::Gone);
-        }
-        self.known = KeyValues::default();
+        self.wishes.end();
+        (self.reading, self.known) = (None, KeyValues::default());
     }
-}
-
-/// `text` in UTF-16, with its terminating zero, in `room` bytes; and how many of them it takes.
-fn text(text: &str, room: usize) -> (Vec<u8>, u32) {
-    let mut bytes: Vec<u8> = text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
-    let length = bytes.len() as u32;
-    bytes.resize(room, 0);
-    (bytes, length)
 }
 
 fn header(operation: u8, pool: Pool) -> Vec<u8> {
@@ -243,7 +172,7 @@ fn header(operation: u8, pool: Pool) -> Vec<u8> {
 }
 
 fn set(key: &str, value: &str) -> Vec<u8> {
-    let ((key, key_size), (value, value_size)) = (text(key, KEY), text(value, VALUE));
+    let ((key, key_size), (value, value_size)) = (text::field(key, KEY), text::field(value, VALUE));
     let mut body = header(SET, Pool::External);
     body.extend([TYPE_STRING, key_size, value_size].into_iter().flat_map(u32::to_le_bytes));
     body.extend(key);
@@ -252,7 +181,7 @@ fn set(key: &str, value: &str) -> Vec<u8> {
 }
 
 fn delete(key: &str) -> Vec<u8> {
-    let (key, key_size) = text(key, KEY);
+    let (key, key_size) = text::field(key, KEY);
     let mut body = header(DELETE, Pool::External);
     body.extend(key_size.to_le_bytes());
     body.extend(key);
@@ -340,9 +269,9 @@ mod tests {
         let mut service = KeyValueService::default();
         let mut pools =
             [pairs([]), pairs([("état", "prêt"), ("b", "2")]), pairs([("OSName", "Debian"), ("x", "")])];
-        let number = service.read();
+        let number = service.wishes.add(Wish::Read);
         serve(&mut service, &mut pools);
-        assert_eq!(service.outcome(number), Some(Outcome::Done));
+        assert_eq!(service.wishes.outcome(number), Some(Outcome::Done));
         let [host, guest, facts] = pools;
         assert_eq!(service.known(), &KeyValues { host, guest, facts });
     }
@@ -351,11 +280,15 @@ mod tests {
     fn the_host_s_pairs_are_set_and_deleted() {
         let mut service = KeyValueService::default();
         let mut pools = [pairs([]), pairs([]), pairs([])];
-        let numbers =
-            [service.set("a", "1"), service.set("b", "ü"), service.delete("a"), service.delete("c")];
+        let numbers = [
+            service.wishes.add(Wish::Set("a".to_owned(), "1".to_owned())),
+            service.wishes.add(Wish::Set("b".to_owned(), "ü".to_owned())),
+            service.wishes.add(Wish::Delete("a".to_owned())),
+            service.wishes.add(Wish::Delete("c".to_owned())),
+        ];
         serve(&mut service, &mut pools);
         assert_eq!(pools[0], pairs([("b", "ü")]));
-        let outcomes = numbers.map(|number| service.outcome(number).unwrap());
+        let outcomes = numbers.map(|number| service.wishes.outcome(number).unwrap());
         assert_eq!(outcomes[..3], [Outcome::Done, Outcome::Done, Outcome::Done]);
         assert_eq!(outcomes[3], Outcome::Refused(STATUS_NO_MORE));
     }
@@ -363,7 +296,7 @@ mod tests {
     #[test]
     fn a_pool_without_end_is_read_in_part() {
         let mut service = KeyValueService::default();
-        let number = service.read();
+        let number = service.wishes.add(Wish::Read);
         let mut asked = 0;
         while let Some(body) = service.request(0) {
             asked += 1;
@@ -371,7 +304,7 @@ mod tests {
             answer.extend(&set("always", "the same")[4..]);
             service.answer(STATUS_OK, &answer, 0);
         }
-        assert_eq!((asked, service.outcome(number)), (3 * MOST, Some(Outcome::Done)));
+        assert_eq!((asked, service.wishes.outcome(number)), (3 * MOST, Some(Outcome::Done)));
     }
 
     #[test]
@@ -394,10 +327,10 @@ mod tests {
     #[test]
     fn a_guest_that_only_fails_is_told_so() {
         let mut service = KeyValueService::default();
-        let number = service.read();
+        let number = service.wishes.add(Wish::Read);
         while service.request(0).is_some() {
             service.answer(0x8000_4005, &[], 0);
         }
-        assert_eq!(service.outcome(number), Some(Outcome::Refused(0x8000_4005)));
+        assert_eq!(service.wishes.outcome(number), Some(Outcome::Refused(0x8000_4005)));
     }
 }

@@ -7,16 +7,20 @@
 //!                                  ├─ shutdown    power off, restart, hibernate
 //!                                  ├─ time_sync   the time of day
 //!                                  ├─ heartbeat   is the guest alive?
-//!                                  └─ key_value   strings for each other
+//!                                  ├─ key_value   strings for each other
+//!                                  ├─ backup      file systems that stand still for a copy
+//!                                  └─ file_copy   files for the guest
 //! ```
 //!
 //! Each service is a device of the VMBus; the guest's answers are data of an adversary and only ever change what
 //! is reported of that guest.
 //!
-//! Not done: backup (VSS), file copy, dynamic memory, Hyper-V sockets, injection of IP addresses.
+//! Not done: dynamic memory, Hyper-V sockets, injection of IP addresses, application state in heartbeats.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod conversation;
+mod file_copy;
 mod heartbeat;
 mod key_value;
 mod message;
@@ -25,9 +29,11 @@ mod services;
 mod shutdown;
 #[cfg(test)]
 mod tests;
+mod text;
 mod time_sync;
+mod wishes;
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -43,15 +49,24 @@ pub use services::{ServiceKind, Services, UnknownService};
 pub use shutdown::Shutdown;
 pub use time_sync::TimeSource;
 
+use backup::BackupService;
 use conversation::Service;
+use file_copy::{FileCopyService, NAME_UNITS};
 use heartbeat::HeartbeatService;
 use key_value::{KEY_UNITS, KeyValueService, VALUE_UNITS};
 use provider::{Contact, Provider, Shared};
 use shutdown::ShutdownService;
 use time_sync::TimeSyncService;
+use wishes::{Asked, Outcome};
 
 /// How long a guest may take to answer a request that somebody waits for.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long it may take to freeze its file systems: what they have not written yet is written.
+const FREEZE: Duration = Duration::from_secs(60);
+/// How long a copy of a file may take, besides [`SLOWEST`].
+const COPY: Duration = Duration::from_secs(60);
+/// Bytes a second that a copy is expected to have at the least.
+const SLOWEST: u64 = 64 << 10;
 
 /// How a service is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +97,16 @@ pub enum AskError {
     /// It has gone, or its driver.
     #[error("the guest has gone before it answered")]
     Gone,
-    /// A key or a value is too long, or a key is empty.
+    /// The guest has such a file already.
+    #[error("the guest has such a file already")]
+    Exists,
+    /// The guest's disk is full.
+    #[error("the guest's disk is full")]
+    DiskFull,
+    /// The host could not read what the guest was to get.
+    #[error("{0}")]
+    Source(String),
+    /// A text is too long, empty or has what it may not have.
     #[error("{0}")]
     Text(String),
 }
@@ -93,6 +117,45 @@ pub struct Integration {
     time_sync: Arc<Provider<TimeSyncService>>,
     heartbeat: Arc<Provider<HeartbeatService>>,
     key_value: Arc<Provider<KeyValueService>>,
+    backup: Arc<Provider<BackupService>>,
+    file_copy: Arc<Provider<FileCopyService>>,
+}
+
+/// A file for the guest.
+pub struct File {
+    /// Where it goes: an absolute path.
+    pub path: String,
+    /// Its length.
+    pub size: u64,
+    /// What is in it.
+    pub contents: Box<dyn Read + Send>,
+    /// Whether a file that is there is overwritten.
+    pub overwrite: bool,
+}
+
+/// The guest's file systems stand still for as long as this lives.
+pub struct Frozen<'a>(&'a Integration);
+
+impl Frozen<'_> {
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// When the guest does not say that they do: what was copied meanwhile may be a mixture.
+    pub fn thaw(self) -> Result<(), AskError> {
+        let integration = self.0;
+        std::mem::forget(self);
+        integration.ask(ServiceKind::Backup, &integration.backup, backup::Wish::Thaw, PATIENCE)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let Self(integration) = self;
+        let thawed = integration.ask(ServiceKind::Backup, &integration.backup, backup::Wish::Thaw, PATIENCE);
+        if let Err(error) = thawed {
+            tracing::error!(%error, "the guest's file systems are not known to go on");
+        }
+    }
 }
 
 impl Integration {
@@ -127,6 +190,18 @@ impl Integration {
                 KeyValueService::default(),
                 at,
             )?,
+            backup: add(
+                ServiceKind::Backup,
+                (backup::INTERFACE, backup::INSTANCE),
+                BackupService::default(),
+                at,
+            )?,
+            file_copy: add(
+                ServiceKind::FileCopy,
+                (file_copy::INTERFACE, file_copy::INSTANCE),
+                FileCopyService::default(),
+                at,
+            )?,
         })
     }
 
@@ -140,6 +215,8 @@ impl Integration {
             ServiceKind::TimeSync => Arc::new(Shared(Arc::clone(&self.time_sync))),
             ServiceKind::Heartbeat => Arc::new(Shared(Arc::clone(&self.heartbeat))),
             ServiceKind::KeyValue => Arc::new(Shared(Arc::clone(&self.key_value))),
+            ServiceKind::Backup => Arc::new(Shared(Arc::clone(&self.backup))),
+            ServiceKind::FileCopy => Arc::new(Shared(Arc::clone(&self.file_copy))),
         })
     }
 
@@ -150,6 +227,8 @@ impl Integration {
             ServiceKind::TimeSync => self.time_sync.instance(),
             ServiceKind::Heartbeat => self.heartbeat.instance(),
             ServiceKind::KeyValue => self.key_value.instance(),
+            ServiceKind::Backup => self.backup.instance(),
+            ServiceKind::FileCopy => self.file_copy.instance(),
         })
     }
 
@@ -173,13 +252,31 @@ impl Integration {
             ServiceKind::TimeSync => self.time_sync.contact(),
             ServiceKind::Heartbeat => self.heartbeat.contact(),
             ServiceKind::KeyValue => self.key_value.contact(),
+            ServiceKind::Backup => self.backup.contact(),
+            ServiceKind::FileCopy => self.file_copy.contact(),
         }
     }
 
-    fn available(&self, service: ServiceKind) -> Result<(), AskError> {
-        match self.contact(service).state {
-            State::Ok | State::Lost => Ok(()),
-            state => Err(AskError::Unavailable(service, state.text())),
+    /// Wants something of the guest and waits until it is done.
+    fn ask<S: Asked>(
+        &self,
+        service: ServiceKind,
+        provider: &Provider<S>,
+        wish: S::Wish,
+        patience: Duration,
+    ) -> Result<(), AskError> {
+        match provider.contact().state {
+            State::Ok | State::Lost => {}
+            state => return Err(AskError::Unavailable(service, state.text())),
+        }
+        match provider.ask(wish, patience) {
+            None => Err(AskError::Timeout),
+            Some(Outcome::Done) => Ok(()),
+            Some(Outcome::Refused(file_copy::STATUS_EXISTS)) => Err(AskError::Exists),
+            Some(Outcome::Refused(file_copy::STATUS_DISK_FULL)) => Err(AskError::DiskFull),
+            Some(Outcome::Refused(status)) => Err(AskError::Refused(status)),
+            Some(Outcome::Failed(reason)) => Err(AskError::Source(reason)),
+            Some(Outcome::Gone) => Err(AskError::Gone),
         }
     }
 
@@ -189,19 +286,7 @@ impl Integration {
     /// # Errors
     /// When the guest's driver is not there, refuses or is silent.
     pub fn shut_down(&self, what: Shutdown, force: bool) -> Result<(), AskError> {
-        self.available(ServiceKind::Shutdown)?;
-        let outcome = self.shutdown.ask(
-            PATIENCE,
-            |service| service.ask(what, force),
-            ShutdownService::outcome,
-            ShutdownService::withdraw,
-        );
-        match outcome {
-            None => Err(AskError::Timeout),
-            Some(shutdown::Outcome::Accepted) => Ok(()),
-            Some(shutdown::Outcome::Refused(status)) => Err(AskError::Refused(status)),
-            Some(shutdown::Outcome::Gone) => Err(AskError::Gone),
-        }
+        self.ask(ServiceKind::Shutdown, &self.shutdown, shutdown::Wish(what, force), PATIENCE)
     }
 
     /// Puts a pair into the pool of the host.
@@ -209,9 +294,9 @@ impl Integration {
     /// # Errors
     /// When it is too long, or the guest's program is not there, refuses or is silent.
     pub fn set_key(&self, key: &str, value: &str) -> Result<(), AskError> {
-        check("a key", key, KEY_UNITS)?;
-        check("a value", value, VALUE_UNITS)?;
-        self.exchange(|service| service.set(key, value))
+        check("a key", key, KEY_UNITS, false)?;
+        check("a value", value, VALUE_UNITS, true)?;
+        self.exchange(key_value::Wish::Set(key.to_owned(), value.to_owned()))
     }
 
     /// Takes a pair from the pool of the host.
@@ -219,8 +304,8 @@ impl Integration {
     /// # Errors
     /// As of [`Self::set_key`]; also when there is no such pair.
     pub fn delete_key(&self, key: &str) -> Result<(), AskError> {
-        check("a key", key, KEY_UNITS)?;
-        self.exchange(|service| service.delete(key))
+        check("a key", key, KEY_UNITS, false)?;
+        self.exchange(key_value::Wish::Delete(key.to_owned()))
     }
 
     /// Reads all pairs.
@@ -228,19 +313,42 @@ impl Integration {
     /// # Errors
     /// When the guest's program is not there, refuses or is silent.
     pub fn key_values(&self) -> Result<KeyValues, AskError> {
-        self.exchange(KeyValueService::read)?;
+        self.exchange(key_value::Wish::Read)?;
         Ok(self.key_value.with(|service| service.known().clone()))
     }
 
-    fn exchange(&self, ask: impl FnOnce(&mut KeyValueService) -> u64) -> Result<(), AskError> {
-        self.available(ServiceKind::KeyValue)?;
-        let outcome = self.key_value.ask(PATIENCE, ask, KeyValueService::outcome, KeyValueService::withdraw);
-        match outcome {
-            None => Err(AskError::Timeout),
-            Some(key_value::Outcome::Done) => Ok(()),
-            Some(key_value::Outcome::Refused(status)) => Err(AskError::Refused(status)),
-            Some(key_value::Outcome::Gone) => Err(AskError::Gone),
-        }
+    fn exchange(&self, wish: key_value::Wish) -> Result<(), AskError> {
+        self.ask(ServiceKind::KeyValue, &self.key_value, wish, PATIENCE)
+    }
+
+    /// Makes the guest's file systems stand still, with all that programs have written on the disks.
+    ///
+    /// # Errors
+    /// When the guest's program is not there, refuses or is silent. A freeze that comes after all is undone.
+    pub fn freeze(&self) -> Result<Frozen<'_>, AskError> {
+        self.ask(ServiceKind::Backup, &self.backup, backup::Wish::Check, PATIENCE)?;
+        self.ask(ServiceKind::Backup, &self.backup, backup::Wish::Freeze, FREEZE)?;
+        Ok(Frozen(self))
+    }
+
+    /// Puts a file into the guest. Folders that are missing are made.
+    ///
+    /// # Errors
+    /// When the path does not do, the guest has the file already or no room for it, its program is not there, refuses
+    /// or is silent; or `file` cannot be read. Nothing of the file stays in the guest then.
+    pub fn copy_file(&self, file: File) -> Result<(), AskError> {
+        let File { path, size, contents, overwrite } = file;
+        let (folder, name) = match path.rsplit_once('/') {
+            Some((folder, name)) if path.starts_with('/') && !name.is_empty() => (folder, name),
+            _ => return Err(AskError::Text(format!("{path}: is no absolute path of a file"))),
+        };
+        check("a file's name", name, NAME_UNITS, false)?;
+        check("a folder's name", folder, NAME_UNITS - 1, true)?;
+        // Guests look for folders up to the last slash.
+        let (name, folder) = (name.to_owned(), format!("{folder}/"));
+        let patience = COPY + Duration::from_secs(size / SLOWEST);
+        let wish = file_copy::Wish { name, folder, size, contents, overwrite };
+        self.ask(ServiceKind::FileCopy, &self.file_copy, wish, patience)
     }
 }
 
@@ -269,16 +377,10 @@ fn describe(contact: &Contact) -> String {
     }
 }
 
-fn check(what: &str, text: &str, most: usize) -> Result<(), AskError> {
-    let units = text.encode_utf16().count();
-    if units > most {
-        return Err(AskError::Text(format!("{what} of {units} characters is too long: at most {most}")));
-    }
-    if text.contains('\0') {
-        return Err(AskError::Text(format!("{what} has no NUL in it")));
-    }
-    if units == 0 && what == "a key" {
-        return Err(AskError::Text("a key is not empty".to_owned()));
-    }
-    Ok(())
+fn check(what: &str, text: &str, most: usize, may_be_empty: bool) -> Result<(), AskError> {
+    let complaint = match text::complaint(what, text, most) {
+        None if text.is_empty() && !may_be_empty => Some(format!("{what} is not empty")),
+        complaint => complaint,
+    };
+    complaint.map_or(Ok(()), |complaint| Err(AskError::Text(complaint)))
 }

@@ -59,6 +59,8 @@ impl MessageType {
     pub const KEY_VALUE: Self = Self::new(2);
     pub const SHUTDOWN: Self = Self::new(3);
     pub const TIME_SYNC: Self = Self::new(4);
+    pub const BACKUP: Self = Self::new(5);
+    pub const FILE_COPY: Self = Self::new(7);
 
     const fn new(value: u16) -> Self {
         Self(value.to_le_bytes())

@@ -15,6 +15,7 @@ use vmbus::{Channel, Device, Doorbell, Guid, Offer, OpenError};
 
 use crate::conversation::{Conversation, Service, State};
 use crate::message::{LONGEST, Version};
+use crate::wishes::{Asked, Outcome};
 
 /// The mode of a pipe that keeps messages apart: VMBUS_PIPE_TYPE_MESSAGE in Linux `include/linux/hyperv.h`.
 const PIPE_OF_MESSAGES: [u8; 4] = 4_u32.to_le_bytes();
@@ -78,32 +79,6 @@ impl<S: Service> Provider<S> {
     /// Looks at the service.
     pub fn with<R>(&self, look: impl FnOnce(&mut S) -> R) -> R {
         look(&mut self.lock().service)
-    }
-
-    /// Asks something of the guest by `ask`, and waits until `outcome` has an answer. `None` if that takes longer
-    /// than `patience`.
-    pub fn ask<N: Copy, R>(
-        &self,
-        patience: Duration,
-        ask: impl FnOnce(&mut S) -> N,
-        mut outcome: impl FnMut(&mut S, N) -> Option<R>,
-        withdraw: impl FnOnce(&mut S, N),
-    ) -> Option<R> {
-        let end = Instant::now() + patience;
-        let mut talk = self.lock();
-        let number = ask(&mut talk.service);
-        self.bell.ring();
-        loop {
-            if let Some(found) = outcome(&mut talk.service, number) {
-                return Some(found);
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                withdraw(&mut talk.service, number);
-                return None;
-            }
-            talk = self.changed.wait_timeout(talk, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
     }
 
     /// Serves a channel until it is to be closed.
@@ -207,6 +182,29 @@ impl<S: Service> Provider<S> {
                     return;
                 }
             }
+        }
+    }
+}
+
+impl<S: Asked> Provider<S> {
+    /// Wants something of the guest, and waits for the outcome for as long as `patience`.
+    pub fn ask(&self, wish: S::Wish, patience: Duration) -> Option<Outcome> {
+        let end = Instant::now() + patience;
+        let mut talk = self.lock();
+        let number = talk.service.wishes().add(wish);
+        self.bell.ring();
+        loop {
+            if let Some(outcome) = talk.service.wishes().outcome(number) {
+                return Some(outcome);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                if !talk.service.wishes().withdraw(number) {
+                    talk.service.abandon();
+                }
+                return None;
+            }
+            talk = self.changed.wait_timeout(talk, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

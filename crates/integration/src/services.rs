@@ -19,11 +19,16 @@ pub enum ServiceKind {
     Heartbeat,
     /// Strings for each other.
     KeyValue,
+    /// File systems that stand still for a copy of the disks.
+    Backup,
+    /// Files for the guest.
+    FileCopy,
 }
 
 impl ServiceKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Shutdown, Self::TimeSync, Self::Heartbeat, Self::KeyValue];
+    pub const ALL: [Self; 6] =
+        [Self::Shutdown, Self::TimeSync, Self::Heartbeat, Self::KeyValue, Self::Backup, Self::FileCopy];
 
     /// The name, as users write it.
     pub const fn name(self) -> &'static str {
@@ -32,6 +37,8 @@ impl ServiceKind {
             Self::TimeSync => "time-sync",
             Self::Heartbeat => "heartbeat",
             Self::KeyValue => "key-value",
+            Self::Backup => "backup",
+            Self::FileCopy => "file-copy",
         }
     }
 }
@@ -44,7 +51,9 @@ impl fmt::Display for ServiceKind {
 
 /// A name that no service has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no service \"{0}\": there are shutdown, time-sync, heartbeat and key-value")]
+#[error(
+    "there is no service \"{0}\": there are shutdown, time-sync, heartbeat, key-value, backup and file-copy"
+)]
 pub struct UnknownService(String);
 
 impl FromStr for ServiceKind {
