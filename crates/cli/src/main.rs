@@ -7,6 +7,7 @@ mod arguments;
 mod devices;
 mod disks;
 mod doctor;
+mod image;
 mod logs;
 mod run;
 mod screen;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Devices(arguments) => devices::devices(&arguments),
         Command::Disk(command) => disks::disk(&command),
         Command::Disc(command) => disks::disc(&command),
+        Command::Image(command) => image::image(&command),
         Command::Screenshot(arguments) => screen::screenshot(&arguments),
         Command::Type(target) => screen::type_text(&target),
         Command::Key(target) => screen::key(&target),
