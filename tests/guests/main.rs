@@ -9,6 +9,7 @@ mod debugger;
 mod disk;
 mod end;
 mod firmware;
+mod installed;
 mod kvm;
 mod lockstep;
 mod nested;
