@@ -47,6 +47,7 @@ guests:
 	scripts/guest root
 	scripts/guest probe
 	scripts/guest media
+	scripts/guest debian
 	scripts/guest qemu
 	scripts/guest nested
 

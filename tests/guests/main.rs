@@ -9,6 +9,7 @@ mod debugger;
 mod disk;
 mod end;
 mod firmware;
+mod installed;
 mod integration;
 mod kvm;
 mod lockstep;

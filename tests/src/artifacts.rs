@@ -51,6 +51,11 @@ pub fn root_image() -> PathBuf {
     made("guest/root.img")
 }
 
+/// The disk with an installed Debian.
+pub fn installed_image() -> PathBuf {
+    made("guest/debian.img")
+}
+
 /// What firmware boots: a file of `scripts/guest media` or `scripts/guest installer`.
 pub fn medium(name: &str) -> PathBuf {
     made(&format!("media/{name}"))

@@ -15,7 +15,7 @@ mod probe;
 mod screen;
 mod script;
 
-pub use artifacts::{Kernel, bench_system, medium, root_image};
+pub use artifacts::{Kernel, bench_system, installed_image, medium, root_image};
 pub use console::Console;
 pub use debugger::gdb;
 pub use devices::{Devices, row};

@@ -77,16 +77,13 @@ impl Machine {
 
     /// A machine of bodhi that boots by firmware, with a control socket at `api` for its screen and keyboard.
     pub fn firmware(api: PathBuf) -> Self {
-        let append = Vec::new();
-        let machine = Self {
-            program: Program::Bodhi,
-            kernel: None,
-            disks: Vec::new(),
-            append,
-            arguments: Vec::new(),
-            api: None,
-        };
-        machine.api(api)
+        Self::bare(Program::Bodhi).api(api)
+    }
+
+    /// A machine of `program` that boots by firmware.
+    pub fn bare(program: Program) -> Self {
+        let (disks, append, arguments) = (Vec::new(), Vec::new(), Vec::new());
+        Self { program, kernel: None, disks, append, arguments, api: None }
     }
 
     /// Adds a disk.

@@ -7,6 +7,15 @@ pub trait PortDevice: Send {
     fn port_read(&mut self, port: u16, data: &mut [u8]);
     /// `OUT` to `port` (absolute) of 1, 2 or 4 bytes.
     fn port_write(&mut self, port: u16, data: &[u8]);
+    /// One `IN` of `size` bytes (1, 2 or 4) after another from `port`, until `data`, a multiple of `size`, is full. It
+    /// comes filled with ones.
+    fn port_read_string(&mut self, port: u16, size: usize, data: &mut [u8]) {
+        data.chunks_exact_mut(size).for_each(|part| self.port_read(port, part));
+    }
+    /// `data`, a multiple of `size` bytes (1, 2 or 4), by one `OUT` after another to `port`.
+    fn port_write_string(&mut self, port: u16, size: usize, data: &[u8]) {
+        data.chunks_exact(size).for_each(|part| self.port_write(port, part));
+    }
 }
 
 /// A device that answers memory addresses.

@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// Insert or eject the disc of a machine that runs
     #[command(subcommand)]
     Disc(DiscCommand),
+    /// Build disk images
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Show the screen of a machine that runs: a PNG file, or its text
     #[command(override_usage = "bodhi screenshot NAME F.png\n       bodhi screenshot NAME --text")]
     Screenshot(ScreenshotArguments),
@@ -99,6 +102,56 @@ pub(crate) struct IntegrationChange {
     /// Take a service away from the guest
     #[arg(long, value_name = "SERVICE", value_parser = service)]
     pub(crate) disable: Option<ServiceKind>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Build a disk with an installed system, or take the one that was built of the same options before; prints its path
+    #[command(subcommand)]
+    Build(SystemCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SystemCommand {
+    /// Debian with GRUB for BIOS and UEFI, its own kernel, systemd, serial and VGA console, a user, and SSH
+    Debian(DebianArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DebianArguments {
+    /// Where a copy of the image is put; without it, the path printed is that of the cache, for reading only
+    #[arg(long, value_name = "F")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace what is there
+    #[arg(long, requires = "output")]
+    pub(crate) force: bool,
+    /// Debian's release
+    #[arg(long, value_name = "NAME", default_value = "bookworm")]
+    pub(crate) suite: String,
+    /// Size of the disk, of which what is not used takes no room on the host
+    #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = parse::<MemorySize>)]
+    pub(crate) size: MemorySize,
+    /// A user, who may use sudo
+    #[arg(long, value_name = "NAME", default_value = "bodhi")]
+    pub(crate) user: String,
+    /// The user's password; without it, it is the user's name, and SSH does not take it
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) password: Option<String>,
+    /// A public key that may log in by SSH
+    #[arg(long, value_name = "F.pub")]
+    pub(crate) ssh_key: Option<PathBuf>,
+    /// The system's name
+    #[arg(long, value_name = "NAME", default_value = "debian")]
+    pub(crate) hostname: String,
+    /// A further package; may be given several times
+    #[arg(long = "package", value_name = "NAME")]
+    pub(crate) packages: Vec<String>,
+    /// The archive that packages come from, now and later; without it, that of the host's apt, or Debian's own
+    #[arg(long, value_name = "URI")]
+    pub(crate) mirror: Option<String>,
+    /// The folder in which what was built is kept; without it, ~/.cache/bodhi
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -7,7 +7,11 @@ mod arguments;
 mod devices;
 mod disks;
 mod doctor;
+<<<<<<< HEAD
 mod integration;
+=======
+mod image;
+>>>>>>> boot
 mod logs;
 mod run;
 mod screen;
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         Command::Devices(arguments) => devices::devices(&arguments),
         Command::Disk(command) => disks::disk(&command),
         Command::Disc(command) => disks::disc(&command),
+        Command::Image(command) => image::image(&command),
         Command::Screenshot(arguments) => screen::screenshot(&arguments),
         Command::Type(target) => screen::type_text(&target),
         Command::Key(target) => screen::key(&target),

@@ -277,12 +277,12 @@ impl KvmProcessor {
 
     fn port(&mut self, port: u16, size: usize, write: bool) {
         let Some(bus) = self.shared.bus.get() else { return };
-        for part in self.runner.port_data().chunks_exact_mut(size.max(1)) {
-            if write {
-                bus.port_write(port, part);
-            } else {
-                bus.port_read(port, part);
-            }
+        let data = self.runner.port_data();
+        match (data.len() == size, write) {
+            (true, true) => bus.port_write(port, data),
+            (true, false) => bus.port_read(port, data),
+            (false, true) => bus.port_write_string(port, size.max(1), data),
+            (false, false) => bus.port_read_string(port, size.max(1), data),
         }
     }
 

@@ -18,6 +18,8 @@ use crate::vcpu::Vcpu;
 pub struct FakeBus {
     pub port_writes: Mutex<Vec<(u16, Vec<u8>)>>,
     pub memory_writes: Mutex<Vec<(u64, Vec<u8>)>>,
+    /// Port, size and bytes of accesses to ports that came as one.
+    pub port_strings: Mutex<Vec<(u16, usize, usize)>>,
 }
 
 impl Bus for FakeBus {
@@ -26,6 +28,10 @@ impl Bus for FakeBus {
     }
     fn port_write(&self, port: u16, data: &[u8]) {
         self.port_writes.lock().unwrap().push((port, data.to_vec()));
+    }
+    fn port_read_string(&self, port: u16, size: usize, data: &mut [u8]) {
+        self.port_strings.lock().unwrap().push((port, size, data.len()));
+        data.fill(port as u8);
     }
     fn memory_read(&self, _gpa: u64, data: &mut [u8]) {
         data.fill(0xff);

@@ -34,6 +34,15 @@ pub trait Bus: Send + Sync {
     fn port_read(&self, port: u16, data: &mut [u8]);
     /// `OUT` of 1, 2 or 4 bytes.
     fn port_write(&self, port: u16, data: &[u8]);
+    /// `REP INS`: one `IN` of `size` bytes (1, 2 or 4) after another from the same port, until `data`, a multiple of
+    /// `size`, is full.
+    fn port_read_string(&self, port: u16, size: usize, data: &mut [u8]) {
+        data.chunks_exact_mut(size).for_each(|part| self.port_read(port, part));
+    }
+    /// `REP OUTS`: `data`, a multiple of `size` bytes (1, 2 or 4), by one `OUT` after another to the same port.
+    fn port_write_string(&self, port: u16, size: usize, data: &[u8]) {
+        data.chunks_exact(size).for_each(|part| self.port_write(port, part));
+    }
     /// A read of 1 to 64 bytes at a guest physical address that is not RAM. Unclaimed addresses read as
     /// all ones.
     fn memory_read(&self, gpa: u64, data: &mut [u8]);

@@ -131,6 +131,26 @@ impl Channel {
         self.update_line();
     }
 
+    /// Reads of `size` bytes, one after another.
+    pub(super) fn read_data_string(&mut self, size: usize, mut data: &mut [u8]) {
+        while !data.is_empty() {
+            let len = self.drive().map_or(data.len(), |drive| drive.whole_accesses(size)).min(data.len());
+            let (part, rest) = data.split_at_mut(len);
+            self.read_data(part);
+            data = rest;
+        }
+    }
+
+    /// Writes of `size` bytes, one after another.
+    pub(super) fn write_data_string(&mut self, size: usize, mut data: &[u8], may_master: bool) {
+        while !data.is_empty() {
+            let len = self.drive().map_or(data.len(), |drive| drive.whole_accesses(size)).min(data.len());
+            let (part, rest) = data.split_at(len);
+            self.write_data(part, may_master);
+            data = rest;
+        }
+    }
+
     pub(super) fn write_control(&mut self, value: u8) {
         let before = self.control;
         self.control = DeviceControl::from_bits(value);

@@ -346,6 +346,13 @@ impl Drive {
         }
     }
 
+    /// How many bytes may go through the data register by accesses of `size` bytes as if they were one: those up to the
+    /// end of the block, or a single access across it.
+    pub(super) fn whole_accesses(&self, size: usize) -> usize {
+        let left = self.portion_end.saturating_sub(self.position);
+        (left - left % size).max(size)
+    }
+
     fn portion_read(&mut self) {
         match self.task {
             Task::Read { left: 1.., .. } => self.read_block(),

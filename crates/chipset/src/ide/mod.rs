@@ -194,6 +194,23 @@ impl PortDevice for IdeController {
             None => {}
         }
     }
+
+    fn port_read_string(&mut self, port: u16, size: usize, data: &mut [u8]) {
+        match self.target(port) {
+            Some((channel, Target::CommandBlock(0))) => self.channels[channel].read_data_string(size, data),
+            _ => data.chunks_exact_mut(size).for_each(|part| self.port_read(port, part)),
+        }
+    }
+
+    fn port_write_string(&mut self, port: u16, size: usize, data: &[u8]) {
+        let may_master = self.config.command().bus_master();
+        match self.target(port) {
+            Some((channel, Target::CommandBlock(0))) => {
+                self.channels[channel].write_data_string(size, data, may_master);
+            }
+            _ => data.chunks_exact(size).for_each(|part| self.port_write(port, part)),
+        }
+    }
 }
 
 impl PciFunction for IdeController {

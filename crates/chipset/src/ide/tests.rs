@@ -182,6 +182,40 @@ fn text(words: &[u16]) -> String {
 }
 
 #[test]
+fn a_string_of_accesses_to_the_data_port_reads_and_writes_what_single_ones_do() {
+    const READ_SECTORS: u8 = 0x20;
+    const WRITE_SECTORS: u8 = 0x30;
+    let mut rig = rig();
+    // Two blocks, more than is there, from the middle of the first one on.
+    rig.lba28(7, 2, READ_SECTORS);
+    let begin = rig.data(0, 4);
+    let mut rest = [0xff; 1024];
+    rig.ide.port_read_string(0x1f0, 2, &mut rest);
+    let expected = [contents(7), contents(8), vec![0xff; 4]].concat();
+    assert_eq!([begin, rest.to_vec()].concat(), expected);
+    assert_eq!(rig.port(0, 7) & (BSY | DRQ | ERR), 0);
+
+    rig.lba28(9, 2, WRITE_SECTORS);
+    rig.ide.port_write_string(0x1f0, 4, &[0xa5; 512]);
+    assert_eq!(rig.port(0, 7) & (DRQ | ERR), DRQ);
+    rig.ide.port_write_string(0x1f0, 4, &[0x5a; 516]);
+    assert_eq!(rig.port(0, 7) & (DRQ | ERR), 0);
+    rig.lba28(9, 3, READ_SECTORS);
+    let mut all = [0; 3 * 512];
+    rig.ide.port_read_string(0x1f0, 4, &mut all);
+    assert_eq!(all.to_vec(), [vec![0xa5; 512], vec![0x5a; 512], contents(11)].concat());
+    // Where no drive is, nothing answers; other registers have no strings.
+    let mut nobody = [0xff; 8];
+    rig.set(0, 6, 0x10);
+    rig.ide.port_read_string(0x1f0, 2, &mut nobody);
+    assert_eq!(nobody, [0; 8]);
+    rig.set(0, 6, 0);
+    let mut status = [0xff; 3];
+    rig.ide.port_read_string(0x1f7, 1, &mut status);
+    assert_eq!(status, [DRDY | DSC; 3]);
+}
+
+#[test]
 fn identify_names_a_virtual_hd_with_48_bit_addresses_and_dma() {
     let mut rig = rig();
     rig.lba28(0, 0, 0xec);

@@ -147,6 +147,14 @@ impl Bus for Buses {
         self.ports.write(port, data);
     }
 
+    fn port_read_string(&self, port: u16, size: usize, data: &mut [u8]) {
+        self.ports.read_string(port, size, data);
+    }
+
+    fn port_write_string(&self, port: u16, size: usize, data: &[u8]) {
+        self.ports.write_string(port, size, data);
+    }
+
     fn memory_read(&self, gpa: u64, data: &mut [u8]) {
         self.memory.read(gpa, data);
     }

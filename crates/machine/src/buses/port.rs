@@ -122,6 +122,28 @@ impl PortBus {
         }
     }
 
+    /// What the processor does as one counts as one.
+    pub(super) fn read_string(&self, port: u16, size: usize, data: &mut [u8]) {
+        data.fill(0xff);
+        match self.at(port) {
+            Some(slot) => {
+                slot.exits.count();
+                lock(&slot.device).port_read_string(port, size, data);
+            }
+            None => self.tell("read", port, size),
+        }
+    }
+
+    pub(super) fn write_string(&self, port: u16, size: usize, data: &[u8]) {
+        match self.at(port) {
+            Some(slot) => {
+                slot.exits.count();
+                lock(&slot.device).port_write_string(port, size, data);
+            }
+            None => self.tell("written", port, size),
+        }
+    }
+
     fn tell(&self, access: &str, port: u16, len: usize) {
         let probed = PROBED.iter().any(|&(first, last)| (first..=last).contains(&port));
         let mut told = lock(&self.told);

@@ -1,5 +1,7 @@
 //! IN, OUT, INS, OUTS (SDM volume 1, chapter 19).
 
+use std::sync::Arc;
+
 use super::next;
 use crate::fault::Fault;
 use crate::memory::Access;
@@ -75,36 +77,49 @@ pub fn output(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
 
 /// INS with and without REP.
 pub fn input_string(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
-    string(vcpu, op, gpr::RDI, |vcpu, op, port, size, offset| {
-        // The target is checked before the port is read, whose value would be lost.
-        vcpu.host_pointer(op.seg, offset, usize::from(size), Access::Write)?;
-        let value = vcpu.port_read(port, size);
-        match size {
-            1 => vcpu.write(op.seg, offset, value as u8),
-            2 => vcpu.write(op.seg, offset, value as u16),
-            _ => vcpu.write(op.seg, offset, value),
-        }
+    string(vcpu, op, gpr::RDI, input_one, |vcpu, place, port, size, bytes| {
+        let bus = Arc::clone(&vcpu.bus);
+        vcpu.write_block(place, bytes, |data| bus.port_read_string(port, size.into(), data))
     })
+}
+
+fn input_one(vcpu: &mut Vcpu, (seg, offset): (Seg, u64), port: u16, size: u8) -> Result<(), Fault> {
+    // The target is checked before the port is read, whose value would be lost.
+    vcpu.host_pointer(seg, offset, usize::from(size), Access::Write)?;
+    let value = vcpu.port_read(port, size);
+    match size {
+        1 => vcpu.write(seg, offset, value as u8),
+        2 => vcpu.write(seg, offset, value as u16),
+        _ => vcpu.write(seg, offset, value),
+    }
 }
 
 /// OUTS with and without REP.
 pub fn output_string(vcpu: &mut Vcpu, op: &Op) -> Result<Flow, Fault> {
-    string(vcpu, op, gpr::RSI, |vcpu, op, port, size, offset| {
-        let value = match size {
-            1 => u32::from(vcpu.read::<u8>(op.seg, offset)?),
-            2 => u32::from(vcpu.read::<u16>(op.seg, offset)?),
-            _ => vcpu.read::<u32>(op.seg, offset)?,
-        };
-        vcpu.port_write(port, size, value);
-        Ok(())
+    string(vcpu, op, gpr::RSI, output_one, |vcpu, place, port, size, bytes| {
+        let bus = Arc::clone(&vcpu.bus);
+        vcpu.read_block(place, bytes, |data| bus.port_write_string(port, size.into(), data))
     })
 }
 
+fn output_one(vcpu: &mut Vcpu, (seg, offset): (Seg, u64), port: u16, size: u8) -> Result<(), Fault> {
+    let value = match size {
+        1 => u32::from(vcpu.read::<u8>(seg, offset)?),
+        2 => u32::from(vcpu.read::<u16>(seg, offset)?),
+        _ => vcpu.read::<u32>(seg, offset)?,
+    };
+    vcpu.port_write(port, size, value);
+    Ok(())
+}
+
+/// Repetitions upwards go to the bus as one call for all that lies in a page; what `many` does not take, and a single
+/// step, goes one by one, so that a fault in the middle finds the registers of the element that it belongs to.
 fn string(
     vcpu: &mut Vcpu,
     op: &Op,
     pointer: usize,
-    mut one: impl FnMut(&mut Vcpu, &Op, u16, u8, u64) -> Result<(), Fault>,
+    one: impl Fn(&mut Vcpu, (Seg, u64), u16, u8) -> Result<(), Fault>,
+    many: impl Fn(&mut Vcpu, (Seg, u64), u16, u8, usize) -> Result<bool, Fault>,
 ) -> Result<Flow, Fault> {
     let packed = op.packed();
     let (size, port) = (packed.size(), vcpu.regs[gpr::RDX] as u16);
@@ -112,21 +127,38 @@ fn string(
     let address = 1u8 << (packed.number() as u8 & string::ADDRESS_SHIFT);
     let mask = if address == 8 { u64::MAX } else { (1 << (8 * address)) - 1 };
     let repeated = packed.number() as u8 & string::REPEATED != 0;
-    let step = if vcpu.flags & flag::DF != 0 { u64::from(size).wrapping_neg() } else { u64::from(size) };
-    let mut left = REPETITIONS;
+    let upwards = vcpu.flags & flag::DF == 0;
+    let step = if upwards { u64::from(size) } else { u64::from(size).wrapping_neg() };
+    let single = vcpu.flags & flag::TF != 0;
+    let mut left = if single { 1 } else { REPETITIONS };
     loop {
         if repeated && vcpu.regs[gpr::RCX] & mask == 0 {
             return Ok(Flow::Next);
         }
         let offset = vcpu.regs[pointer] & mask;
-        one(vcpu, op, port, size, offset)?;
-        vcpu.set_register(pointer as u8, address, offset.wrapping_add(step) & mask);
+        let place = (op.seg, offset);
+        let mut done = 1;
+        if repeated && upwards && !single {
+            let linear = vcpu.segments[op.seg as usize].base.wrapping_add(offset);
+            let room = (0x1000 - (linear & 0xfff)).min((mask - offset).saturating_add(1));
+            let run = (vcpu.regs[gpr::RCX] & mask).min(room / u64::from(size));
+            // What cannot be done at once may still be possible in part.
+            let bytes = run as usize * usize::from(size);
+            if run > 1 && many(vcpu, place, port, size, bytes).unwrap_or(false) {
+                done = run;
+            }
+        }
+        if done == 1 {
+            one(vcpu, place, port, size)?;
+        }
+        let moved = offset.wrapping_add(step.wrapping_mul(done)) & mask;
+        vcpu.set_register(pointer as u8, address, moved);
         if !repeated {
             return Ok(Flow::Next);
         }
-        let count = (vcpu.regs[gpr::RCX] & mask).wrapping_sub(1) & mask;
+        let count = (vcpu.regs[gpr::RCX] & mask).wrapping_sub(done) & mask;
         vcpu.set_register(gpr::RCX as u8, address, count);
-        left -= 1;
+        left = if done == 1 { left - 1 } else { 0 };
         if count != 0 && left == 0 {
             // The same instruction again, after a look at interrupts. Its length is the packed value.
             vcpu.rip = next(vcpu, op).wrapping_sub(u64::from(packed.value()));

@@ -98,11 +98,11 @@ impl Vcpu {
     }
 
     fn flat_mode(&self, user: bool) -> Option<Mode> {
-        const PAGED: u64 = cr0::PE | cr0::PG;
+        const PROTECTED: u64 = cr0::PE;
         const FLAT: u8 = 1 << Seg::Es as u8 | 1 << Seg::Ss as u8 | 1 << Seg::Ds as u8;
         let code = &self.segments[Seg::Cs as usize];
         let stack = &self.segments[Seg::Ss as usize];
-        let fits = self.cr0 & PAGED == PAGED
+        let fits = self.cr0 & PROTECTED != 0
             && !self.virtual_8086()
             && matches!(self.cpl, 0 | 3)
             && code.attributes.0 & attribute::DEFAULT_BIG != 0

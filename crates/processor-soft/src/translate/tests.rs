@@ -4,7 +4,7 @@ use iced_x86::code_asm::*;
 
 use processor::SegmentAttributes;
 
-use crate::registers::Seg;
+use crate::registers::{Seg, cr0};
 use crate::testing::{CODE, assemble, guest};
 use crate::vcpu::Vcpu;
 
@@ -197,6 +197,27 @@ fn code_of_32_bits_calls_and_returns_over_pages() {
     assert_eq!(vcpu.regs[4] as u32, 0x2_0000);
     // The function and the loop have been translated.
     assert!(vcpu.translator.as_ref().unwrap().len() >= 4);
+}
+
+#[test]
+fn code_of_32_bits_is_translated_without_paging_too() {
+    let mut vcpu = guest_32(|a| {
+        let mut top = a.create_label();
+        // Beyond what the tables of 64-bit code map.
+        a.mov(ecx, 100).unwrap();
+        a.mov(esi, 0x7f_fff0).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.add(dword_ptr(esi), ecx).unwrap();
+        a.loop_(top).unwrap();
+        a.hlt().unwrap();
+    });
+    (vcpu.cr0, vcpu.efer, vcpu.cr4) = (cr0::PE | cr0::ET, 0, 0);
+    vcpu.mode_changed();
+    vcpu.paging_changed();
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!(u32::from_le_bytes(vcpu.peek(0x7f_fff0)), 5050);
+    assert!(vcpu.translator.as_ref().unwrap().len() >= 2);
 }
 
 #[test]

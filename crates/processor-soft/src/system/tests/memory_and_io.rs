@@ -1,6 +1,9 @@
+use std::sync::Arc;
+
 use iced_x86::code_asm::*;
 
 use super::*;
+use crate::testing::FakeBus;
 
 #[test]
 fn in_and_out_reach_the_bus() {
@@ -32,6 +35,29 @@ fn rep_ins_fills_memory_and_rep_outs_empties_it() {
     assert_eq!(vcpu.peek(DATA + 5998), [0x70, 0x70, 0]);
     assert_eq!(vcpu.regs[gpr::RDI], DATA + 6000);
     assert_eq!((vcpu.regs[gpr::RSI], vcpu.regs[gpr::RCX]), (DATA + 8, 0));
+}
+
+#[test]
+fn rep_ins_goes_to_the_bus_once_for_a_page_and_stops_where_it_faults() {
+    let mut vcpu = long(|a| {
+        a.mov(edx, 0x70).unwrap();
+        // Five words before a page that is not there.
+        a.mov(edi, 0x4000_0ff6).unwrap();
+        a.mov(ecx, 9).unwrap();
+        a.rep().insw().unwrap();
+        a.hlt().unwrap();
+    });
+    vcpu.poke(0x2008, &0x5007_u64.to_le_bytes());
+    vcpu.poke(0x5000, &0x4007_u64.to_le_bytes());
+    vcpu.poke(0x4000, &(DATA | 7).to_le_bytes());
+    vcpu.mmu.flush_all();
+    let bus = Arc::new(FakeBus::default());
+    vcpu.bus = bus.clone();
+    run(&mut vcpu).unwrap();
+    assert_eq!(handler(&vcpu), Some(14));
+    assert_eq!((vcpu.regs[gpr::RDI], vcpu.regs[gpr::RCX]), (0x4000_1000, 4));
+    assert_eq!(vcpu.peek(DATA + 0xff4), [0, 0, 0x70, 0x70]);
+    assert_eq!(*bus.port_strings.lock().unwrap(), [(0x70, 2, 10)]);
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! `bodhi image`.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use guest_image::cache::Cache;
+use guest_image::debian::{self, Recipe};
+use machine::config::InputError;
+use thiserror::Error;
+
+use crate::arguments::{DebianArguments, ImageCommand, SystemCommand};
+use crate::{BAD_INPUT, FAILED, complain, say};
+
+#[derive(Debug, Error)]
+enum Failure {
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error(transparent)]
+    Image(#[from] guest_image::Error),
+}
+
+pub(crate) fn image(command: &ImageCommand) -> ExitCode {
+    let ImageCommand::Build(SystemCommand::Debian(arguments)) = command;
+    match build(arguments) {
+        Ok(path) => {
+            // Nobody may be reading any more, as behind a pager that has been left.
+            let _ = io::stdout().write_all(format!("{}\n", path.display()).as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            complain(&failure);
+            let bad_input =
+                matches!(failure, Failure::Input(_) | Failure::Image(guest_image::Error::Input { .. }));
+            ExitCode::from(if bad_input { BAD_INPUT } else { FAILED })
+        }
+    }
+}
+
+fn build(arguments: &DebianArguments) -> Result<PathBuf, Failure> {
+    let recipe = recipe(arguments)?;
+    recipe.check()?;
+    if let Some(output) = &arguments.output {
+        check_output(output, arguments.force)?;
+    }
+    let folder = arguments.cache.clone().or_else(Cache::usual);
+    let folder = folder
+        .ok_or_else(|| InputError::bare("cache", "is required: neither HOME nor XDG_CACHE_HOME is set"))?;
+    let cache = Cache::open(folder)?;
+    let image = debian::build(&recipe, &cache, &|step| say(format_args!("bodhi: {step}\n")))?;
+    match &arguments.output {
+        Some(output) => {
+            cache.copy(&image, output)?;
+            Ok(output.clone())
+        }
+        None => Ok(image),
+    }
+}
+
+fn recipe(arguments: &DebianArguments) -> Result<Recipe, InputError> {
+    let ssh_key = arguments.ssh_key.as_ref().map(|path| {
+        let text = std::fs::read_to_string(path).map_err(|error| InputError::io("ssh-key", path, &error))?;
+        Ok(text.trim_end().to_owned())
+    });
+    Ok(Recipe {
+        suite: arguments.suite.clone(),
+        size: arguments.size.0,
+        user: arguments.user.clone(),
+        password: arguments.password.clone(),
+        ssh_key: ssh_key.transpose()?,
+        hostname: arguments.hostname.clone(),
+        packages: arguments.packages.clone(),
+        mirror: arguments.mirror.clone(),
+    })
+}
+
+/// Before minutes of work: whether there is a place for their fruit.
+fn check_output(output: &Path, force: bool) -> Result<(), InputError> {
+    if output.exists() && !force {
+        return Err(InputError::file("output", output, "is there already; --force replaces it"));
+    }
+    if output.is_dir() {
+        return Err(InputError::file("output", output, "is a directory"));
+    }
+    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match parent {
+        Some(parent) if !parent.is_dir() => {
+            Err(InputError::file("output", output, "there is no such directory"))
+        }
+        _ => Ok(()),
+    }
+}
