@@ -1,5 +1,7 @@
 //! Integration services: with the drivers of Debian's kernel and the programs of Debian's `hyperv-daemons`.
 
+use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use guests::{BOOT, Bus, Image, JOB, Kernel, Machine, POWER_OFF, Running, root_image};
@@ -120,6 +122,65 @@ fn a_guest_without_the_services_is_told_apart() {
     assert_eq!(status["components"], "full");
     let refused = running.bodhi(&["shutdown"]).refusal(1).to_owned();
     assert!(refused.contains("\"shutdown\" is no contact"), "{refused}");
+    running.type_line("exit");
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+#[test]
+fn files_come_into_the_guest_and_its_disk_is_copied_while_it_writes() {
+    let image = Image::empty(0);
+    let mut running = shell(&image, &[]);
+    ask(&mut running, "/usr/sbin/hv_vss_daemon; /usr/sbin/hv_fcopy_daemon");
+    wait_for(&running, "file-copy", "ok");
+    wait_for(&running, "backup", "ok");
+
+    // Not a whole number of fragments.
+    let source = image.folder().join("source");
+    let contents: Vec<u8> = (0..100_001_u32).map(|n| (n * n >> 7) as u8).collect();
+    fs::write(&source, &contents).unwrap();
+    let copy = |running: &Running, from: &str, options: &[&str]| {
+        running.bodhi(&[&["copy", from, "/srv/new/folder/file"], options].concat())
+    };
+    let from = source.to_str().unwrap();
+    copy(&running, from, &[]).assert_done();
+    let sum = Command::new("md5sum").arg(&source).output().unwrap();
+    let sum = String::from_utf8_lossy(&sum.stdout)[..32].to_owned();
+    assert_eq!(ask(&mut running, "md5sum < /srv/new/folder/file | cut -c1-32"), sum);
+    let again = copy(&running, from, &[]).refusal(1).to_owned();
+    assert_eq!(again, "the guest has such a file already");
+    fs::write(&source, "short").unwrap();
+    copy(&running, from, &["--overwrite"]).assert_done();
+    assert_eq!(ask(&mut running, "cat /srv/new/folder/file; echo"), "short");
+    let missing = image.folder().join("nothing");
+    let missing = copy(&running, missing.to_str().unwrap(), &[]).refusal(2).to_owned();
+    assert!(missing.ends_with("nothing: No such file or directory (os error 2)"), "{missing}");
+    let relative = running.bodhi(&["copy", from, "file"]).refusal(2).to_owned();
+    assert_eq!(relative, "file: is no absolute path of a file");
+
+    // Each file is followed by its sum, for as long as the guest runs.
+    let write = "mkdir /srv/w; cd /srv/w; i=0; while sleep 0.01; do i=$((i + 1)); \
+                 head -c 30000 /dev/urandom > f$i; md5sum f$i > s$i; done";
+    ask(&mut running, &format!("({write}) > /dev/null 2>&1 & sleep 1"));
+    let target = image.folder().join("copy.img");
+    let target = target.to_str().unwrap();
+    running.bodhi(&["image", "backup", target]).assert_done();
+    let exists = running.bodhi(&["image", "backup", target]).refusal(2).to_owned();
+    assert!(exists.starts_with(&format!("{target}: File exists")), "{exists}");
+    ask(&mut running, "n=$(ls /srv/w | wc -l); until [ $(ls /srv/w | wc -l) -gt $n ]; do sleep 0.1; done");
+
+    // The copy needs no journal to be mounted, and all that was written before is in it.
+    running.bodhi(&["disk", "attach", &format!("{target},readonly")]).assert_done();
+    ask(&mut running, "until mount -t ext4 -o ro,noload /dev/sdb /mnt 2>/dev/null; do sleep 0.1; done");
+    let features = ask(&mut running, "dumpe2fs -h /dev/sdb 2>/dev/null | grep -c needs_recovery");
+    assert_eq!(features, "0");
+    let check = "cd /mnt/srv/w; for s in $(find . -name 's*' -size +0); do md5sum -c $s; done | sort | uniq -c | \
+                 awk '{ n += $1; bad += !/OK$/ } END { print bad + 0, (n > 10) }'";
+    assert_eq!(ask(&mut running, check), "0 1");
+    let alone = ask(&mut running, "cd /; pkill hv_vss_daemon; sleep 0.2; echo");
+    assert_eq!(alone, "");
+    let refused = running.bodhi(&["image", "backup", &format!("{target}.2")]).refusal(1).to_owned();
+    assert!(refused.starts_with("the guest refuses"), "{refused}");
+    assert!(!image.folder().join("copy.img.2").exists());
     running.type_line("exit");
     running.wait(POWER_OFF).assert_powered_off();
 }

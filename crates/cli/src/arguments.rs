@@ -35,9 +35,12 @@ pub(crate) enum Command {
     /// Insert or eject the disc of a machine that runs
     #[command(subcommand)]
     Disc(DiscCommand),
-    /// Build disk images
+    /// Build disk images, and copy those of machines that run
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Put a file into the guest of a machine that runs; folders that are missing there are made
+    #[command(override_usage = "bodhi copy F NAME:/PATH [--overwrite]")]
+    Copy(CopyArguments),
     /// Show the screen of a machine that runs: a PNG file, or its text
     #[command(override_usage = "bodhi screenshot NAME F.png\n       bodhi screenshot NAME --text")]
     Screenshot(ScreenshotArguments),
@@ -76,6 +79,22 @@ pub(crate) struct ShutdownArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CopyArguments {
+    /// The file
+    #[arg(value_name = "F")]
+    pub(crate) file: PathBuf,
+    /// The machine, by its control socket, and where the file goes; only the latter with --api
+    #[arg(value_name = "NAME:/PATH")]
+    pub(crate) to: String,
+    /// The machine, by its control socket
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) api: Option<PathBuf>,
+    /// Also when the guest has such a file
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct IntegrationArguments {
     #[command(flatten)]
     pub(crate) target: Target,
@@ -109,6 +128,10 @@ pub(crate) enum ImageCommand {
     /// Build a disk with an installed system, or take the one that was built of the same options before; prints its path
     #[command(subcommand)]
     Build(SystemCommand),
+    /// Copy the disks of a machine that runs while its guest's file systems stand still: to an image, or to a folder of
+    /// images if there are several disks
+    #[command(override_usage = "bodhi image backup NAME F")]
+    Backup(Target),
 }
 
 #[derive(Debug, Subcommand)]

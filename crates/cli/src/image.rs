@@ -10,6 +10,7 @@ use machine::config::InputError;
 use thiserror::Error;
 
 use crate::arguments::{DebianArguments, ImageCommand, SystemCommand};
+use crate::integration;
 use crate::{BAD_INPUT, FAILED, complain, say};
 
 #[derive(Debug, Error)]
@@ -21,7 +22,10 @@ enum Failure {
 }
 
 pub(crate) fn image(command: &ImageCommand) -> ExitCode {
-    let ImageCommand::Build(SystemCommand::Debian(arguments)) = command;
+    let arguments = match command {
+        ImageCommand::Build(SystemCommand::Debian(arguments)) => arguments,
+        ImageCommand::Backup(target) => return integration::back_up(target),
+    };
     match build(arguments) {
         Ok(path) => {
             // Nobody may be reading any more, as behind a pager that has been left.

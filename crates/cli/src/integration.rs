@@ -1,7 +1,7 @@
-//! `bodhi shutdown` and `bodhi integration`.
+//! `bodhi shutdown`, `bodhi copy`, `bodhi image backup` and `bodhi integration`.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use machine::config::InputError;
 use machine::{Shutdown, Status};
 use worker::control::{Client, ClientError, Reply, Request};
 
-use crate::arguments::{IntegrationArguments, ShutdownArguments};
+use crate::arguments::{CopyArguments, IntegrationArguments, ShutdownArguments, Target};
 use crate::{BAD_INPUT, FAILED, complain};
 
 /// Why a command has not been carried out.
@@ -39,6 +39,14 @@ pub(crate) fn shutdown(arguments: &ShutdownArguments) -> ExitCode {
 
 pub(crate) fn integration(arguments: &IntegrationArguments) -> ExitCode {
     finish(show_or_change(arguments))
+}
+
+pub(crate) fn copy(arguments: &CopyArguments) -> ExitCode {
+    finish(copy_file(arguments))
+}
+
+pub(crate) fn back_up(target: &Target) -> ExitCode {
+    finish(copy_disks(target))
 }
 
 fn finish(result: Result<(), Error>) -> ExitCode {
@@ -80,8 +88,11 @@ fn shut_down(arguments: &ShutdownArguments) -> Result<(), Error> {
     };
     let before = status(&mut client)?.map_or(0, |status| status.resets);
     done(&mut client, &Request::Shutdown { what, force: *force })?;
+    if *timeout == 0 {
+        return Ok(());
+    }
     let end = Instant::now() + Duration::from_secs(*timeout);
-    while *timeout > 0 {
+    loop {
         // A worker that has gone has nothing left to do.
         match status(&mut client)? {
             None => return Ok(()),
@@ -92,7 +103,6 @@ fn shut_down(arguments: &ShutdownArguments) -> Result<(), Error> {
             Some(_) => thread::sleep(LOOK),
         }
     }
-    Ok(())
 }
 
 /// How the machine is; `None` if its worker has gone.
@@ -103,6 +113,28 @@ fn status(client: &mut Client) -> Result<Option<Status>, Error> {
         Err(ClientError::Io(_)) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+fn copy_file(CopyArguments { file, to, api, overwrite }: &CopyArguments) -> Result<(), Error> {
+    let (api, to) = match (api, to.split_once(":/")) {
+        (Some(api), None) => (api.clone(), to.clone()),
+        (None, Some((name, path))) if !name.is_empty() => (name.into(), format!("/{path}")),
+        (Some(_), Some(_)) => return Err(InputError::new("api", to, "names a machine too").into()),
+        _ => return Err(InputError::new("api", to, "is not NAME:/PATH: which machine?").into()),
+    };
+    let from = absolute(file)?;
+    done(&mut connect(&api)?, &Request::CopyFile { from, to, overwrite: *overwrite })
+}
+
+fn copy_disks(target: &Target) -> Result<(), Error> {
+    let (api, file) = target.split(Some("file"))?;
+    let file = absolute(Path::new(&file))?;
+    done(&mut connect(&api)?, &Request::BackUp { file })
+}
+
+/// A file as the worker, which may be elsewhere, finds it.
+fn absolute(file: &Path) -> Result<PathBuf, InputError> {
+    std::path::absolute(file).map_err(|error| InputError::io("file", file, &error))
 }
 
 fn show_or_change(arguments: &IntegrationArguments) -> Result<(), Error> {

@@ -7,11 +7,8 @@ mod arguments;
 mod devices;
 mod disks;
 mod doctor;
-<<<<<<< HEAD
-mod integration;
-=======
 mod image;
->>>>>>> boot
+mod integration;
 mod logs;
 mod run;
 mod screen;
@@ -43,6 +40,7 @@ fn main() -> ExitCode {
         Command::Screenshot(arguments) => screen::screenshot(&arguments),
         Command::Type(target) => screen::type_text(&target),
         Command::Key(target) => screen::key(&target),
+        Command::Copy(arguments) => integration::copy(&arguments),
         Command::Shutdown(arguments) => integration::shutdown(&arguments),
         Command::Integration(arguments) => integration::integration(&arguments),
     }

@@ -1,5 +1,7 @@
 //! How others reach a machine that runs.
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +15,7 @@ use integration::{AskError, KeyValues, ServiceKind, ServiceStatus, Services, Shu
 use processor_soft::Inspection;
 use serde::{Deserialize, Serialize};
 
+use crate::backup::{self, BackupError};
 use crate::build::{Bus, Engine, Panel};
 use crate::config::{DiskConfig, MachineConfig};
 use crate::control::{Control, End, Wish};
@@ -43,7 +46,7 @@ pub struct Status {
 }
 
 /// Why an integration service does not serve.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum IntegrationError {
     /// There is no VMBus.
     #[error("the machine has no integration services: --synthetic or --enlightenments leave them out")]
@@ -54,9 +57,15 @@ pub enum IntegrationError {
     /// It cannot be offered.
     #[error("the service \"{0}\" cannot be enabled now: the guest still lets go of it")]
     Busy(ServiceKind),
+    /// A file of the host cannot be read.
+    #[error("{0}: {1}")]
+    File(String, String),
     /// The guest does not do it.
     #[error(transparent)]
     Guest(#[from] AskError),
+    /// There is no backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
 }
 
 /// The integration services of a machine, as its guest uses them.
@@ -197,6 +206,38 @@ impl MachineHandle {
     /// When there is none, or the guest has no program for it, refuses or does not answer.
     pub fn delete_key(&self, key: &str) -> Result<(), IntegrationError> {
         self.bus(|bus| Ok(bus.integration.delete_key(key)?))
+    }
+
+    /// Puts the host's file `from` into the guest as `to`, an absolute path. Folders that are missing are made there.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the guest has no program for it, has the file already and `overwrite` is false,
+    /// has no room, refuses or does not answer.
+    pub fn copy_file(&self, from: &Path, to: &str, overwrite: bool) -> Result<(), IntegrationError> {
+        let open = || {
+            let file = File::open(from)?;
+            let about = file.metadata()?;
+            if !about.is_file() {
+                return Err(io::Error::other("is no regular file"));
+            }
+            Ok((file, about.len()))
+        };
+        let (file, size) =
+            open().map_err(|error| IntegrationError::File(from.display().to_string(), error.to_string()))?;
+        self.bus(|bus| {
+            let contents = Box::new(file);
+            let file = integration::File { path: to.to_owned(), size, contents, overwrite };
+            Ok(bus.integration.copy_file(file)?)
+        })
+    }
+
+    /// Copies all disks while the guest's file systems stand still: to a raw image if there is one disk, else to a
+    /// folder of images. What is there already is left alone.
+    ///
+    /// # Errors
+    /// When the copies cannot be made or the guest does not stand still. Nothing is left of them then.
+    pub fn back_up(&self, target: &Path) -> Result<(), IntegrationError> {
+        self.bus(|bus| Ok(backup::back_up(self.shared.disks.media(), target, &bus.integration)?))
     }
 
     /// Offers an integration service to the guest, or takes it away, now and after resets.

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+mod backup;
 pub mod boot;
 mod build;
 pub mod buses;
@@ -27,6 +28,7 @@ mod run;
 mod segments;
 pub mod smbios;
 
+pub use backup::BackupError;
 pub use config::{InputError, MachineConfig};
 pub use control::{End, Failure};
 pub use disks::{ChangeError, DiskStatus, DriveStatus};

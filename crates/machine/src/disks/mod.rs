@@ -178,6 +178,12 @@ impl Disks {
         result
     }
 
+    /// What the disks that are present are made of, by name.
+    pub fn media(&self) -> Vec<(String, Arc<dyn Disk>)> {
+        let medium = |disk: &AttachedDisk| (disk.place.to_string(), Arc::clone(&disk.disk.disk));
+        self.lock().disks.iter().map(medium).collect()
+    }
+
     /// The disks that are present.
     pub fn status(&self) -> Vec<DiskStatus> {
         let status = |disk: &AttachedDisk| DiskStatus {

@@ -21,6 +21,8 @@
 //! → {"command":"shutdown","what":"power-off","force":false} ← "done"      the guest has said that it will
 //! → {"command":"set-key","key":"K","value":"V"}            ← "done"
 //! → {"command":"delete-key","key":"K"}                     ← "done"
+//! → {"command":"copy-file","from":"F","to":"/F","overwrite":false}   ← "done"
+//! → {"command":"back-up","file":"F"}                       ← "done"      there is a copy of all disks
 //! → {"command":"enable-service","service":"heartbeat","on":false}   ← "done"
 //! → anything else             ← {"error":"…"}
 //! ```
@@ -126,6 +128,21 @@ pub enum Request {
     DeleteKey {
         /// Its key.
         key: String,
+    },
+    /// Put a file into the guest.
+    CopyFile {
+        /// The host's file.
+        from: PathBuf,
+        /// Where it goes in the guest.
+        to: String,
+        /// Also when it is there already.
+        #[serde(default)]
+        overwrite: bool,
+    },
+    /// Copy all disks while the guest's file systems stand still.
+    BackUp {
+        /// The image, or a folder of images if there are several.
+        file: PathBuf,
     },
     /// Offer an integration service to the guest, or take it away.
     EnableService {

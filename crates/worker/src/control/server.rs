@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use display::{Key, KeyError};
 use machine::config::InputError;
-use machine::{AskError, ChangeError, IntegrationError, MachineHandle, ScreenError};
+use machine::{AskError, BackupError, ChangeError, IntegrationError, MachineHandle, ScreenError};
 
 use super::{Devices, Disks, Reply, Request};
 use crate::console::Console;
@@ -179,6 +179,12 @@ fn serve(client: &UnixStream, machine: &MachineHandle, console: &Console) -> io:
             Ok(Request::DeleteKey { key }) => {
                 reply(client, &served(machine.delete_key(&key), |()| Reply::Done))?;
             }
+            Ok(Request::CopyFile { from, to, overwrite }) => {
+                reply(client, &served(machine.copy_file(&from, &to, overwrite), |()| Reply::Done))?;
+            }
+            Ok(Request::BackUp { file }) => {
+                reply(client, &served(machine.back_up(&file), |()| Reply::Done))?;
+            }
             Ok(Request::EnableService { service, on }) => {
                 reply(client, &served(machine.enable_service(service, on), |()| Reply::Done))?;
             }
@@ -202,7 +208,11 @@ fn seen<T>(result: Result<T, ScreenError>, reply: impl FnOnce(T) -> Reply) -> Re
 fn served<T>(result: Result<T, IntegrationError>, reply: impl FnOnce(T) -> Reply) -> Reply {
     match result {
         Ok(value) => reply(value),
-        Err(IntegrationError::Guest(AskError::Text(reason))) => Reply::Input(reason),
+        Err(
+            error @ (IntegrationError::Guest(AskError::Text(_))
+            | IntegrationError::File(..)
+            | IntegrationError::Backup(BackupError::Target { .. })),
+        ) => Reply::Input(error.to_string()),
         Err(error) => Reply::Error(error.to_string()),
     }
 }
