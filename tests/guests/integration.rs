@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use guests::{BOOT, Bus, Image, JOB, Kernel, Machine, POWER_OFF, Running, root_image};
+use guests::{BOOT, Bus, Image, JOB, Kernel, Machine, POWER_OFF, Running, root_image, row};
 use serde_json::Value;
 
 /// A guest in its shell, whose kernel does not speak in between, with a control socket in the folder of `image`.
@@ -182,5 +182,50 @@ fn files_come_into_the_guest_and_its_disk_is_copied_while_it_writes() {
     assert!(refused.starts_with("the guest refuses"), "{refused}");
     assert!(!image.folder().join("copy.img.2").exists());
     running.type_line("exit");
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+/// Bytes of the machine that are in the host's memory.
+fn resident(running: &Running) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", running.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + JOB;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+#[ignore = "half a minute of a guest that reports once a second: make test-all"]
+fn memory_that_the_guest_does_not_need_is_the_host_s_until_it_does() {
+    const MIB: u64 = 1 << 20;
+    let image = Image::empty(0);
+    let machine = Machine::bodhi(Kernel::Cloud).disk_with(&root_image(), Bus::Auto, ",snapshot");
+    // By itself Linux says nothing before it has run for 45 seconds.
+    let machine = machine.append("loglevel=1").append("hv_balloon.pressure_report_delay=0");
+    let mut running =
+        machine.options(&["--memory", "2G", "--memory-min", "512M"]).api(image.folder().join("api")).start();
+    running.expect("bodhi: shell", BOOT);
+    let keep = "head -c 100M /dev/urandom > /dev/shm/keep; md5sum < /dev/shm/keep";
+    let sum = ask(&mut running, keep);
+    // Half a second each, as the guest reports once a second.
+    let fill = "for i in $(seq 10); do head -c 80M /dev/zero > /dev/shm/f$i; sleep 0.5; done; \
+                for i in $(seq 8); do head -c 100M /dev/zero > /tmp/f$i; sleep 0.5; done; echo full";
+    assert_eq!(ask(&mut running, fill), "full");
+    let full = resident(&running);
+    ask(&mut running, "rm /dev/shm/f* /tmp/f*");
+    wait_until("the host gets 1 GiB back", || resident(&running) + 1024 * MIB < full);
+    let state = row(&running.devices(), "memory")["state"].as_str().unwrap().to_owned();
+    assert!(state.starts_with("driver bound; ") && state.ends_with(" of 2048 MiB with the guest"), "{state}");
+    // What the guest has kept is as it was, also when it needs more again.
+    assert_eq!(ask(&mut running, "md5sum < /dev/shm/keep"), sum);
+    assert_eq!(ask(&mut running, fill), "full");
+    assert_eq!(ask(&mut running, "md5sum < /dev/shm/keep"), sum);
+    running.bodhi(&["shutdown"]).assert_done();
     running.wait(POWER_OFF).assert_powered_off();
 }

@@ -281,6 +281,9 @@ pub(crate) struct RunArguments {
     /// Amount of RAM, such as 512M or 4G
     #[arg(long, value_name = "SIZE", value_parser = parse::<MemorySize>)]
     memory: Option<MemorySize>,
+    /// How little of it the guest may be left with: it gives back what it does not need
+    #[arg(long, value_name = "SIZE", value_parser = parse::<MemorySize>)]
+    memory_min: Option<MemorySize>,
     /// What carries out the guest's instructions: auto, kvm, translator or interpreter
     #[arg(long, value_name = "P", value_parser = parse::<ProcessorChoice>)]
     processor: Option<ProcessorChoice>,
@@ -419,6 +422,9 @@ impl RunArguments {
         set(&mut config.name, &self.name);
         set(&mut config.cpus, &self.cpus);
         set(&mut config.memory, &self.memory);
+        if self.memory_min.is_some() {
+            config.memory_min = self.memory_min;
+        }
         set(&mut config.append, &self.append);
         set(&mut config.boot, &self.boot);
         set(&mut config.processor, &self.processor);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{Bytes, GuestAddress, GuestRegionMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRegionMmap};
 
 use mapping::Mapping;
 
@@ -94,6 +94,28 @@ pub fn rom(base: u64, bytes: &[u8]) -> Result<GuestMemory, Error> {
     Ok(memory)
 }
 
+/// Gives the host's memory behind `len` bytes of RAM at `gpa` back: they read as zeroes from then on, until they are
+/// written again. Both are multiples of [`PAGE_SIZE`].
+///
+/// # Errors
+/// When the range is not RAM as a whole, or the host refuses. A part of it may have been given back then.
+pub fn discard(memory: &GuestMemory, code: &CodePages, gpa: u64, len: u64) -> io::Result<()> {
+    if !gpa.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let bytes = usize::try_from(len).map_err(io::Error::other)?;
+    for slice in memory.get_slices(GuestAddress(gpa), bytes) {
+        let slice = slice.map_err(io::Error::other)?;
+        let guard = slice.ptr_guard_mut();
+        // SAFETY: the range is RAM, which private anonymous memory is behind; nobody has a Rust reference to it.
+        if unsafe { libc::madvise(guard.as_ptr().cast(), guard.len(), libc::MADV_DONTNEED) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    code.range_written(gpa, len);
+    Ok(())
+}
+
 fn region(base: u64, size: u64, code: &Arc<CodePages>) -> Result<GuestRegionMmap<WriteTracker>, Error> {
     let bytes = usize::try_from(size).map_err(|_| Error::Size(size))?;
     let failed = |source| Error::Map { size, source };
@@ -111,7 +133,29 @@ fn region(base: u64, size: u64, code: &Arc<CodePages>) -> Result<GuestRegionMmap
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+    use vm_memory::GuestMemoryRegion;
+
+    #[test]
+    fn discarded_pages_read_as_zeroes_and_their_code_is_invalid() {
+        let (memory, code) = allocate(4 * PAGE_SIZE).unwrap();
+        memory.write_slice(&[7; 3 * PAGE_SIZE as usize], GuestAddress(0)).unwrap();
+        let word = code.mark(1);
+        discard(&memory, &code, PAGE_SIZE, PAGE_SIZE).unwrap();
+        assert_ne!(code.state(1), word);
+        let byte = |gpa| memory.read_obj::<u8>(GuestAddress(gpa)).unwrap();
+        assert_eq!(
+            [0, PAGE_SIZE - 1, PAGE_SIZE, 2 * PAGE_SIZE - 1, 2 * PAGE_SIZE].map(byte),
+            [7, 7, 0, 0, 7]
+        );
+    }
+
+    #[test]
+    fn what_is_no_memory_or_no_whole_page_cannot_be_discarded() {
+        let (memory, code) = allocate(4 * PAGE_SIZE).unwrap();
+        for (gpa, len) in [(1, PAGE_SIZE), (0, 1), (3 * PAGE_SIZE, 2 * PAGE_SIZE), (!0xfff, PAGE_SIZE)] {
+            assert!(discard(&memory, &code, gpa, len).is_err());
+        }
+    }
 
     #[test]
     fn memory_beyond_three_gib_continues_at_four_gib() {

@@ -82,23 +82,23 @@ impl<S: Service> Provider<S> {
     }
 
     /// Serves a channel until it is to be closed.
-    fn run(&self, mut channel: Channel) {
+    fn run(&self, channel: &mut Channel) {
         let mut buffer = vec![0; LONGEST].into_boxed_slice();
         let mut unsent = None;
         loop {
             if channel.closing() {
                 return;
             }
-            match self.exchange(&mut channel, &mut buffer, &mut unsent) {
+            match self.exchange(channel, &mut buffer, &mut unsent) {
                 Ok(()) => {}
                 Err(error) => {
                     tracing::error!(name = self.name, %error, "guest breaks the ring of an integration service");
-                    return self.wait_for_end(&channel);
+                    return self.wait_for_end(channel);
                 }
             }
-            if let Err(error) = self.wait(&channel, unsent.is_some()) {
+            if let Err(error) = self.wait(channel, unsent.is_some()) {
                 tracing::error!(name = self.name, %error, "event loop of an integration service fails");
-                return self.wait_for_end(&channel);
+                return self.wait_for_end(channel);
             }
         }
     }
@@ -226,14 +226,16 @@ impl<S: Service> Device for Shared<S> {
         }
     }
 
-    fn open(&self, channel: Channel) -> Result<(), OpenError> {
+    fn open(&self, mut channel: Channel) -> Result<(), OpenError> {
         let provider = Arc::clone(&self.0);
         let name = format!("ic-{}", provider.name);
         thread::Builder::new().name(name).spawn(move || {
             provider.lock().open();
-            provider.run(channel);
+            provider.run(&mut channel);
+            // Before the channel goes, after which the guest may open it again.
             provider.lock().close();
             provider.changed.notify_all();
+            drop(channel);
         })?;
         Ok(())
     }

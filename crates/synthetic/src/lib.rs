@@ -4,4 +4,5 @@
 //! event loop serves it until the guest closes it.
 #![forbid(unsafe_code)]
 
+pub mod memory;
 pub mod storage;

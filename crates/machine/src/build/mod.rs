@@ -3,6 +3,7 @@
 mod chipset;
 mod hypervisor;
 mod integration;
+mod memory;
 mod output;
 mod processors;
 mod rom;
@@ -210,6 +211,7 @@ impl Board {
             if vmbus_exists {
                 let server = hypervisor::vmbus(&around, enlightenment);
                 storage::offer(&server, config, disks, &registry)?;
+                memory::offer(&server, config, &registry)?;
                 let partition = processors.partition();
                 let integration = integration::new(&clock, &partition, enlightenment, &registry)?;
                 for service in services.iter() {

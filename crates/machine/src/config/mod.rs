@@ -46,6 +46,9 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// Amount of RAM.
     pub memory: MemorySize,
+    /// How little of that the guest may be left with, if it gives back what it does not need.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_min: Option<MemorySize>,
     /// The kernel to boot: a bzImage, an ELF vmlinux with a PVH entry, or what has a multiboot header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
@@ -101,6 +104,7 @@ impl Default for MachineConfig {
             name: "bodhi".to_owned(),
             cpus: 1,
             memory: MemorySize(512 << 20),
+            memory_min: None,
             kernel: None,
             initrd: None,
             modules: Vec::new(),
@@ -151,6 +155,7 @@ impl MachineConfig {
                 format!("too small: a machine needs at least {}", MemorySize(MIN_MEMORY)),
             ));
         }
+        self.validate_memory_min()?;
         self.validate_boot()?;
         if self.append.contains(['\0', '\n']) {
             return Err(InputError::bare("append", "a command line is one line without NUL"));
@@ -166,6 +171,20 @@ impl MachineConfig {
     /// from.
     pub fn boots_by_firmware(&self) -> bool {
         self.firmware.is_some() || self.kernel.is_none()
+    }
+
+    fn validate_memory_min(&self) -> Result<(), InputError> {
+        let Some(least) = self.memory_min else { return Ok(()) };
+        let reason = if least.0 < MIN_MEMORY {
+            format!("too small: a machine needs at least {}", MemorySize(MIN_MEMORY))
+        } else if least > self.memory {
+            format!("is more than the machine has: {}", self.memory)
+        } else if !self.has_vmbus()? {
+            "needs a synthetic device, and --synthetic or --enlightenments leave it out".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(InputError::new("memory-min", least, reason))
     }
 
     fn validate_boot(&self) -> Result<(), InputError> {

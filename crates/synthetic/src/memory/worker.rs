@@ -1,0 +1,195 @@
+//! The device, and the event loop of its channel.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use counters::DeviceCounters;
+use guest_memory::{DEVICE_HOLE_END, DEVICE_HOLE_START, PAGE_SHIFT, PAGE_SIZE};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use vmbus::protocol::{USER_DATA_SIZE, offer_flags};
+use vmbus::ring::{OutgoingPacket, RingError};
+use vmbus::{Channel, Device, Offer, OpenError};
+
+use super::balloon::Balloon;
+use super::protocol::{INSTANCE, INTERFACE, LONGEST, PageRange};
+
+/// What dynamic memory is about.
+#[derive(Debug, Clone)]
+pub struct MemorySettings {
+    /// Bytes of RAM that the machine has.
+    pub size: u64,
+    /// Bytes that the guest is left at the least.
+    pub least: u64,
+    /// Its row of the device table.
+    pub counters: DeviceCounters,
+}
+
+/// How a guest's memory is. All in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryStatus {
+    /// What the machine has.
+    pub size: u64,
+    /// What the guest has of it now.
+    pub assigned: u64,
+    /// What the guest says that it needs, while it says so.
+    pub demand: Option<u64>,
+    /// What the guest says that programs could still have.
+    pub available: Option<u64>,
+}
+
+/// Dynamic memory of one guest.
+pub struct DynamicMemory {
+    size: u64,
+    counters: DeviceCounters,
+    balloon: Mutex<Balloon>,
+}
+
+impl DynamicMemory {
+    /// Dynamic memory that no guest uses yet.
+    pub fn new(settings: MemorySettings) -> Arc<Self> {
+        let MemorySettings { size, least, counters } = settings;
+        let top = if size > DEVICE_HOLE_START { size - DEVICE_HOLE_START + DEVICE_HOLE_END } else { size };
+        let balloon = Balloon::new(size >> PAGE_SHIFT, least >> PAGE_SHIFT, top >> PAGE_SHIFT);
+        Arc::new(Self { size, counters, balloon: Mutex::new(balloon) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Balloon> {
+        self.balloon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the guest's memory is.
+    pub fn status(&self) -> MemoryStatus {
+        let balloon = self.lock();
+        let pressure = balloon.pressure();
+        MemoryStatus {
+            size: self.size,
+            assigned: self.size.saturating_sub(balloon.count() * PAGE_SIZE),
+            demand: pressure.map(|pressure| pressure.demand.saturating_mul(PAGE_SIZE)),
+            available: pressure.map(|pressure| pressure.available.saturating_mul(PAGE_SIZE)),
+        }
+    }
+
+    /// What the device table says.
+    pub fn state(&self) -> String {
+        if !self.lock().ready() {
+            return "no driver".to_owned();
+        }
+        let MemoryStatus { size, assigned, .. } = self.status();
+        format!("driver bound; {} of {} MiB with the guest", assigned >> 20, size >> 20)
+    }
+
+    fn run(&self, channel: &mut Channel) {
+        let mut buffer = vec![0; LONGEST].into_boxed_slice();
+        let mut unsent = None;
+        let mut broken = false;
+        while !channel.closing() {
+            if !broken && let Err(error) = self.exchange(channel, &mut buffer, &mut unsent) {
+                tracing::error!(%error, "guest breaks the ring of dynamic memory");
+                broken = true;
+            }
+            let mut fds = [PollFd::new(channel.doorbell(), PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {
+                    channel.doorbell().answer();
+                }
+                Err(error) => {
+                    let error = io::Error::from(error);
+                    tracing::error!(%error, "event loop of dynamic memory fails");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn exchange(
+        &self,
+        channel: &mut Channel,
+        buffer: &mut [u8],
+        unsent: &mut Option<Vec<u8>>,
+    ) -> Result<(), RingError> {
+        loop {
+            channel.incoming.mask();
+            self.say(channel, unsent)?;
+            // One message at a time: each may have an answer, for which there is room before the next is read.
+            while unsent.is_none() && self.hear(channel, buffer, unsent)? {
+                self.say(channel, unsent)?;
+            }
+            if !channel.incoming.unmask()? || unsent.is_some() || channel.closing() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads a message; its answer is `unsent` then. False if there is none.
+    fn hear(
+        &self,
+        channel: &mut Channel,
+        buffer: &mut [u8],
+        unsent: &mut Option<Vec<u8>>,
+    ) -> Result<bool, RingError> {
+        let mut batch = channel.incoming.batch()?;
+        let length = batch.next_packet()?.map(|packet| packet.data().read(buffer));
+        if batch.finish()? {
+            channel.interrupt();
+        }
+        let Some(length) = length else { return Ok(false) };
+        self.counters.bytes_out.add(length as u64);
+        let (memory, code) = (channel.memory(), channel.code_pages());
+        let mut free = |range: PageRange| {
+            let (start, bytes) = (range.start << PAGE_SHIFT, range.count << PAGE_SHIFT);
+            if let Err(error) = guest_memory::discard(memory, code, start, bytes) {
+                tracing::debug!(start, bytes, %error, "memory that the guest has given stays in use");
+            }
+        };
+        *unsent = self.lock().receive(buffer.get(..length).unwrap_or_default(), &mut free);
+        Ok(true)
+    }
+
+    fn say(&self, channel: &mut Channel, unsent: &mut Option<Vec<u8>>) -> Result<(), RingError> {
+        while let Some(message) = unsent.take().or_else(|| self.lock().next()) {
+            while !channel.outgoing.write(&OutgoingPacket::in_band(0, &message))? {
+                if !channel.outgoing.wait_for_room(message.len())? {
+                    *unsent = Some(message);
+                    return Ok(());
+                }
+            }
+            channel.outgoing.stop_waiting();
+            self.counters.requests.count();
+            self.counters.bytes_in.add(message.len() as u64);
+            if channel.outgoing.commit() {
+                channel.interrupt();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// [`DynamicMemory`] as the bus has it.
+pub struct Provider(pub Arc<DynamicMemory>);
+
+impl Device for Provider {
+    fn offer(&self) -> Offer {
+        Offer {
+            interface: INTERFACE,
+            instance: INSTANCE,
+            flags: offer_flags::ENUMERATE_DEVICE_INTERFACE,
+            mmio_megabytes: 0,
+            user_data: [0; USER_DATA_SIZE],
+            counters: self.0.counters.clone(),
+        }
+    }
+
+    fn open(&self, mut channel: Channel) -> Result<(), OpenError> {
+        let memory = Arc::clone(&self.0);
+        thread::Builder::new().name("dynamic-memory".to_owned()).spawn(move || {
+            memory.lock().open();
+            memory.run(&mut channel);
+            // Before the channel goes, after which the guest may open it again.
+            memory.lock().close();
+            drop(channel);
+        })?;
+        Ok(())
+    }
+}
