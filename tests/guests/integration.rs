@@ -23,7 +23,7 @@ fn ask(running: &mut Running, command: &str) -> String {
 }
 
 fn status(running: &Running) -> Value {
-    serde_json::from_str(&running.bodhi(&["integration", "--json"]).assert_done()).unwrap()
+    serde_json::from_str(running.bodhi(&["integration", "--json"]).assert_done()).unwrap()
 }
 
 fn service<'a>(status: &'a Value, name: &str) -> &'a Value {
@@ -136,7 +136,7 @@ fn files_come_into_the_guest_and_its_disk_is_copied_while_it_writes() {
 
     // Not a whole number of fragments.
     let source = image.folder().join("source");
-    let contents: Vec<u8> = (0..100_001_u32).map(|n| (n * n >> 7) as u8).collect();
+    let contents: Vec<u8> = (0..100_001_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
     fs::write(&source, &contents).unwrap();
     let copy = |running: &Running, from: &str, options: &[&str]| {
         running.bodhi(&[&["copy", from, "/srv/new/folder/file"], options].concat())
