@@ -4,23 +4,8 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use guests::{BOOT, Bus, Image, JOB, Kernel, Machine, POWER_OFF, Running, root_image, row};
+use guests::{BOOT, Image, JOB, POWER_OFF, Running, row};
 use serde_json::Value;
-
-/// A guest in its shell, whose kernel does not speak in between, with a control socket in the folder of `image`.
-fn shell(image: &Image, options: &[&str]) -> Running {
-    let machine = Machine::bodhi(Kernel::Cloud).disk_with(&root_image(), Bus::Auto, ",snapshot");
-    let running = machine.options(options).append("loglevel=1").api(image.folder().join("api")).start();
-    running.expect("bodhi: shell", BOOT);
-    running
-}
-
-/// What `command` prints in the guest's shell.
-fn ask(running: &mut Running, command: &str) -> String {
-    running.type_line(&format!("echo an''swer; {command}; echo en''ough"));
-    running.expect("answer\r\n", JOB);
-    running.expect_with("enough", JOB).0.trim().to_owned()
-}
 
 fn status(running: &Running) -> Value {
     serde_json::from_str(running.bodhi(&["integration", "--json"]).assert_done()).unwrap()
@@ -46,7 +31,7 @@ fn wait_for(running: &Running, name: &str, state: &str) -> Value {
 
 /// Seconds since 1970 in the guest, and on the host a moment later.
 fn times(running: &mut Running) -> (f64, f64) {
-    let guest = ask(running, "date +%s.%N").parse().unwrap();
+    let guest = running.ask("date +%s.%N").parse().unwrap();
     let host = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
     (guest, host)
 }
@@ -54,7 +39,7 @@ fn times(running: &mut Running) -> (f64, f64) {
 #[test]
 fn the_guest_s_services_answer_and_carry_out_what_the_host_asks() {
     let image = Image::empty(0);
-    let mut running = shell(&image, &[]);
+    let mut running = Running::shell(&image, &[], &[]);
 
     // Without its program the guest does not say which key-value protocol it speaks.
     for (name, version) in [("shutdown", "3.2"), ("time-sync", "4.0"), ("heartbeat", "3.0")] {
@@ -66,7 +51,7 @@ fn the_guest_s_services_answer_and_carry_out_what_the_host_asks() {
     let early = running.bodhi(&["integration", "--set", "a=b"]).refusal(1).to_owned();
     assert!(early.contains("\"key-value\" is negotiating"), "{early}");
 
-    ask(&mut running, "/usr/sbin/hv_kvp_daemon");
+    running.ask("/usr/sbin/hv_kvp_daemon");
     let full = wait_for(&running, "key-value", "ok");
     assert_eq!(full["components"], "full");
     assert_eq!(full["key-values"]["facts"]["OSName"], "Debian GNU/Linux");
@@ -75,15 +60,15 @@ fn the_guest_s_services_answer_and_carry_out_what_the_host_asks() {
     running.bodhi(&["integration", "--set", "greeting=good day"]).assert_done();
     // A record has 512 bytes of key and 2048 of value, of which what is behind the first zero is anything.
     let pool = "for from in 1 513; do tail -c +$from /var/lib/hyperv/.kvp_pool_0 | tr '\\0' '\\n' | head -n 1; done | xargs";
-    assert_eq!(ask(&mut running, pool), "greeting good day");
+    assert_eq!(running.ask(pool), "greeting good day");
     let write =
         "{ printf answer | dd bs=512 conv=sync; printf 'and to you' | dd bs=2048 conv=sync; } 2>/dev/null";
-    ask(&mut running, &format!("{write} > /var/lib/hyperv/.kvp_pool_1"));
+    running.ask(&format!("{write} > /var/lib/hyperv/.kvp_pool_1"));
     let pairs = &status(&running)["key-values"];
     assert_eq!(pairs["guest"], serde_json::json!({ "answer": "and to you" }));
     assert_eq!(pairs["host"], serde_json::json!({ "greeting": "good day" }));
     running.bodhi(&["integration", "--delete", "greeting"]).assert_done();
-    assert_eq!(ask(&mut running, pool), "");
+    assert_eq!(running.ask(pool), "");
     let missing = running.bodhi(&["integration", "--delete", "greeting"]).refusal(1).to_owned();
     assert!(missing.contains("the guest refuses"), "{missing}");
     let long =
@@ -91,15 +76,15 @@ fn the_guest_s_services_answer_and_carry_out_what_the_host_asks() {
     assert!(long.contains("too long"), "{long}");
 
     // A service goes and comes; a clock that is wrong is set when the host tells the time again.
-    ask(&mut running, "date -s 2001-02-03 >/dev/null");
+    running.ask("date -s 2001-02-03 >/dev/null");
     running.bodhi(&["integration", "--disable", "time-sync"]).assert_done();
     assert_eq!(service(&status(&running), "time-sync")["state"], "disabled");
     let again = running.bodhi(&["integration", "--disable", "time-sync"]).refusal(1).to_owned();
     assert!(again.contains("disabled already"), "{again}");
-    ask(&mut running, "until [ ! -e /sys/bus/vmbus/drivers/hv_utils/2497f4de-* ]; do sleep 0.1; done");
+    running.ask("until [ ! -e /sys/bus/vmbus/drivers/hv_utils/2497f4de-* ]; do sleep 0.1; done");
     running.bodhi(&["integration", "--enable", "time-sync"]).assert_done();
     wait_for(&running, "time-sync", "ok");
-    ask(&mut running, "until [ $(date +%Y) != 2001 ]; do sleep 0.1; done");
+    running.ask("until [ $(date +%Y) != 2001 ]; do sleep 0.1; done");
     let (guest, host) = times(&mut running);
     assert!(guest <= host && host - guest < 5.0, "guest {guest}, host {host}");
 
@@ -116,7 +101,7 @@ fn the_guest_s_services_answer_and_carry_out_what_the_host_asks() {
 #[test]
 fn a_guest_without_the_services_is_told_apart() {
     let image = Image::empty(0);
-    let mut running = shell(&image, &["--integration", "heartbeat"]);
+    let mut running = Running::shell(&image, &["--integration", "heartbeat"], &[]);
     let status = wait_for(&running, "heartbeat", "ok");
     assert_eq!(service(&status, "shutdown")["state"], "disabled");
     assert_eq!(status["components"], "full");
@@ -129,8 +114,8 @@ fn a_guest_without_the_services_is_told_apart() {
 #[test]
 fn files_come_into_the_guest_and_its_disk_is_copied_while_it_writes() {
     let image = Image::empty(0);
-    let mut running = shell(&image, &[]);
-    ask(&mut running, "/usr/sbin/hv_vss_daemon; /usr/sbin/hv_fcopy_daemon");
+    let mut running = Running::shell(&image, &[], &[]);
+    running.ask("/usr/sbin/hv_vss_daemon; /usr/sbin/hv_fcopy_daemon");
     wait_for(&running, "file-copy", "ok");
     wait_for(&running, "backup", "ok");
 
@@ -145,12 +130,12 @@ fn files_come_into_the_guest_and_its_disk_is_copied_while_it_writes() {
     copy(&running, from, &[]).assert_done();
     let sum = Command::new("md5sum").arg(&source).output().unwrap();
     let sum = String::from_utf8_lossy(&sum.stdout)[..32].to_owned();
-    assert_eq!(ask(&mut running, "md5sum < /srv/new/folder/file | cut -c1-32"), sum);
+    assert_eq!(running.ask("md5sum < /srv/new/folder/file | cut -c1-32"), sum);
     let again = copy(&running, from, &[]).refusal(1).to_owned();
     assert_eq!(again, "the guest has such a file already");
     fs::write(&source, "short").unwrap();
     copy(&running, from, &["--overwrite"]).assert_done();
-    assert_eq!(ask(&mut running, "cat /srv/new/folder/file; echo"), "short");
+    assert_eq!(running.ask("cat /srv/new/folder/file; echo"), "short");
     let missing = image.folder().join("nothing");
     let missing = copy(&running, missing.to_str().unwrap(), &[]).refusal(2).to_owned();
     assert!(missing.ends_with("nothing: No such file or directory (os error 2)"), "{missing}");
@@ -160,23 +145,23 @@ fn files_come_into_the_guest_and_its_disk_is_copied_while_it_writes() {
     // Each file is followed by its sum, for as long as the guest runs.
     let write = "mkdir /srv/w; cd /srv/w; i=0; while sleep 0.01; do i=$((i + 1)); \
                  head -c 30000 /dev/urandom > f$i; md5sum f$i > s$i; done";
-    ask(&mut running, &format!("({write}) > /dev/null 2>&1 & sleep 1"));
+    running.ask(&format!("({write}) > /dev/null 2>&1 & sleep 1"));
     let target = image.folder().join("copy.img");
     let target = target.to_str().unwrap();
     running.bodhi(&["image", "backup", target]).assert_done();
     let exists = running.bodhi(&["image", "backup", target]).refusal(2).to_owned();
     assert!(exists.starts_with(&format!("{target}: File exists")), "{exists}");
-    ask(&mut running, "n=$(ls /srv/w | wc -l); until [ $(ls /srv/w | wc -l) -gt $n ]; do sleep 0.1; done");
+    running.ask("n=$(ls /srv/w | wc -l); until [ $(ls /srv/w | wc -l) -gt $n ]; do sleep 0.1; done");
 
     // The copy needs no journal to be mounted, and all that was written before is in it.
     running.bodhi(&["disk", "attach", &format!("{target},readonly")]).assert_done();
-    ask(&mut running, "until mount -t ext4 -o ro,noload /dev/sdb /mnt 2>/dev/null; do sleep 0.1; done");
-    let features = ask(&mut running, "dumpe2fs -h /dev/sdb 2>/dev/null | grep -c needs_recovery");
+    running.ask("until mount -t ext4 -o ro,noload /dev/sdb /mnt 2>/dev/null; do sleep 0.1; done");
+    let features = running.ask("dumpe2fs -h /dev/sdb 2>/dev/null | grep -c needs_recovery");
     assert_eq!(features, "0");
     let check = "cd /mnt/srv/w; for s in $(find . -name 's*' -size +0); do md5sum -c $s; done | sort | uniq -c | \
                  awk '{ n += $1; bad += !/OK$/ } END { print bad + 0, (n > 10) }'";
-    assert_eq!(ask(&mut running, check), "0 1");
-    let alone = ask(&mut running, "cd /; pkill hv_vss_daemon; sleep 0.2; echo");
+    assert_eq!(running.ask(check), "0 1");
+    let alone = running.ask("cd /; pkill hv_vss_daemon; sleep 0.2; echo");
     assert_eq!(alone, "");
     let refused = running.bodhi(&["image", "backup", &format!("{target}.2")]).refusal(1).to_owned();
     assert!(refused.starts_with("the guest refuses"), "{refused}");
@@ -205,27 +190,24 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 fn memory_that_the_guest_does_not_need_is_the_host_s_until_it_does() {
     const MIB: u64 = 1 << 20;
     let image = Image::empty(0);
-    let machine = Machine::bodhi(Kernel::Cloud).disk_with(&root_image(), Bus::Auto, ",snapshot");
     // By itself Linux says nothing before it has run for 45 seconds.
-    let machine = machine.append("loglevel=1").append("hv_balloon.pressure_report_delay=0");
-    let mut running =
-        machine.options(&["--memory", "2G", "--memory-min", "512M"]).api(image.folder().join("api")).start();
-    running.expect("bodhi: shell", BOOT);
+    let append = ["hv_balloon.pressure_report_delay=0"];
+    let mut running = Running::shell(&image, &["--memory", "2G", "--memory-min", "512M"], &append);
     let keep = "head -c 100M /dev/urandom > /dev/shm/keep; md5sum < /dev/shm/keep";
-    let sum = ask(&mut running, keep);
+    let sum = running.ask(keep);
     // Half a second each, as the guest reports once a second.
     let fill = "for i in $(seq 10); do head -c 80M /dev/zero > /dev/shm/f$i; sleep 0.5; done; \
                 for i in $(seq 8); do head -c 100M /dev/zero > /tmp/f$i; sleep 0.5; done; echo full";
-    assert_eq!(ask(&mut running, fill), "full");
+    assert_eq!(running.ask(fill), "full");
     let full = resident(&running);
-    ask(&mut running, "rm /dev/shm/f* /tmp/f*");
+    running.ask("rm /dev/shm/f* /tmp/f*");
     wait_until("the host gets 1 GiB back", || resident(&running) + 1024 * MIB < full);
     let state = row(&running.devices(), "memory")["state"].as_str().unwrap().to_owned();
     assert!(state.starts_with("driver bound; ") && state.ends_with(" of 2048 MiB with the guest"), "{state}");
     // What the guest has kept is as it was, also when it needs more again.
-    assert_eq!(ask(&mut running, "md5sum < /dev/shm/keep"), sum);
-    assert_eq!(ask(&mut running, fill), "full");
-    assert_eq!(ask(&mut running, "md5sum < /dev/shm/keep"), sum);
+    assert_eq!(running.ask("md5sum < /dev/shm/keep"), sum);
+    assert_eq!(running.ask(fill), "full");
+    assert_eq!(running.ask("md5sum < /dev/shm/keep"), sum);
     running.bodhi(&["shutdown"]).assert_done();
     running.wait(POWER_OFF).assert_powered_off();
 }

@@ -14,6 +14,7 @@ mod machine;
 mod probe;
 mod screen;
 mod script;
+mod shell;
 
 pub use artifacts::{Kernel, bench_system, installed_image, medium, root_image};
 pub use console::Console;

@@ -11,27 +11,7 @@ use machine::{Shutdown, Status};
 use worker::control::{Client, ClientError, Reply, Request};
 
 use crate::arguments::{CopyArguments, IntegrationArguments, ShutdownArguments, Target};
-use crate::{BAD_INPUT, FAILED, complain};
-
-/// Why a command has not been carried out.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Usage(#[from] InputError),
-    #[error(transparent)]
-    Worker(#[from] ClientError),
-    #[error("the guest has agreed, but {0} is not over after {1} seconds")]
-    Late(&'static str, u64),
-}
-
-impl Error {
-    fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
-            Self::Usage(_) | Self::Worker(ClientError::Input(_)) => BAD_INPUT,
-            Self::Worker(_) | Self::Late(..) => FAILED,
-        })
-    }
-}
+use crate::client::{Error, connect, done, finish, unexpected};
 
 pub(crate) fn shutdown(arguments: &ShutdownArguments) -> ExitCode {
     finish(shut_down(arguments))
@@ -47,31 +27,6 @@ pub(crate) fn copy(arguments: &CopyArguments) -> ExitCode {
 
 pub(crate) fn back_up(target: &Target) -> ExitCode {
     finish(copy_disks(target))
-}
-
-fn finish(result: Result<(), Error>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&error);
-            error.exit_code()
-        }
-    }
-}
-
-fn connect(api: &Path) -> Result<Client, InputError> {
-    Client::connect(api).map_err(|error| InputError::io("api", api, &error))
-}
-
-fn unexpected(reply: &Reply) -> Error {
-    ClientError::Refused(format!("an answer to another question: {reply:?}")).into()
-}
-
-fn done(client: &mut Client, request: &Request) -> Result<(), Error> {
-    match client.ask(request)? {
-        Reply::Done => Ok(()),
-        other => Err(unexpected(&other)),
-    }
 }
 
 /// How often it is looked whether the guest has done what it said.

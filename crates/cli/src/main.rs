@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod client;
 mod devices;
 mod disks;
 mod doctor;

@@ -6,33 +6,10 @@ use std::process::ExitCode;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use machine::config::InputError;
-use worker::control::{Client, ClientError, Reply, Request};
+use worker::control::{Reply, Request};
 
 use crate::arguments::{ScreenshotArguments, Target};
-use crate::{BAD_INPUT, FAILED, complain};
-
-/// Why a command has not been carried out.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Usage(#[from] InputError),
-    #[error(transparent)]
-    Worker(#[from] ClientError),
-    #[error("{0}: {1}")]
-    File(String, std::io::Error),
-    #[error("the worker's picture cannot be read")]
-    Picture(#[from] base64::DecodeError),
-}
-
-impl Error {
-    fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
-            Self::Usage(_) | Self::File(..) | Self::Worker(ClientError::Input(_)) => BAD_INPUT,
-            Self::Worker(_) | Self::Picture(_) => FAILED,
-        })
-    }
-}
+use crate::client::{Error, connect, done, finish, unexpected};
 
 pub(crate) fn screenshot(arguments: &ScreenshotArguments) -> ExitCode {
     finish(take(arguments))
@@ -70,27 +47,9 @@ pub(crate) fn key(target: &Target) -> ExitCode {
 
 fn press(target: &Target, what: &'static str, request: impl FnOnce(String) -> Request) -> Result<(), Error> {
     let (api, word) = target.split(Some(what))?;
-    match ask(&api, &request(word))? {
-        Reply::Done => Ok(()),
-        other => Err(unexpected(&other)),
-    }
+    done(&mut connect(&api)?, &request(word))
 }
 
 fn ask(api: &Path, request: &Request) -> Result<Reply, Error> {
-    let mut client = Client::connect(api).map_err(|error| InputError::io("api", api, &error))?;
-    Ok(client.ask(request)?)
-}
-
-fn unexpected(reply: &Reply) -> Error {
-    ClientError::Refused(format!("an answer to another question: {reply:?}")).into()
-}
-
-fn finish(result: Result<(), Error>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&error);
-            error.exit_code()
-        }
-    }
+    Ok(connect(api)?.ask(request)?)
 }

@@ -135,18 +135,12 @@ impl<S: Service> Provider<S> {
 
     fn say(&self, channel: &mut Channel, unsent: &mut Option<Vec<u8>>) -> Result<(), RingError> {
         while let Some(message) = unsent.take().or_else(|| self.lock().send(self.clock.now())) {
-            while !channel.outgoing.write(&OutgoingPacket::in_band(0, &message))? {
-                if !channel.outgoing.wait_for_room(message.len())? {
-                    *unsent = Some(message);
-                    return Ok(());
-                }
+            if !channel.send(&OutgoingPacket::in_band(0, &message))? {
+                *unsent = Some(message);
+                return Ok(());
             }
-            channel.outgoing.stop_waiting();
             self.counters.requests.count();
             self.counters.bytes_in.add(message.len() as u64);
-            if channel.outgoing.commit() {
-                channel.interrupt();
-            }
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use guest_memory::{CodePages, GuestMemory};
 
 use crate::Doorbell;
 use crate::protocol::USER_DATA_SIZE;
-use crate::ring::{GuestPages, IncomingRing, OutgoingRing};
+use crate::ring::{GuestPages, IncomingRing, OutgoingPacket, OutgoingRing, RingError};
 use crate::server::{Hub, OfferError, Synic};
 
 /// What the server and a device share of an open channel.
@@ -71,6 +71,27 @@ impl Channel {
             // Relids are below the number of event flags.
             self.line.relid as u16,
         );
+    }
+
+    /// Sends a packet, and interrupts the guest if it waits for one. False if there is no room: the guest signals when
+    /// there is.
+    ///
+    /// # Errors
+    /// When the guest breaks the ring.
+    ///
+    /// # Panics
+    /// As [`OutgoingRing::write`].
+    pub fn send(&mut self, packet: &OutgoingPacket<'_>) -> Result<bool, RingError> {
+        while !self.outgoing.write(packet)? {
+            if !self.outgoing.wait_for_room(packet.data.len())? {
+                return Ok(false);
+            }
+        }
+        self.outgoing.stop_waiting();
+        if self.outgoing.commit() {
+            self.interrupt();
+        }
+        Ok(true)
     }
 
     /// Zero for the primary channel of a device.
