@@ -121,6 +121,7 @@ pub fn partition(
     let partition = SoftPartition::new(SoftConfig {
         processors,
         memory,
+        rom: None,
         code,
         clock: VmClock::new(),
         tier: Tier::Interpreter,

@@ -14,6 +14,7 @@
 
 mod files;
 mod image;
+mod variables;
 
 pub(crate) use files::{File, files};
 pub use image::Rom;
