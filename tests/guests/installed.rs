@@ -21,9 +21,15 @@ struct Booted {
 
 /// Switches a machine with the disk on.
 fn power_on(options: &[&str]) -> Booted {
+    power_on_with("1G", options)
+}
+
+/// As [`power_on`], with another amount of RAM.
+fn power_on_with(memory: &str, options: &[&str]) -> Booted {
     let directory = TempDir::new().expect("a folder");
     let machine = Machine::firmware(directory.path().join("api"));
-    let machine = machine.disk_with(&installed_image(), Bus::Auto, ",snapshot").options(&["--memory", "1G"]);
+    let machine =
+        machine.disk_with(&installed_image(), Bus::Auto, ",snapshot").options(&["--memory", memory]);
     let running = machine.options(options).start();
     running.expect("GNU GRUB", GRUB);
     Booted { running, _directory: directory }
@@ -97,9 +103,11 @@ fn a_restart_begins_by_ide_again_and_without_the_synthetic_drivers_it_stays_ther
 
 #[test]
 #[ignore = "a boot of an installed system: make test-all"]
-fn with_emulated_devices_only_it_boots_the_same() {
-    let Booted { mut running, _directory } = power_on(&["--synthetic", "off"]);
+fn with_emulated_devices_only_and_memory_beyond_the_device_hole_it_boots_the_same() {
+    let Booted { mut running, _directory } = power_on_with("4G", &["--synthetic", "off"]);
     log_in(&mut running);
+    running.type_line("awk '/^MemTotal/ {print \"mem\" \"ory:\", int($2 / 1048576 + 0.5)}' /proc/meminfo");
+    running.expect("memory: 4\r\n", JOB);
     assert_eq!(facts(&mut running), "/dev/sda3 ata_piix 1 microsoft");
     power_off(running);
 }

@@ -1,7 +1,10 @@
 use super::*;
 
-#[derive(Default)]
-struct Kept(Arc<Mutex<Vec<(u64, Vec<u8>)>>>, bool);
+/// What was kept, by its offset.
+type Stored = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
+
+/// A store that may be full.
+struct Kept(Stored, bool);
 
 impl FlashStore for Kept {
     fn store(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -63,7 +66,7 @@ fn programming_clears_bits_and_erasure_sets_those_of_a_block() {
 
 #[test]
 fn what_changes_is_kept_and_what_cannot_be_kept_fails() {
-    let kept = Arc::<Mutex<Vec<_>>>::default();
+    let kept = Stored::default();
     let image = |full| FlashImage::new(vec![0xff; BLOCK], Some(Box::new(Kept(Arc::clone(&kept), full))));
     let mut good = Flash::new(Arc::new(Mutex::new(image(false))));
     for byte in [0x10, 0x12, 0x20, 0xd0, 0x20, 0xd0] {

@@ -7,8 +7,9 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::line::tests::Probe;
-use crate::pci::{BarListener, PciBus};
+use crate::pci::{self, BarListener, FunctionAddress, PciBus, SOUTH_BRIDGE};
 
+const ADDRESS: FunctionAddress = pci::ide(SOUTH_BRIDGE);
 const SECTORS: u64 = 4096;
 const BUS_MASTER: u16 = 0xc000;
 
