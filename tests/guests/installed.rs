@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 /// The user and the password of a disk that was built without options.
 const USER: &str = "bodhi";
-/// From power-on to GRUB's menu.
-const GRUB: Duration = Duration::from_secs(60);
+/// From power-on to GRUB's menu, of which UEFI firmware takes most.
+const GRUB: Duration = Duration::from_secs(180);
 /// Where the root disk hangs, and what the system thinks of itself.
 const FACTS: &str = "until systemctl -q is-active ssh; do sleep 1; done; echo fac''ts: $(findmnt -no SOURCE /) \
     $(cat /sys/class/scsi_host/host$(lsblk -dno HCTL $(lsblk -pno PKNAME $(findmnt -no SOURCE /)) | cut -d: -f1)/proc_name) \
@@ -21,9 +21,15 @@ struct Booted {
 
 /// Switches a machine with the disk on.
 fn power_on(options: &[&str]) -> Booted {
+    power_on_with("1G", options)
+}
+
+/// As [`power_on`], with another amount of RAM.
+fn power_on_with(memory: &str, options: &[&str]) -> Booted {
     let directory = TempDir::new().expect("a folder");
     let machine = Machine::firmware(directory.path().join("api"));
-    let machine = machine.disk_with(&installed_image(), Bus::Auto, ",snapshot").options(&["--memory", "1G"]);
+    let machine =
+        machine.disk_with(&installed_image(), Bus::Auto, ",snapshot").options(&["--memory", memory]);
     let running = machine.options(options).start();
     running.expect("GNU GRUB", GRUB);
     Booted { running, _directory: directory }
@@ -97,9 +103,11 @@ fn a_restart_begins_by_ide_again_and_without_the_synthetic_drivers_it_stays_ther
 
 #[test]
 #[ignore = "a boot of an installed system: make test-all"]
-fn with_emulated_devices_only_it_boots_the_same() {
-    let Booted { mut running, _directory } = power_on(&["--synthetic", "off"]);
+fn with_emulated_devices_only_and_memory_beyond_the_device_hole_it_boots_the_same() {
+    let Booted { mut running, _directory } = power_on_with("4G", &["--synthetic", "off"]);
     log_in(&mut running);
+    running.type_line("awk '/^MemTotal/ {print \"mem\" \"ory:\", int($2 / 1048576 + 0.5)}' /proc/meminfo");
+    running.expect("memory: 4\r\n", JOB);
     assert_eq!(facts(&mut running), "/dev/sda3 ata_piix 1 microsoft");
     power_off(running);
 }
@@ -122,4 +130,31 @@ fn qemu_boots_the_same_disk() {
     running.expect("GNU GRUB", GRUB);
     log_in(&mut running);
     assert_eq!(facts(&mut running), "/dev/sda3 ata_piix 1 qemu");
+}
+
+/// A variable of a kind of its own, and what it holds behind its four bytes of attributes.
+const VARIABLE: &str = "/sys/firmware/efi/efivars/Bodhi-0d4a4a4e-3d6f-4c1e-9f0e-6d5c5b4a3921";
+
+#[test]
+#[ignore = "two boots of an installed system by UEFI: make test-all"]
+fn uefi_boots_the_same_disk_and_keeps_its_variables_in_a_file() {
+    let folder = TempDir::new().expect("a folder");
+    let firmware = format!("uefi,vars={}", folder.path().join("vars").display());
+    let Booted { mut running, _directory } = power_on(&["--firmware", &firmware]);
+    log_in(&mut running);
+    assert_eq!(facts(&mut running), "/dev/sda3 storvsc_host 1 microsoft");
+    assert_eq!(row(&running.devices(), "ide0")["state"], "taken over by storvsc-ide0");
+    as_root(
+        &mut running,
+        &format!("printf \"\\007\\000\\000\\000kept\" >{VARIABLE}; echo written: $((6*7))"),
+    );
+    running.expect("written: 42", JOB);
+    power_off(running);
+
+    let Booted { mut running, _directory } = power_on(&["--firmware", &firmware, "--cpus", "2"]);
+    log_in(&mut running);
+    assert_eq!(facts(&mut running), "/dev/sda3 storvsc_host 2 microsoft");
+    running.type_line(&format!("echo read: $(tail -c 4 {VARIABLE}) $((6*7))"));
+    running.expect("read: kept 42", JOB);
+    power_off(running);
 }

@@ -111,7 +111,7 @@ fn firmware_that_is_missing_or_none() {
     let named = |path: &Path, reason: &str| format!("--firmware {}: {reason}", path.display());
     place.refuses_all(&["--firmware", text(&missing)], &named(&missing, "no such file"));
     fs::write(&short, [0; 1000]).unwrap();
-    let reason = "is no BIOS image: it has 1000 bytes, not a multiple of 64 KiB";
+    let reason = "is no firmware image: it has 1000 bytes, not a multiple of 64 KiB";
     let disk = text(&place.disk);
     place.refuses_all(&["--firmware", text(&short), "--disk", disk], &named(&short, reason));
     let both = "a kernel is started without firmware: give one of --kernel and --firmware";
@@ -312,4 +312,43 @@ fn a_debuggers_place_that_is_none_or_taken() {
     let _listener = UnixListener::bind(&socket).unwrap();
     let option = format!("unix:{}", socket.display());
     place.refuses(&["--gdb", &option], &format!("--gdb {}: is in use by another worker", socket.display()));
+}
+
+#[test]
+fn images_that_cannot_be_built_are_refused_before_anything_is_done() {
+    let place = Place::new();
+    let before = place.contents();
+    let (cache, disk) = (place.path("cache"), place.disk.display().to_string());
+    let key = place.path("id.pub");
+    for (options, expected) in [
+        (["--size", "5M"], "--size 5M: is too small: at least 2G".to_owned()),
+        (["--user", "root"], "--user root: is no name for a user".to_owned()),
+        (["--package", "a b"], "--package a b: is no name of a package".to_owned()),
+        (["--output", &disk], format!("--output {disk}: is there already; --force replaces it")),
+        (["--ssh-key", key.to_str().unwrap()], format!("--ssh-key {}: no such file", key.display())),
+        (
+            ["--size", "big"],
+            "invalid value 'big' for '--size <SIZE>': must be a size such as 512M or 4G".to_owned(),
+        ),
+    ] {
+        let command = ["image", "build", "debian", "--cache", cache.to_str().unwrap()];
+        let output = bodhi(&[&command[..], &options[..]].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), format!("bodhi: {expected}\n"));
+    }
+    assert_eq!(place.contents(), before);
+}
+
+#[test]
+fn a_file_with_variables_of_the_wrong_size_is_refused() {
+    let place = Place::new();
+    // Without the firmware, that is what is told.
+    if !Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").exists() {
+        return;
+    }
+    let vars = place.path("vars");
+    fs::write(&vars, [0; 10]).unwrap();
+    let firmware = format!("uefi,vars={}", vars.display());
+    let expected = format!("--firmware {}: has 10 bytes; variables have 540672", vars.display());
+    place.refuses_all(&["--firmware", &firmware], &expected);
 }

@@ -10,6 +10,7 @@
 //! code of a running processor to synchronise by more than that (Intel SDM volume 3, section 9.1.3).
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -32,6 +33,9 @@ const LOG_FRAME: u32 = 40;
 /// The words of all pages of a machine, by guest frame number.
 pub struct CodePages {
     words: Box<[AtomicU32]>,
+    /// The first frame of ROM, and the words from there on. Nobody writes to it.
+    rom_start: u64,
+    rom: Box<[AtomicU32]>,
     /// How often code has been ended.
     ended: AtomicU64,
     /// Where, for the last [`LOG`] times.
@@ -47,8 +51,16 @@ impl fmt::Debug for CodePages {
 impl CodePages {
     /// Words for the frames below `frames`.
     pub fn new(frames: u64) -> Self {
+        Self::with_rom(frames, 0..0)
+    }
+
+    /// Words for the frames below `frames`, and for those of `rom`, above them.
+    pub fn with_rom(frames: u64, rom: Range<u64>) -> Self {
+        let words = |range: Range<u64>| range.map(|_| AtomicU32::new(0)).collect();
         Self {
-            words: (0..frames).map(|_| AtomicU32::new(0)).collect(),
+            words: words(0..frames),
+            rom_start: rom.start,
+            rom: words(rom),
             ended: AtomicU64::new(0),
             log: (0..LOG).map(|_| AtomicU64::new(u64::MAX)).collect(),
         }
@@ -102,7 +114,11 @@ impl CodePages {
     /// The word itself, for a processor that keeps a reference beside its translation of the page.
     #[inline]
     pub fn word(&self, gfn: u64) -> Option<&AtomicU32> {
-        usize::try_from(gfn).ok().and_then(|index| self.words.get(index))
+        let at = |gfn: u64| usize::try_from(gfn).ok();
+        match at(gfn).and_then(|index| self.words.get(index)) {
+            None => gfn.checked_sub(self.rom_start).and_then(at).and_then(|index| self.rom.get(index)),
+            word => word,
+        }
     }
 
     /// Says that frame `gfn` has been written. True if it held code, which is invalid from now on.

@@ -17,6 +17,7 @@ mod mapping;
 pub use code::{CodePages, PageState, WriteTracker};
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -63,13 +64,22 @@ pub enum Error {
 /// # Errors
 /// When `size` is not a positive multiple of [`PAGE_SIZE`] or the host refuses the mapping.
 pub fn allocate(size: u64) -> Result<(GuestMemory, Arc<CodePages>), Error> {
+    allocate_beside(size, 0..0)
+}
+
+/// As [`allocate`], for a machine with ROM at the addresses `rom`, whose code is recorded too.
+///
+/// # Errors
+/// As [`allocate`].
+pub fn allocate_beside(size: u64, rom: Range<u64>) -> Result<(GuestMemory, Arc<CodePages>), Error> {
     if size == 0 || !size.is_multiple_of(PAGE_SIZE) {
         return Err(Error::Size(size));
     }
     let low = size.min(DEVICE_HOLE_START);
     let high = size - low;
     let top = if high > 0 { DEVICE_HOLE_END + high } else { low };
-    let code = Arc::new(CodePages::new(top >> PAGE_SHIFT));
+    let rom = rom.start >> PAGE_SHIFT..rom.end >> PAGE_SHIFT;
+    let code = Arc::new(CodePages::with_rom(top >> PAGE_SHIFT, rom));
     let mut regions = vec![region(0, low, &code)?];
     if high > 0 {
         regions.push(region(DEVICE_HOLE_END, high, &code)?);
@@ -78,7 +88,7 @@ pub fn allocate(size: u64) -> Result<(GuestMemory, Arc<CodePages>), Error> {
     Ok((memory, code))
 }
 
-/// Memory of its own with `bytes` at `base`, for processors that run code from ROM.
+/// Memory of its own with `bytes` at `base`: ROM that processors run code from.
 ///
 /// # Errors
 /// When `bytes` is no whole number of pages or the host refuses the mapping.

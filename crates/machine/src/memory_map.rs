@@ -40,6 +40,8 @@ pub const HIGH_MEMORY: u64 = 0x10_0000;
 pub const VMBUS_WINDOW: Window = Window { start: DEVICE_HOLE_START, end: 0xe000_0000 };
 /// Memory of PCI devices: where firmware that has not been told of a better place puts them.
 pub const PCI_WINDOW: Window = Window { start: 0xe000_0000, end: 0xfec0_0000 };
+/// Memory that VMBus devices share out among themselves, where UEFI firmware has what lies below for PCI devices.
+pub const VMBUS_WINDOW_UEFI: Window = Window { start: 0xfc00_0000, end: 0xfec0_0000 };
 /// The legacy window of video adapters.
 pub const VIDEO_WINDOW: Window = Window { start: 0xa_0000, end: 0xc_0000 };
 /// Where the last 256 KiB of a BIOS are shadowed.
@@ -61,6 +63,12 @@ pub struct Window {
 /// First address beyond the RAM below the device hole, of a machine with `size` bytes of RAM.
 pub fn low_ram_end(size: u64) -> u64 {
     size.min(DEVICE_HOLE_START)
+}
+
+/// Memory of PCI devices where UEFI firmware puts them, on a machine with `size` bytes of RAM (edk2,
+/// OvmfPkg/PlatformPei, of a 440FX).
+pub fn pci_window_uefi(size: u64) -> Window {
+    Window { start: low_ram_end(size).max(2 << 30), end: VMBUS_WINDOW_UEFI.start }
 }
 
 /// What a range of the memory map is for, with the numbers of INT 15h, AX=E820h.

@@ -10,6 +10,7 @@ use interrupt::{LocalApic, ProcessorSignal};
 use processor::{
     Bus, Error, HypervisorInterface, Partition, Processor, StartState, TlbFlush, VirtualProcessors,
 };
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::run::SoftProcessor;
 use crate::system::UnknownMsrs;
@@ -27,6 +28,8 @@ pub struct SoftConfig {
     pub processors: u32,
     /// Guest RAM, as [`guest_memory::allocate`] lays it out.
     pub memory: GuestMemory,
+    /// The firmware's ROM, of [`guest_memory::rom`], beside which the RAM was allocated.
+    pub rom: Option<GuestMemory>,
     /// Its code pages.
     pub code: Arc<CodePages>,
     /// The machine's clock.
@@ -61,6 +64,7 @@ pub struct SoftPartition {
 /// What all processors share.
 pub struct Shared {
     pub memory: GuestMemory,
+    pub rom: Option<GuestMemory>,
     pub code: Arc<CodePages>,
     pub clock: Arc<VmClock>,
     pub tier: Tier,
@@ -299,6 +303,14 @@ impl VpShared {
     }
 }
 
+impl Shared {
+    /// Copies code at `gpa`, of RAM or ROM. None if it is neither.
+    pub fn read_code(&self, bytes: &mut [u8], gpa: u64) -> Option<()> {
+        let mut from = [Some(&self.memory), self.rom.as_ref()].into_iter().flatten();
+        from.any(|memory| memory.read_slice(bytes, GuestAddress(gpa)).is_ok()).then_some(())
+    }
+}
+
 impl SoftPartition {
     /// A partition without bus, APICs and hypervisor interface.
     pub fn new(config: SoftConfig) -> Arc<Self> {
@@ -306,6 +318,7 @@ impl SoftPartition {
         Arc::new(Self {
             shared: Arc::new(Shared {
                 memory: config.memory,
+                rom: config.rom,
                 code: config.code,
                 clock: config.clock,
                 tier: config.tier,

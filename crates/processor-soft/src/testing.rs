@@ -117,10 +117,23 @@ pub fn partition(
     processors: u32,
     memory_size: u64,
 ) -> (Arc<SoftPartition>, Arc<FakeBus>, Vec<Arc<FakeApic>>) {
-    let (memory, code) = guest_memory::allocate(memory_size).unwrap();
+    partition_with_rom(processors, memory_size, 0, &[])
+}
+
+/// As [`partition`], with the pages `bytes` as ROM at `base`, if there are any.
+pub fn partition_with_rom(
+    processors: u32,
+    memory_size: u64,
+    base: u64,
+    bytes: &[u8],
+) -> (Arc<SoftPartition>, Arc<FakeBus>, Vec<Arc<FakeApic>>) {
+    let place = base..base + bytes.len() as u64;
+    let (memory, code) = guest_memory::allocate_beside(memory_size, place).unwrap();
+    let rom = (!bytes.is_empty()).then(|| guest_memory::rom(base, bytes).unwrap());
     let partition = SoftPartition::new(SoftConfig {
         processors,
         memory,
+        rom,
         code,
         clock: VmClock::new(),
         tier: Tier::Interpreter,

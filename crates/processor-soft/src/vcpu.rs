@@ -139,6 +139,7 @@ impl Vcpu {
             wait_for_sipi: false,
             mmu: Mmu::new(
                 shared.memory.clone(),
+                shared.rom.clone(),
                 Arc::clone(&shared.code),
                 Arc::clone(&vp.writable),
                 extension::physical_bits(),

@@ -57,10 +57,11 @@ impl Channel {
         self.drives[self.selected].as_deref_mut()
     }
 
-    /// What a register reads as where no drive answers: nothing drives an empty cable; the first drive
-    /// answers for an absent second one, with zeroes; nobody answers for an absent first one.
+    /// What a register reads as where no drive answers: nothing drives an empty cable but a resistor that pulls its
+    /// line 7 down, so that nobody is not busy for ever (ATA/ATAPI-7 volume 2, "DD (15:0)"); the first drive answers for
+    /// an absent second one, with zeroes; nobody answers for an absent first one.
     fn nobody(&self) -> u8 {
-        if self.selected == 1 && self.drives[0].is_some() { 0 } else { 0xff }
+        if self.selected == 1 && self.drives[0].is_some() { 0 } else { 0x7f }
     }
 
     /// Reads register 1–7 of the command block.

@@ -43,12 +43,10 @@ use storage::SharedDisk;
 use storage::scsi::DvdUnit;
 
 use crate::bus::PortDevice;
-use crate::pci::{BarKind, BarMapping, ConfigSpace, FunctionAddress, Identity, PciFunction, Space};
+use crate::pci::{BarKind, BarMapping, ConfigSpace, Identity, PciFunction, Space};
 use channel::Channel;
 use drive::Drive;
 
-/// Where the controller sits on the PCI bus.
-pub const ADDRESS: FunctionAddress = FunctionAddress::new(7, 1);
 /// Ports of a channel: first of eight command block registers, and the control register.
 pub const CHANNEL_PORTS: [(u16, u16); 2] = [(0x1f0, 0x3f6), (0x170, 0x376)];
 /// ISA interrupts of the channels.

@@ -7,12 +7,28 @@ use super::{BarMapping, ConfigSpace, FunctionAddress, Identity, PciFunction};
 
 /// Where the host bridge sits.
 pub const HOST_BRIDGE: FunctionAddress = FunctionAddress::new(0, 0);
-/// Where the ISA bridge sits.
-pub const ISA_BRIDGE: FunctionAddress = FunctionAddress::new(7, 0);
+/// The device number of the PIIX4, as on Hyper-V.
+pub const SOUTH_BRIDGE: u8 = 7;
+/// The device number of the PIIX4 where firmware expects that of QEMU's board and does not look.
+pub const SOUTH_BRIDGE_OF_QEMU: u8 = 1;
+
+/// Where the ISA bridge sits, if the PIIX4 is device `south`.
+pub const fn isa_bridge(south: u8) -> FunctionAddress {
+    FunctionAddress::new(south, 0)
+}
+
 /// Where the IDE function of the south bridge sits.
-pub const IDE: FunctionAddress = FunctionAddress::new(7, 1);
+pub const fn ide(south: u8) -> FunctionAddress {
+    FunctionAddress::new(south, 1)
+}
+
 /// Where the power management function of the south bridge sits.
-pub const POWER_MANAGEMENT: FunctionAddress = FunctionAddress::new(7, 3);
+pub const fn power_management(south: u8) -> FunctionAddress {
+    FunctionAddress::new(south, 3)
+}
+
+const DEVICE_440BX: u16 = 0x7192;
+const DEVICE_440FX: u16 = 0x1237;
 
 /// Intel.
 pub const INTEL: u16 = 0x8086;
@@ -21,22 +37,33 @@ pub const INTEL: u16 = 0x8086;
 /// docs/specs/pci-ids: Red Hat, 0x1100): vendor and subsystem of every function that has no other.
 pub const VIRTUAL_MACHINE: (u16, u16) = (0x1af4, 0x1100);
 
-/// The 440BX host bridge without AGP (82443BX data sheet, order number 290633). The memory attributes (PAM)
+/// The host bridge: a 440BX without AGP (82443BX data sheet, order number 290633), or, for UEFI firmware, which knows no
+/// other one of that kind, a 440FX (82441FX data sheet, order number 290549). The memory attributes (PAM)
 /// and SMRAM registers keep what is written and change nothing: memory from 0xc0000 to 1 MiB is always RAM, as
 /// after all of it has been shadowed.
 pub struct HostBridge {
     config: ConfigSpace,
+    device: u16,
 }
 
 impl HostBridge {
     /// A host bridge.
     pub fn new() -> Self {
-        Self { config: host_bridge() }
+        Self { config: host_bridge(DEVICE_440BX), device: DEVICE_440BX }
     }
 
     /// A host bridge by which firmware knows that it runs in a virtual machine.
     pub fn for_firmware() -> Self {
-        let mut bridge = Self::new();
+        Self::in_virtual_machine(DEVICE_440BX)
+    }
+
+    /// A host bridge by which UEFI firmware knows on which board it runs.
+    pub fn for_uefi() -> Self {
+        Self::in_virtual_machine(DEVICE_440FX)
+    }
+
+    fn in_virtual_machine(device: u16) -> Self {
+        let mut bridge = Self { config: host_bridge(device), device };
         let (vendor, subsystem) = VIRTUAL_MACHINE;
         bridge.config.set(0x2c, u32::from(subsystem) << 16 | u32::from(vendor));
         bridge
@@ -45,7 +72,7 @@ impl HostBridge {
     /// Power-on state.
     pub fn reset(&mut self) {
         let subsystem = self.config.read(0x2c);
-        self.config = host_bridge();
+        self.config = host_bridge(self.device);
         self.config.set(0x2c, subsystem);
     }
 }
@@ -56,10 +83,10 @@ impl Default for HostBridge {
     }
 }
 
-fn host_bridge() -> ConfigSpace {
+fn host_bridge(device: u16) -> ConfigSpace {
     let mut config = ConfigSpace::new(Identity {
         vendor: INTEL,
-        device: 0x7192,
+        device,
         revision: 3,
         class: 0x06_0000,
         ..Identity::default()
@@ -102,19 +129,19 @@ pub struct IsaBridge {
 impl IsaBridge {
     /// An ISA bridge whose route registers steer `router`.
     pub fn new(router: Arc<InterruptRouter>) -> Self {
-        Self { config: isa_bridge(), router }
+        Self { config: isa_bridge_config(), router }
     }
 
     /// The state in which firmware leaves it.
     pub fn reset(&mut self) {
-        self.config = isa_bridge();
+        self.config = isa_bridge_config();
         for (index, route) in FIRMWARE_ROUTES.into_iter().enumerate() {
             self.router.set_route(index, route);
         }
     }
 }
 
-fn isa_bridge() -> ConfigSpace {
+fn isa_bridge_config() -> ConfigSpace {
     let mut config = ConfigSpace::new(Identity {
         vendor: INTEL,
         device: 0x7110,

@@ -234,7 +234,7 @@ mod bridges {
             let pins: [Arc<dyn Line>; 4] = std::array::from_fn(|_| Arc::new(NotConnected) as Arc<dyn Line>);
             let router = InterruptRouter::new(lines, pins);
             bus.add(HOST_BRIDGE, Arc::new(Mutex::new(HostBridge::new())));
-            bus.add(ISA_BRIDGE, Arc::new(Mutex::new(IsaBridge::new(router))));
+            bus.add(isa_bridge(SOUTH_BRIDGE), Arc::new(Mutex::new(IsaBridge::new(router))));
             for (port, length, value) in accesses {
                 match length {
                     0 => {

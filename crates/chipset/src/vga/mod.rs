@@ -39,6 +39,8 @@ pub const ADDRESS: FunctionAddress = FunctionAddress::new(8, 0);
 pub const VENDOR: u16 = 0x1414;
 /// The video adapter.
 pub const DEVICE: u16 = 0x5353;
+/// What drivers of the display interface that do not know ours look for: vendor and device of Bochs's adapter.
+pub const BOCHS: (u16, u16) = (0x1234, 0x1111);
 /// First of the registers' ports.
 pub const PORT: u16 = port::FIRST;
 /// Ports from there on.
@@ -98,7 +100,12 @@ pub struct Vga {
 impl Vga {
     /// An adapter that takes the time of its retrace from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let identity = Identity { vendor: VENDOR, device: DEVICE, class: 0x03_0000, ..Identity::default() };
+        Self::with_identity(clock, (VENDOR, DEVICE))
+    }
+
+    /// As [`Self::new`], with another vendor and device.
+    pub fn with_identity(clock: Arc<dyn Clock>, (vendor, device): (u16, u16)) -> Self {
+        let identity = Identity { vendor, device, class: 0x03_0000, ..Identity::default() };
         let linear = BarKind::Memory { prefetchable: true };
         Self {
             memory: vec![0; MEMORY_SIZE],

@@ -14,8 +14,6 @@ use crate::memory_map::Window;
 const HEADER: u32 = 36;
 const REVISION: u8 = 6;
 const PCI_DEVICES: u8 = 32;
-/// The ISA bridge's device and function, as `_ADR` writes them.
-const ISA_BRIDGE: u32 = 0x0007_0000;
 /// PIIX4: the sleep type of soft off is 0.
 const SOFT_OFF: u8 = 0;
 
@@ -69,7 +67,7 @@ fn pci_root(platform: &Platform, sink: &mut dyn AmlSink) {
     resources.extend(windows.iter().map(|window| window as &dyn Aml));
     let resources = Name::new(path("_CRS"), &ResourceTemplate::new(resources));
     let routing = routing_method(&platform.pci_routing);
-    let isa = isa_bridge();
+    let isa = isa_bridge(platform.south_bridge);
     let (routing, isa) = (Raw(&routing), Raw(&isa));
     Device::new(path("PCI0"), vec![&id, &unique, &resources, &routing, &isa]).to_aml_bytes(sink);
 }
@@ -103,8 +101,9 @@ fn routing_table(routing: &PciRouting, inputs: [u8; 4]) -> PackageBuilder {
     table
 }
 
-fn isa_bridge() -> Vec<u8> {
-    let address = Name::new(path("_ADR"), &ISA_BRIDGE);
+fn isa_bridge(device: u8) -> Vec<u8> {
+    let address = u32::from(device) << 16;
+    let address = Name::new(path("_ADR"), &address);
     let serial = isa_device("COM1", "PNP0501", Some(1), &[(0x3f8, 8)], 4);
     let clock = isa_device("RTC_", "PNP0B00", None, &[(0x70, 2)], 8);
     let keyboard = isa_device("KBD_", "PNP0303", None, &[(0x60, 1), (0x64, 1)], 1);

@@ -50,6 +50,8 @@ pub struct Platform {
     pub sci: u8,
     /// The port of the SMI command register with the values that switch ACPI mode on and off.
     pub smi_command: (u16, u8, u8),
+    /// The device number of the south bridge on the PCI bus.
+    pub south_bridge: u8,
     /// Memory of PCI devices.
     pub pci_window: Window,
     /// Where the INTA–INTD pins of PCI devices lead.

@@ -27,6 +27,8 @@ const F_SEGMENT: u8 = 2;
 /// The alignment of the FACS, which is the largest.
 const TABLE_ALIGNMENT: u32 = 64;
 const ROOT_ALIGNMENT: u32 = 16;
+/// Where the root pointer has its checksums: of its first part, and of all of it.
+const ROOT_CHECKSUMS: [usize; 2] = [8, 32];
 
 #[repr(C, packed)]
 #[derive(IntoBytes, Immutable)]
@@ -64,7 +66,12 @@ pub type Script = [(&'static str, Vec<u8>); 3];
 pub fn script(platform: &Platform) -> Script {
     let mut image = Image::new(0);
     let (rsdt, xsdt) = image.fill(platform);
-    let root = rsdp(rsdt, xsdt).to_vec();
+    let mut root = rsdp(rsdt, xsdt).to_vec();
+    // Some firmware takes what is there already for part of the sum.
+    ROOT_CHECKSUMS.into_iter().for_each(|at| root[at] = 0);
+    for &start in &image.pointing {
+        image.bytes[start + CHECKSUM] = 0;
+    }
     let mut script = Vec::new();
     allocate(&mut script, TABLES_FILE, TABLE_ALIGNMENT, ANYWHERE);
     allocate(&mut script, ROOT_FILE, ROOT_ALIGNMENT, F_SEGMENT);
@@ -78,8 +85,8 @@ pub fn script(platform: &Platform) -> Script {
     }
     add_pointer(&mut script, ROOT_FILE, 16, 4);
     add_pointer(&mut script, ROOT_FILE, 24, 8);
-    add_checksum(&mut script, ROOT_FILE, 8, 0, RSDP_FIRST_PART);
-    add_checksum(&mut script, ROOT_FILE, 32, 0, RSDP_LENGTH);
+    add_checksum(&mut script, ROOT_FILE, ROOT_CHECKSUMS[0], 0, RSDP_FIRST_PART);
+    add_checksum(&mut script, ROOT_FILE, ROOT_CHECKSUMS[1], 0, RSDP_LENGTH);
     [(ROOT_FILE, root), (TABLES_FILE, image.bytes), (SCRIPT_FILE, script)]
 }
 

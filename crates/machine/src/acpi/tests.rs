@@ -6,6 +6,7 @@ pub(super) const BASE: u64 = 0xe_0000;
 
 pub(super) fn platform(processors: u32, vmbus: bool) -> Platform {
     Platform {
+        south_bridge: 7,
         processors,
         local_apic: 0xfee0_0000,
         ioapic: 0xfec0_0000,

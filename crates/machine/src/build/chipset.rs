@@ -45,11 +45,17 @@ pub(super) struct Surroundings<'a> {
     pub cpus: u32,
     /// The firmware that the machine starts with, if it does not start with a kernel.
     pub firmware: Option<&'a Rom>,
+    /// The device number of the south bridge on the PCI bus.
+    pub south_bridge: u8,
     /// Whether there is a video adapter.
     pub screen: bool,
 }
 
 impl Surroundings<'_> {
+    fn is_uefi(&self) -> bool {
+        self.firmware.is_some_and(Rom::is_uefi)
+    }
+
     /// A row of the device table for an emulated device that has nothing to say of itself.
     pub fn counters(&self, name: &str) -> DeviceCounters {
         self.registry.device(name, Kind::Emulated, || "on".to_owned())
@@ -141,7 +147,9 @@ fn keyboard_controller(around: &Surroundings<'_>) -> Arc<Mutex<I8042>> {
 }
 
 fn vga(around: &Surroundings<'_>) -> Arc<Mutex<Vga>> {
-    let mut vga = Vga::new(Arc::clone(around.clock));
+    // UEFI firmware has a driver for that one.
+    let identity = if around.is_uefi() { vga::BOCHS } else { (vga::VENDOR, vga::DEVICE) };
+    let mut vga = Vga::with_identity(Arc::clone(around.clock), identity);
     if around.firmware.is_none() {
         vga.set_text_mode();
     }
@@ -206,13 +214,25 @@ fn pci(around: &Surroundings<'_>) -> (Arc<Mutex<PciBus>>, Arc<Mutex<PowerManagem
     let ports = Arc::clone(&power_management);
     around.buses.add_ports(ports, &counters, &[(acpi_pm::SMI_COMMAND, 2)]);
     let ports = Arc::clone(&power_management);
-    around.buses.add_port_region(pci::POWER_MANAGEMENT, acpi_pm::PM_REGION, ports, &counters);
+    around.buses.add_port_region(
+        pci::power_management(around.south_bridge),
+        acpi_pm::PM_REGION,
+        ports,
+        &counters,
+    );
 
     let mut bus = PciBus::new(Arc::new(WeakListener(Arc::downgrade(around.buses))));
-    let bridge = if around.firmware.is_some() { HostBridge::for_firmware() } else { HostBridge::new() };
+    let bridge = match around.firmware {
+        Some(rom) if rom.is_uefi() => HostBridge::for_uefi(),
+        Some(_) => HostBridge::for_firmware(),
+        None => HostBridge::new(),
+    };
     bus.add(pci::HOST_BRIDGE, Arc::new(Mutex::new(bridge)));
-    bus.add(pci::ISA_BRIDGE, Arc::new(Mutex::new(IsaBridge::new(around.interrupts.router()))));
-    bus.add(pci::POWER_MANAGEMENT, Arc::clone(&power_management) as Arc<_>);
+    bus.add(
+        pci::isa_bridge(around.south_bridge),
+        Arc::new(Mutex::new(IsaBridge::new(around.interrupts.router()))),
+    );
+    bus.add(pci::power_management(around.south_bridge), Arc::clone(&power_management) as Arc<_>);
     let bus = Arc::new(Mutex::new(bus));
     let counters = around.counters("pci");
     // Port 0xcf9 within is the reset control register's, which has claimed it before.

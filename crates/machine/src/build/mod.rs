@@ -48,6 +48,7 @@ use crate::disks::Disks;
 use crate::firmware;
 use crate::memory_map::{
     ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VIDEO_WINDOW, VMBUS_WINDOW,
+    VMBUS_WINDOW_UEFI, pci_window_uefi,
 };
 use crate::run::SerialOutput;
 use crate::smbios;
@@ -113,9 +114,11 @@ impl Board {
     pub fn build(parts: Parts<'_>) -> Result<Self, Error> {
         let Parts { config, engine, control, registry, inspection, disks, services, source, serial } = parts;
         disks.reset();
-        let (memory, code) = guest_memory::allocate(config.memory.0)?;
+        let rom = source.firmware().map_or(0..0, |rom| rom.base()..rom.base() + rom.bios().len() as u64);
+        let (memory, code) = guest_memory::allocate_beside(config.memory.0, rom)?;
         let vmbus_exists = config.has_vmbus()?;
-        let platform = platform(config, vmbus_exists, source.has_screen());
+        let uefi = source.firmware().is_some_and(firmware::Rom::is_uefi);
+        let platform = platform(config, vmbus_exists, source.has_screen(), uefi);
         let identity = if disks.taken_over() { smbios::HYPER_V } else { smbios::PLAIN };
         // Firmware finds its own way from the reset vector.
         let start = match source {
@@ -125,6 +128,7 @@ impl Board {
                 written.map_err(|_| Error::Smbios)?;
                 Some(files.load(&memory, config.memory.0, ACPI_TABLES)?)
             }
+            BootSource::Firmware(_) if uefi => None,
             BootSource::Firmware(rom) => {
                 rom.shadow(&memory).map_err(|_| Error::Firmware)?;
                 None
@@ -174,6 +178,7 @@ impl Board {
             memory_size: config.memory.0,
             cpus: config.cpus,
             firmware,
+            south_bridge: platform.south_bridge,
             screen,
         };
         let files = firmware.map(|rom| firmware::files(rom, config, &platform, identity, disks));
@@ -344,7 +349,11 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// What the ACPI tables say of a board.
-fn platform(config: &MachineConfig, vmbus: bool, video: bool) -> Platform {
+fn platform(config: &MachineConfig, vmbus: bool, video: bool, uefi: bool) -> Platform {
+    let (south_bridge, pci_window, vmbus_window) = match uefi {
+        true => (pci::SOUTH_BRIDGE_OF_QEMU, pci_window_uefi(config.memory.0), VMBUS_WINDOW_UEFI),
+        false => (pci::SOUTH_BRIDGE, PCI_WINDOW, VMBUS_WINDOW),
+    };
     Platform {
         processors: config.cpus,
         local_apic: LOCAL_APIC,
@@ -353,9 +362,10 @@ fn platform(config: &MachineConfig, vmbus: bool, video: bool) -> Platform {
         pm_base: acpi_pm::PM_BASE,
         sci: acpi_pm::SCI,
         smi_command: (acpi_pm::SMI_COMMAND, acpi_pm::ACPI_ENABLE, acpi_pm::ACPI_DISABLE),
-        pci_window: PCI_WINDOW,
+        south_bridge,
+        pci_window,
         pci_routing: PciRouting { line: pci::pirq_of, ioapic: pci::IOAPIC_PINS, pic: pci::FIRMWARE_ROUTES },
-        vmbus_window: vmbus.then_some(VMBUS_WINDOW),
+        vmbus_window: vmbus.then_some(vmbus_window),
         video_window: video.then_some(VIDEO_WINDOW),
     }
 }

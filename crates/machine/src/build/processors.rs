@@ -77,7 +77,7 @@ impl ProcessorChoice {
 pub(super) struct Setting<'a> {
     pub config: &'a MachineConfig,
     pub memory: &'a GuestMemory,
-    /// The firmware's ROM, for processors that cannot run code from the bus.
+    /// The firmware's ROM, which processors run code from.
     pub rom: Option<GuestMemory>,
     pub code: &'a Arc<CodePages>,
     pub clock: &'a Arc<VmClock>,
@@ -113,6 +113,7 @@ impl Processors {
             Engine::Soft(tier, _) => Self::Soft(SoftPartition::new(SoftConfig {
                 processors: config.cpus,
                 memory: memory.clone(),
+                rom,
                 code: Arc::clone(code),
                 clock: Arc::clone(clock),
                 tier: *tier,

@@ -1,7 +1,7 @@
 //! What firmware would have done before it starts a kernel: PCI functions get addresses and are switched on.
 //! Devices come up in the state in which firmware leaves everything else.
 
-use chipset::pci::{CONFIG_ADDRESS, CONFIG_DATA, FunctionAddress, IDE};
+use chipset::pci::{CONFIG_ADDRESS, CONFIG_DATA, FunctionAddress, SOUTH_BRIDGE, ide};
 use processor::Bus;
 
 /// Where the bus master of the IDE controller goes.
@@ -14,8 +14,8 @@ const IO_AND_MASTER: u32 = 0b101;
 
 /// Sets up the PCI functions.
 pub(super) fn functions(bus: &dyn Bus) {
-    write(bus, IDE, BAR_4, IDE_BUS_MASTER);
-    write(bus, IDE, COMMAND, IO_AND_MASTER);
+    write(bus, ide(SOUTH_BRIDGE), BAR_4, IDE_BUS_MASTER);
+    write(bus, ide(SOUTH_BRIDGE), COMMAND, IO_AND_MASTER);
 }
 
 fn write(bus: &dyn Bus, function: FunctionAddress, register: u8, value: u32) {

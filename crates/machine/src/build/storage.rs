@@ -7,8 +7,8 @@
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use chipset::PortDevice;
 use chipset::ide::{self, Attachment, BUS_MASTER_REGION, CHANNEL_REGIONS, IdeController};
+use chipset::{PortDevice, pci};
 use counters::{Counter, DeviceCounters, Kind, Registry};
 use guest_memory::GuestMemory;
 use storage::{Owner, SharedDisk};
@@ -97,15 +97,16 @@ pub(super) fn ide(chipset: &Chipset, around: &Surroundings<'_>, memory: &GuestMe
     });
 
     let controller = Arc::new(Mutex::new(controller));
+    let address = pci::ide(around.south_bridge);
     for (region, counters) in CHANNEL_REGIONS.into_iter().zip(channels.iter().flat_map(|c| [c, c])) {
-        around.buses.add_port_region(ide::ADDRESS, region, Arc::clone(&controller) as Arc<_>, counters);
+        around.buses.add_port_region(address, region, Arc::clone(&controller) as Arc<_>, counters);
     }
     let bus_master =
         BusMaster { controller: Arc::clone(&controller), exits: channels.map(|counters| counters.exits) };
     let uncounted = DeviceCounters::default();
     let bus_master = Arc::new(Mutex::new(bus_master));
-    around.buses.add_port_region(ide::ADDRESS, BUS_MASTER_REGION, bus_master, &uncounted);
-    chipset.add_function(ide::ADDRESS, controller);
+    around.buses.add_port_region(address, BUS_MASTER_REGION, bus_master, &uncounted);
+    chipset.add_function(address, controller);
 }
 
 /// The row of an IDE disk.

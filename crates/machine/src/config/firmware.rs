@@ -6,14 +6,20 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 const BIOS: &str = "bios";
+const UEFI: &str = "uefi";
 
-/// The firmware, as a user names it: `bios`, or a file with a ROM image.
+/// The firmware, as a user names it: `bios`, `uefi[,vars=F]`, or a file with a ROM image.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Firmware {
     /// The BIOS that is installed on this host.
     #[default]
     Bios,
+    /// The UEFI firmware that is installed on this host.
+    Uefi {
+        /// The file in which its variables are kept; without one they live as long as the machine.
+        vars: Option<PathBuf>,
+    },
     /// A ROM image.
     File(PathBuf),
 }
@@ -22,9 +28,17 @@ impl FromStr for Firmware {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(options) = text.strip_prefix(UEFI).filter(|rest| rest.is_empty() || rest.starts_with(','))
+        {
+            return match options.strip_prefix(",vars=") {
+                None if options.is_empty() => Ok(Self::Uefi { vars: None }),
+                Some(file) if !file.is_empty() => Ok(Self::Uefi { vars: Some(file.into()) }),
+                _ => Err("uefi takes one option: vars=F".to_owned()),
+            };
+        }
         match text {
             BIOS => Ok(Self::Bios),
-            "" => Err("must be bios or a file with a ROM image".to_owned()),
+            "" => Err("must be bios, uefi or a file with a ROM image".to_owned()),
             file => Ok(Self::File(file.into())),
         }
     }
@@ -42,6 +56,8 @@ impl From<Firmware> for String {
     fn from(firmware: Firmware) -> Self {
         match firmware {
             Firmware::Bios => BIOS.to_owned(),
+            Firmware::Uefi { vars: None } => UEFI.to_owned(),
+            Firmware::Uefi { vars: Some(file) } => format!("{UEFI},vars={}", file.display()),
             Firmware::File(path) => path.display().to_string(),
         }
     }
@@ -108,6 +124,18 @@ impl From<BootOrder> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn uefi_may_have_a_file_for_its_variables() {
+        assert_eq!("uefi".parse(), Ok(Firmware::Uefi { vars: None }));
+        let kept = Firmware::Uefi { vars: Some("a.vars".into()) };
+        assert_eq!("uefi,vars=a.vars".parse(), Ok(kept.clone()));
+        assert_eq!(String::from(kept), "uefi,vars=a.vars");
+        assert_eq!("uefi.rom".parse(), Ok(Firmware::File("uefi.rom".into())));
+        for wrong in ["uefi,", "uefi,vars=", "uefi,size=1"] {
+            assert_eq!(wrong.parse::<Firmware>(), Err("uefi takes one option: vars=F".to_owned()));
+        }
+    }
 
     #[test]
     fn firmware_is_bios_or_a_file() {

@@ -34,7 +34,7 @@ pub(crate) fn files(
     let [anchor, tables] = smbios::files(identity);
     let mut files = vec![
         ("etc/e820".to_owned(), e820(config.memory.0)),
-        ("bootorder".to_owned(), boot_order(&config.boot, &places(disks))),
+        ("bootorder".to_owned(), boot_order(&config.boot, &places(disks), platform.south_bridge)),
         ("etc/smbios/smbios-anchor".to_owned(), anchor),
         ("etc/smbios/smbios-tables".to_owned(), tables),
         ("etc/show-boot-menu".to_owned(), NO_MENU.to_le_bytes().to_vec()),
@@ -62,13 +62,13 @@ fn places(disks: &Disks) -> Vec<(BootDevice, Place)> {
     disks.on_ide().into_iter().map(|disk| (BootDevice::Disk, disk.place)).chain(disc).collect()
 }
 
-fn boot_order(order: &BootOrder, places: &[(BootDevice, Place)]) -> Vec<u8> {
+fn boot_order(order: &BootOrder, places: &[(BootDevice, Place)], south: u8) -> Vec<u8> {
     let mut text = String::new();
     for device in &order.0 {
         for (_, place) in places.iter().filter(|(kind, _)| kind == device) {
             if let Place::Ide { position, .. } = place {
                 let (channel, drive) = (position >> 1, position & 1);
-                text += &format!("/pci@i0cf8/ide@7,1/drive@{channel}/disk@{drive}\n");
+                text += &format!("/pci@i0cf8/ide@{south:x},1/drive@{channel}/disk@{drive}\n");
             }
         }
     }
@@ -97,7 +97,7 @@ mod tests {
             (BootDevice::Disk, Place::Scsi { lun: 0 }),
             (BootDevice::Cdrom, ide(2)),
         ];
-        let text = |order: &str| String::from_utf8(boot_order(&order.parse().unwrap(), &places)).unwrap();
+        let text = |order: &str| String::from_utf8(boot_order(&order.parse().unwrap(), &places, 7)).unwrap();
         let (first, second) = ("/pci@i0cf8/ide@7,1/drive@0/disk@0\n", "/pci@i0cf8/ide@7,1/drive@1/disk@1\n");
         let disc = "/pci@i0cf8/ide@7,1/drive@1/disk@0\n";
         assert_eq!(text("disk,cdrom"), format!("{first}{second}{disc}\0"));

@@ -1,21 +1,31 @@
 //! The ROM images.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use chipset::flash::FlashImage;
 use guest_memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
+use super::variables;
 use crate::config::{Firmware, InputError, MachineConfig};
 use crate::memory_map::BIOS_SHADOW;
 
-/// Debian's package with both images.
-const PACKAGE: &str = "seabios";
+/// Debian's package with the images of a BIOS.
+const BIOS_PACKAGE: &str = "seabios";
 /// Where it puts them.
 const BIOS: &str = "/usr/share/seabios/bios-256k.bin";
 const VIDEO_BIOS: &str = "/usr/share/seabios/vgabios-stdvga.bin";
 
+/// Debian's package with UEFI firmware.
+const UEFI_PACKAGE: &str = "ovmf";
+/// Where it puts its code, and what its variables are at first: two parts of one flash chip, the variables first.
+const UEFI_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const UEFI_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
 /// The sizes that a BIOS image may have.
 const LEAST: u64 = 64 << 10;
+const PAGE: u64 = 4 << 10;
 const MOST: u64 = 4 << 20;
 /// A video BIOS is at most as large as its place.
 const VIDEO_MOST: u64 = 64 << 10;
@@ -28,6 +38,8 @@ const END: u64 = 1 << 32;
 pub struct Rom {
     bios: Vec<u8>,
     video_bios: Option<Vec<u8>>,
+    /// The flash memory below the image, which UEFI firmware has.
+    variables: Option<Arc<Mutex<FlashImage>>>,
 }
 
 impl Rom {
@@ -38,12 +50,19 @@ impl Rom {
     pub fn open(config: &MachineConfig) -> Result<Self, InputError> {
         match config.firmware.clone().unwrap_or_default() {
             Firmware::Bios => {
-                Ok(Self { bios: installed(BIOS)?, video_bios: Some(video_bios(Path::new(VIDEO_BIOS))?) })
+                let bios = bios(&installed("bios", BIOS, BIOS_PACKAGE)?, LEAST)?;
+                Ok(Self { bios, video_bios: Some(video_bios(Path::new(VIDEO_BIOS))?), variables: None })
+            }
+            Firmware::Uefi { vars } => {
+                let code = bios(&installed("uefi", UEFI_CODE, UEFI_PACKAGE)?, PAGE)?;
+                let template = bios(&installed("uefi", UEFI_VARIABLES, UEFI_PACKAGE)?, PAGE)?;
+                let variables = Some(variables::open(template, vars.as_deref())?);
+                Ok(Self { bios: code, video_bios: None, variables })
             }
             Firmware::File(path) => {
                 let video = Path::new(VIDEO_BIOS);
                 let video_bios = video.exists().then(|| video_bios(video)).transpose()?;
-                Ok(Self { bios: bios(&path)?, video_bios })
+                Ok(Self { bios: bios(&path, LEAST)?, video_bios, variables: None })
             }
         }
     }
@@ -51,12 +70,24 @@ impl Rom {
     /// A firmware of the bytes `bios`, for tests.
     #[cfg(test)]
     pub(crate) fn of(bios: Vec<u8>) -> Self {
-        Self { bios, video_bios: None }
+        Self { bios, video_bios: None, variables: None }
     }
 
     /// The image.
     pub fn bios(&self) -> &[u8] {
         &self.bios
+    }
+
+    /// Whether it is UEFI firmware.
+    pub fn is_uefi(&self) -> bool {
+        self.variables.is_some()
+    }
+
+    /// The flash memory with the variables of UEFI firmware, and its first address.
+    pub fn variables(&self) -> Option<(Arc<Mutex<FlashImage>>, u64, u64)> {
+        let image = Arc::clone(self.variables.as_ref()?);
+        let size = image.lock().unwrap_or_else(PoisonError::into_inner).bytes().len() as u64;
+        Some((image, self.base() - size, size))
     }
 
     /// The first address of the image in ROM.
@@ -80,21 +111,23 @@ impl Rom {
     }
 }
 
-fn installed(path: &str) -> Result<Vec<u8>, InputError> {
+fn installed(firmware: &str, path: &str, package: &str) -> Result<PathBuf, InputError> {
     let path = PathBuf::from(path);
     if !path.exists() {
         let reason =
-            format!("{} is missing: install the package {PACKAGE}, or name a ROM image", path.display());
-        return Err(InputError::new("firmware", "bios", reason));
+            format!("{} is missing: install the package {package}, or name a ROM image", path.display());
+        return Err(InputError::new("firmware", firmware, reason));
     }
-    bios(&path)
+    Ok(path)
 }
 
-fn bios(path: &Path) -> Result<Vec<u8>, InputError> {
+/// An image of whole `unit`s.
+fn bios(path: &Path, unit: u64) -> Result<Vec<u8>, InputError> {
     let bytes = read(path, MOST)?;
     let size = bytes.len() as u64;
-    if size < LEAST || !size.is_multiple_of(LEAST) {
-        let reason = format!("is no BIOS image: it has {size} bytes, not a multiple of 64 KiB");
+    if size == 0 || !size.is_multiple_of(unit) {
+        let reason =
+            format!("is no firmware image: it has {size} bytes, not a multiple of {} KiB", unit >> 10);
         return Err(InputError::file("firmware", path, reason));
     }
     Ok(bytes)
@@ -134,8 +167,8 @@ mod tests {
 
     #[test]
     fn images_of_wrong_sizes_are_refused() {
-        assert_eq!(refusal(1000), "is no BIOS image: it has 1000 bytes, not a multiple of 64 KiB");
-        assert_eq!(refusal(0), "is no BIOS image: it has 0 bytes, not a multiple of 64 KiB");
+        assert_eq!(refusal(1000), "is no firmware image: it has 1000 bytes, not a multiple of 64 KiB");
+        assert_eq!(refusal(0), "is no firmware image: it has 0 bytes, not a multiple of 64 KiB");
         assert_eq!(refusal(100 << 20), "is no firmware: it has 104857600 bytes, more than 4096 KiB");
     }
 

@@ -25,6 +25,7 @@ fn counting(tier: Tier) -> Guest {
     let partition = SoftPartition::new(SoftConfig {
         processors: 1,
         memory: memory.clone(),
+        rom: None,
         code,
         clock: clock::VmClock::new(),
         tier,

@@ -13,8 +13,6 @@
 //! Jumps within a page need no look-up at all: the op that jumps gets a link to the block, see
 //! [`super::chain`]. Nothing is freed one by one: when there is no room, everything is forgotten.
 
-use vm_memory::{Bytes, GuestAddress};
-
 use super::chain::{self, Jumps, Side};
 use super::decode::{BLOCK_LIMIT, Decoded, LONGEST, Mode, Place, decode};
 use crate::fault::Fault;
@@ -293,7 +291,7 @@ fn second_page(linear: u64, kind: Kind) -> u64 {
 fn fetch(cpu: &mut Vcpu, page: CodePage, bytes: &mut [u8]) -> PageState {
     if page.host.is_some() {
         let state = cpu.mark_code(page.gpa);
-        if cpu.shared.memory.read_slice(bytes, GuestAddress(page.gpa)).is_ok() {
+        if cpu.shared.read_code(bytes, page.gpa).is_some() {
             return state;
         }
     }

@@ -22,9 +22,14 @@ pub struct HostMemory {
     low_end: u64,
     high: *mut u8,
     high_end: u64,
+    /// Memory that is read and run, and never written.
+    rom: *mut u8,
+    rom_start: u64,
+    rom_end: u64,
     code: Arc<CodePages>,
-    /// Keeps the mappings alive.
+    /// Keep the mappings alive.
     _memory: GuestMemory,
+    _rom: Option<GuestMemory>,
 }
 
 // SAFETY: the pointers lead to mappings that `_memory` keeps alive and that any thread may access by the
@@ -32,15 +37,25 @@ pub struct HostMemory {
 unsafe impl Send for HostMemory {}
 
 impl HostMemory {
-    pub fn new(memory: GuestMemory, code: Arc<CodePages>) -> Self {
+    pub fn new(memory: GuestMemory, rom: Option<GuestMemory>, code: Arc<CodePages>) -> Self {
         let mut found = Self {
             low: std::ptr::null_mut(),
             low_end: 0,
             high: std::ptr::null_mut(),
             high_end: 0,
+            rom: std::ptr::null_mut(),
+            rom_start: 0,
+            rom_end: 0,
             code,
             _memory: memory.clone(),
+            _rom: rom.clone(),
         };
+        if let Some(region) = rom.as_ref().and_then(|rom| rom.iter().next())
+            && let Ok(pointer) = region.get_host_address(MemoryRegionAddress(0))
+        {
+            let start = region.start_addr().0;
+            (found.rom, found.rom_start, found.rom_end) = (pointer, start, start + region.len());
+        }
         for region in memory.iter() {
             let Ok(pointer) = region.get_host_address(MemoryRegionAddress(0)) else { continue };
             match region.start_addr().0 {
@@ -52,8 +67,14 @@ impl HostMemory {
         found
     }
 
-    /// Where guest physical address `gpa` is in host memory, good to the end of its page. Null if it is not
-    /// RAM.
+    /// Whether guest physical address `gpa` is in ROM.
+    #[inline]
+    pub fn is_rom(&self, gpa: u64) -> bool {
+        (self.rom_start..self.rom_end).contains(&gpa)
+    }
+
+    /// Where guest physical address `gpa` is in host memory, good to the end of its page. Null if it is neither
+    /// RAM nor ROM.
     #[inline]
     pub fn pointer(&self, gpa: u64) -> *mut u8 {
         if gpa < self.low_end {
@@ -63,6 +84,8 @@ impl HostMemory {
             self.low.wrapping_add(gpa as usize)
         } else if gpa >= DEVICE_HOLE_END && gpa < self.high_end {
             self.high.wrapping_add((gpa - DEVICE_HOLE_END) as usize)
+        } else if self.is_rom(gpa) {
+            self.rom.wrapping_add((gpa - self.rom_start) as usize)
         } else {
             std::ptr::null_mut()
         }

@@ -186,6 +186,7 @@ fn slot(linear: u64) -> usize {
 impl Mmu {
     pub fn new(
         memory: GuestMemory,
+        rom: Option<GuestMemory>,
         code: Arc<CodePages>,
         writable: Arc<WritableFilter>,
         physical_bits: u32,
@@ -196,7 +197,7 @@ impl Mmu {
             tags: [0; 2],
             class: Class::SupervisorAndUser,
             code_written: false,
-            host: HostMemory::new(memory, code),
+            host: HostMemory::new(memory, rom, code),
             physical_bits,
             pdpte: [0; 4],
             watched: [NEVER; 4],

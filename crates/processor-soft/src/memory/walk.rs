@@ -77,7 +77,7 @@ impl Vcpu {
     pub fn translate(&mut self, linear: u64, purpose: Purpose, class: Class) -> Result<Page, Fault> {
         if self.cr0 & cr0::PG == 0 {
             let gpa = linear & 0xffff_ffff;
-            return Ok(self.page(gpa, 12, true, false));
+            return Ok(self.page(gpa, 12, true, false, purpose));
         }
         let user = matches!(class, Class::User | Class::UserAligned);
         // An entry that changes between the walk and the setting of its flags makes the walk start again;
@@ -108,7 +108,7 @@ impl Vcpu {
             let leaf = walk.used[walk.count - 1].value;
             let writable = may_write && (purpose == Purpose::Write || leaf & entry::DIRTY != 0);
             let global = leaf & entry::GLOBAL != 0 && self.cr4_has(cr4::PGE);
-            return Ok(self.page(walk.frame | linear & 0xfff, walk.shift, writable, global));
+            return Ok(self.page(walk.frame | linear & 0xfff, walk.shift, writable, global, purpose));
         }
     }
 
@@ -124,8 +124,14 @@ impl Vcpu {
         self.walk(linear).ok().map(|walk| walk.frame | linear & 0xfff)
     }
 
-    fn page(&self, gpa: u64, shift: u32, writable: bool, global: bool) -> Page {
-        let host = self.mmu.host.pointer(gpa & !0xfff);
+    fn page(&self, gpa: u64, shift: u32, writable: bool, global: bool, purpose: Purpose) -> Page {
+        // A write to ROM is the bus's.
+        let rom = self.mmu.host.is_rom(gpa);
+        let host = match purpose {
+            Purpose::Write if rom => std::ptr::null_mut(),
+            _ => self.mmu.host.pointer(gpa & !0xfff),
+        };
+        let writable = writable && !rom;
         Page { gpa, host, word: self.mmu.host.code_word(gpa), shift, writable, global }
     }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use guest_memory::{CodePages, PageState};
 use iced_x86::{CpuidFeature, Encoder, InstructionInfoFactory, Mnemonic};
-use vm_memory::{Bytes, GuestAddress};
 
 use super::bases_can_be_set;
 use super::block::{Extent, Guest, PAGE, Scan, scan, scan_crossing};
@@ -181,7 +180,7 @@ impl PageCopy {
     fn refresh(&mut self, cpu: &Vcpu, gfn: u64, state: PageState) -> Option<()> {
         if self.of != Some((gfn, state)) {
             self.of = None;
-            cpu.shared.memory.read_slice(&mut self.bytes, GuestAddress(gfn << 12)).ok()?;
+            cpu.shared.read_code(&mut self.bytes, gfn << 12)?;
             self.of = Some((gfn, state));
         }
         Some(())
@@ -661,7 +660,7 @@ fn read_extents(cpu: &Vcpu, block: &Block) -> Option<Box<[u8]>> {
     for &(offset, length) in &block.extents {
         let (here, after) = rest.split_at_mut_checked(usize::from(length))?;
         let gpa = block.name.gpa() & !(PAGE as u64 - 1) | u64::from(offset);
-        cpu.shared.memory.read_slice(here, GuestAddress(gpa)).ok()?;
+        cpu.shared.read_code(here, gpa)?;
         rest = after;
     }
     Some(bytes.into())
@@ -671,8 +670,8 @@ fn read_extents(cpu: &Vcpu, block: &Block) -> Option<Box<[u8]>> {
 fn two_pages(cpu: &Vcpu, gpa: u64, second: u64) -> Option<[u8; 15]> {
     let mut bytes = [0; 15];
     let (here, there) = bytes.split_at_mut((PAGE - (gpa & 0xfff) as usize).min(15));
-    cpu.shared.memory.read_slice(here, GuestAddress(gpa)).ok()?;
-    cpu.shared.memory.read_slice(there, GuestAddress(second)).ok()?;
+    cpu.shared.read_code(here, gpa)?;
+    cpu.shared.read_code(there, second)?;
     Some(bytes)
 }
 

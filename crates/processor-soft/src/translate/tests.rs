@@ -5,7 +5,7 @@ use iced_x86::code_asm::*;
 use processor::SegmentAttributes;
 
 use crate::registers::{Seg, cr0};
-use crate::testing::{CODE, assemble, guest};
+use crate::testing::{CODE, assemble, guest, partition_with_rom};
 use crate::vcpu::Vcpu;
 
 /// Runs until something ends the blocks.
@@ -218,6 +218,39 @@ fn code_of_32_bits_is_translated_without_paging_too() {
     assert!(vcpu.halted);
     assert_eq!(u32::from_le_bytes(vcpu.peek(0x7f_fff0)), 5050);
     assert!(vcpu.translator.as_ref().unwrap().len() >= 2);
+}
+
+#[test]
+fn code_in_rom_is_translated_and_writes_to_it_go_to_the_bus() {
+    const ROM: u64 = 0xffff_e000;
+    let code = assemble(32, ROM, |a| {
+        let mut top = a.create_label();
+        a.mov(ecx, 100).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.add(eax, dword_ptr(ROM as u32 + 0x1ffc)).unwrap();
+        a.mov(dword_ptr(ROM as u32 + 0x1ffc), ecx).unwrap();
+        a.loop_(top).unwrap();
+        a.hlt().unwrap();
+    });
+    let mut bytes = vec![0; 0x2000];
+    bytes[..code.len()].copy_from_slice(&code);
+    bytes[0x1ffc] = 3;
+    let (partition, bus, apics) = partition_with_rom(1, 8 << 20, ROM, &bytes);
+    let mut vcpu = Box::new(Vcpu::new(0, partition.shared().clone(), bus.clone(), apics[0].clone()));
+    for segment in &mut vcpu.segments[..6] {
+        (segment.base, segment.limit, segment.attributes) = (0, u32::MAX, SegmentAttributes(0xc093));
+    }
+    make_32(&mut vcpu);
+    vcpu.cr0 = cr0::PE | cr0::ET;
+    vcpu.rip = ROM;
+    vcpu.mode_changed();
+    vcpu.paging_changed();
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!(vcpu.regs[0], 300);
+    assert!(vcpu.translator.as_ref().unwrap().len() >= 2);
+    let writes = bus.memory_writes.lock().unwrap();
+    assert_eq!((writes.len(), &writes[99]), (100, &(ROM + 0x1ffc, vec![1, 0, 0, 0])));
 }
 
 #[test]
