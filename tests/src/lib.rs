@@ -21,7 +21,7 @@ pub use debugger::gdb;
 pub use devices::{Devices, row};
 pub use disk::Image;
 pub use iso::iso;
-pub use machine::{Answer, Bus, End, Machine, Program, Running, processor};
+pub use machine::{Answer, Bus, End, Machine, Program, Running, is_nested, processor};
 pub use probe::{Offer, Probe, Row};
 pub use script::encode;
 

@@ -20,7 +20,7 @@ pub fn processor() -> Option<String> {
 }
 
 /// Whether this is the nested host, where everything takes its time.
-pub(crate) fn is_nested() -> bool {
+pub fn is_nested() -> bool {
     processor().is_some_and(|processor| processor == "kvm")
 }
 
@@ -36,6 +36,26 @@ pub enum Program {
     Bodhi,
     /// QEMU's translator, without the host's processor.
     Qemu,
+}
+
+impl Program {
+    /// The command that starts it, without arguments.
+    ///
+    /// # Panics
+    /// If it is missing.
+    pub fn command(self) -> Command {
+        match self {
+            Self::Bodhi => Command::new(bodhi()),
+            Self::Qemu => {
+                let (program, libraries) = qemu();
+                let mut command = Command::new(program);
+                if let Some(libraries) = libraries {
+                    command.env("LD_LIBRARY_PATH", libraries);
+                }
+                command
+            }
+        }
+    }
 }
 
 /// How the guest reaches a disk.
@@ -165,7 +185,7 @@ impl Machine {
     }
 
     fn bodhi_command(&self) -> Command {
-        let mut command = Command::new(bodhi());
+        let mut command = Program::Bodhi.command();
         command.args(["run", "--serial", "stdio"]);
         if !self.arguments.iter().any(|argument| argument == "--memory") {
             command.args(["--memory", &format!("{}M", Self::MEMORY >> 20)]);
@@ -188,11 +208,7 @@ impl Machine {
     }
 
     fn qemu_command(&self) -> Command {
-        let (program, libraries) = qemu();
-        let mut command = Command::new(program);
-        if let Some(libraries) = libraries {
-            command.env("LD_LIBRARY_PATH", libraries);
-        }
+        let mut command = Program::Qemu.command();
         command.args(["-accel", "tcg", "-cpu", "max", "-m", &format!("{}M", Self::MEMORY >> 20)]);
         command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
         for (image, bus, options) in &self.disks {
@@ -274,7 +290,7 @@ impl Running {
     /// # Panics
     /// If the machine has no control socket or the program cannot be started.
     pub fn bodhi(&self, words: &[&str]) -> Answer {
-        let mut command = Command::new(bodhi());
+        let mut command = Program::Bodhi.command();
         command.args(words).arg("--api").arg(self.api.as_ref().expect("a control socket"));
         let output = command.stdin(Stdio::null()).output().expect("bodhi runs");
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();

@@ -62,8 +62,9 @@ pub(crate) fn read() -> u64 {
 /// leaf 0x40000010 that hypervisors offer, or measured against the host's monotonic clock.
 pub fn host_tsc_frequency() -> u64 {
     static FREQUENCY: OnceLock<u64> = OnceLock::new();
-    *FREQUENCY
-        .get_or_init(|| from_crystal().or_else(from_hypervisor).filter(plausible).unwrap_or_else(|| measure_for(CALIBRATION)))
+    *FREQUENCY.get_or_init(|| {
+        from_crystal().or_else(from_hypervisor).filter(plausible).unwrap_or_else(|| measure_for(CALIBRATION))
+    })
 }
 
 fn plausible(frequency: &u64) -> bool {
