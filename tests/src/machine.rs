@@ -1,6 +1,7 @@
 //! A machine to start, a running one, and how it ended.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,14 @@ use crate::script::encode;
 /// is not set.
 pub fn processor() -> Option<String> {
     std::env::var("BODHI_PROCESSOR").ok()
+}
+
+/// Whether this host's KVM has hardware behind it: machines of bodhi and of QEMU can be compared on it.
+pub fn has_kvm() -> bool {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let hardware = flags.split_whitespace().any(|flag| flag == "svm" || flag == "vmx");
+    hardware && File::options().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
 /// Whether this is the nested host, where everything takes its time.
