@@ -5,6 +5,7 @@
 mod disk;
 mod probe;
 mod processor;
+mod start;
 mod table;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +26,8 @@ enum Part {
     Processor(processor::Selection),
     /// What leaving the guest costs, by way of leaving, on the interpreter, the translator and QEMU TCG.
     Probe,
+    /// From the start of the process to the guest's first instruction, beside QEMU's.
+    Start,
     /// The disks: fio on StorVSC and IDE.
     Disk,
 }
@@ -34,7 +37,9 @@ fn main() {
         Some(Part::Processor(selection)) => processor::measure(&selection),
         Some(Part::Disk) => measure_disks(),
         Some(Part::Probe) => probe::measure(),
+        Some(Part::Start) => start::measure(),
         None => {
+            start::measure();
             probe::measure();
             processor::measure(&processor::Selection::default());
             measure_disks();

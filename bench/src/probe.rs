@@ -1,21 +1,22 @@
-//! What leaving the guest costs: the probe's table, a column for each processor. In the nested host these are the KVMs.
+//! What leaving the guest costs: the probe's table, a column for each processor that this host has.
 
-use guests::{Probe, Program, Row, processor};
+use guests::{Accelerator, Probe, Row, has_kvm, is_nested};
 
 /// Prints the table: the quickest and the mean round trip in cycles of the TSC.
 pub fn measure() {
-    let ours = |processor| Probe::run(Program::Bodhi, 2, &["--processor", processor]);
-    let nested = processor().is_some_and(|processor| processor == "kvm");
-    let columns: Vec<(&str, Probe)> = if nested {
+    let ours = |processor| Probe::bodhi(2, &["--processor", processor]);
+    let mut columns: Vec<(&str, Probe)> = Vec::new();
+    // In the nested host the translators have nothing to translate for but a translator.
+    if !is_nested() {
+        columns.push(("interpreter", ours("interpreter")));
+        columns.push(("translator", ours("translator")));
+        columns.push(("QEMU TCG", Probe::qemu(Accelerator::Tcg, 2)));
+    }
+    if has_kvm() {
+        columns.push(("KVM", ours("kvm")));
         // QEMU's test devices do not survive what two processors do to a message slot.
-        vec![("KVM", ours("kvm")), ("QEMU KVM", Probe::run(Program::Qemu, 1, &[]))]
-    } else {
-        vec![
-            ("interpreter", ours("interpreter")),
-            ("translator", ours("translator")),
-            ("QEMU TCG", Probe::run(Program::Qemu, 2, &[])),
-        ]
-    };
+        columns.push(("QEMU KVM", Probe::qemu(Accelerator::Kvm, 1)));
+    }
     println!();
     print!("{:24}", "cycles: least / mean");
     columns.iter().for_each(|(name, _)| print!("   {name:>20}"));

@@ -1,6 +1,6 @@
 //! The guest that leaves itself in every way, and the devices of `--test-devices` that it does so by.
 
-use guests::{Probe, Program};
+use guests::Probe;
 
 /// Every way that one processor knows.
 const WAYS: [&str; 17] = [
@@ -31,10 +31,10 @@ fn names(probe: &Probe) -> Vec<&str> {
 }
 
 fn leaves_in_every_way(processor: &str) {
-    let one = Probe::run(Program::Bodhi, 1, &["--processor", processor]);
+    let one = Probe::bodhi(1, &["--processor", processor]);
     assert_eq!((one.processors, one.failed.as_slice()), (1, &[][..]));
     assert_eq!(names(&one), WAYS);
-    let two = Probe::run(Program::Bodhi, 2, &["--processor", processor]);
+    let two = Probe::bodhi(2, &["--processor", processor]);
     assert_eq!((two.processors, two.failed.as_slice()), (2, &[][..]));
     assert_eq!(names(&two), [&WAYS[..], &TOGETHER].concat());
     [one, two].iter().for_each(assert_serves_what_it_offers);
@@ -61,8 +61,7 @@ const CHOICES: [&str; 7] = [
 fn serves_what_it_offers_if_little_is_offered(processor: &str) {
     let without: String = CHOICES.iter().map(|name| format!(",-{name}")).collect();
     let enlightenments = format!("all{without}");
-    let probe =
-        Probe::run(Program::Bodhi, 2, &["--processor", processor, "--enlightenments", &enlightenments]);
+    let probe = Probe::bodhi(2, &["--processor", processor, "--enlightenments", &enlightenments]);
     assert_eq!(probe.failed, [""; 0]);
     assert_serves_what_it_offers(&probe);
     assert!(!CHOICES.iter().any(|name| probe.offered().contains(name)), "{probe:?}");
@@ -94,7 +93,7 @@ mod on_kvm {
     #[test]
     fn the_probe_leaves_in_every_way_and_what_kvm_lacks_is_not_offered() {
         leaves_in_every_way("kvm");
-        let probe = Probe::run(Program::Bodhi, 1, &["--processor", "kvm"]);
+        let probe = Probe::bodhi(1, &["--processor", "kvm"]);
         assert!(!LACKS.iter().any(|name| probe.offered().contains(name)), "{probe:?}");
         serves_what_it_offers_if_little_is_offered("kvm");
     }
@@ -103,8 +102,7 @@ mod on_kvm {
     #[test]
     fn no_message_is_lost_beside_those_of_timers() {
         let enlightenments = "all,-direct-timers";
-        let probe =
-            Probe::run(Program::Bodhi, 2, &["--processor", "kvm", "--enlightenments", enlightenments]);
+        let probe = Probe::bodhi(2, &["--processor", "kvm", "--enlightenments", enlightenments]);
         assert_eq!(probe.failed, [""; 0]);
         assert!(probe.row("stimer beside messages").is_some(), "{probe:?}");
     }
@@ -112,7 +110,7 @@ mod on_kvm {
     #[test]
     fn without_enlightenments_the_probe_sees_no_hypervisor() {
         let options = ["--processor", "kvm", "--enlightenments", "none"];
-        let probe = Probe::run(Program::Bodhi, 2, &options);
+        let probe = Probe::bodhi(2, &options);
         assert_eq!((probe.failed.as_slice(), probe.offers.as_slice()), (&[][..], &[][..]));
         assert!(probe.row("mmio write").is_some(), "{probe:?}");
     }
@@ -121,7 +119,7 @@ mod on_kvm {
 #[test]
 fn what_is_not_offered_is_not_there_on_the_interpreter() {
     let options = ["--processor", "interpreter", "--enlightenments", "none"];
-    let probe = Probe::run(Program::Bodhi, 2, &options);
+    let probe = Probe::bodhi(2, &options);
     assert_eq!(probe.failed, [""; 0]);
     let gone = ["msr read (reference)", "hypercall", "signal event", "post message", "stimer", FLUSHES[1]];
     assert!(gone.iter().all(|name| probe.row(name).is_none()), "{probe:?}");

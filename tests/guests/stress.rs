@@ -37,15 +37,15 @@ const JOBS: [Job; 14] = [
     Job { command: "stress-build 2", rounds: 1 },
 ];
 
-/// Whether the job can be done there: the QEMU 7.2 of the nested host ends with a segmentation fault
-/// (`cpu_x86_update_dr7`) when a nested guest of several processors uses debug registers, as that job does.
-fn possible(job: &Job, tier: Tier, processors: u32) -> bool {
-    tier.0 != KVM.0 || processors == 1 || job.command != "stress step"
+/// Whether the job can be done there: the QEMU 10.0 of the nested host steps once too often through the end of a
+/// repeated string instruction, which that job counts. Nested guests step without KVM's doing.
+fn possible(job: &Job, tier: Tier) -> bool {
+    tier.0 != KVM.0 || job.command != "stress step"
 }
 
 /// Boots with `processors` processors of `tier` and does every job `times` as often as the list says.
 fn stress(tier: Tier, processors: u32, times: u32) {
-    let jobs = JOBS.iter().filter(|job| possible(job, tier, processors));
+    let jobs = JOBS.iter().filter(|job| possible(job, tier));
     let commands: Vec<_> = jobs.map(|job| format!("try {} {}\n", job.command, job.rounds * times)).collect();
     let script = format!(
         "try() {{ \"$@\" || {{ echo failed=$*; exit 1; }}; }}\necho processors=$(nproc)\n{}",

@@ -22,8 +22,8 @@ pub use debugger::gdb;
 pub use devices::{Devices, row};
 pub use disk::Image;
 pub use iso::iso;
-pub use machine::{Answer, Bus, End, Machine, Program, Running, processor};
-pub use probe::{Offer, Probe, Row};
+pub use machine::{Answer, Bus, End, Machine, Program, Running, has_kvm, is_nested, processor};
+pub use probe::{Accelerator, Offer, Probe, Row};
 pub use script::encode;
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! A machine to start, a running one, and how it ended.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,16 @@ pub fn processor() -> Option<String> {
     std::env::var("BODHI_PROCESSOR").ok()
 }
 
+/// Whether this host's KVM has hardware behind it: machines of bodhi and of QEMU can be compared on it.
+pub fn has_kvm() -> bool {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let hardware = flags.split_whitespace().any(|flag| flag == "svm" || flag == "vmx");
+    hardware && File::options().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
 /// Whether this is the nested host, where everything takes its time.
-pub(crate) fn is_nested() -> bool {
+pub fn is_nested() -> bool {
     processor().is_some_and(|processor| processor == "kvm")
 }
 
@@ -36,6 +45,26 @@ pub enum Program {
     Bodhi,
     /// QEMU's translator, without the host's processor.
     Qemu,
+}
+
+impl Program {
+    /// The command that starts it, without arguments.
+    ///
+    /// # Panics
+    /// If it is missing.
+    pub fn command(self) -> Command {
+        match self {
+            Self::Bodhi => Command::new(bodhi()),
+            Self::Qemu => {
+                let (program, libraries) = qemu();
+                let mut command = Command::new(program);
+                if let Some(libraries) = libraries {
+                    command.env("LD_LIBRARY_PATH", libraries);
+                }
+                command
+            }
+        }
+    }
 }
 
 /// How the guest reaches a disk.
@@ -162,7 +191,7 @@ impl Machine {
     }
 
     fn bodhi_command(&self) -> Command {
-        let mut command = Command::new(bodhi());
+        let mut command = Program::Bodhi.command();
         command.args(["run", "--serial", "stdio"]);
         if !self.arguments.iter().any(|argument| argument == "--memory") {
             command.args(["--memory", &format!("{}M", Self::MEMORY >> 20)]);
@@ -185,11 +214,7 @@ impl Machine {
     }
 
     fn qemu_command(&self) -> Command {
-        let (program, libraries) = qemu();
-        let mut command = Command::new(program);
-        if let Some(libraries) = libraries {
-            command.env("LD_LIBRARY_PATH", libraries);
-        }
+        let mut command = Program::Qemu.command();
         command.args(["-accel", "tcg", "-cpu", "max", "-m", &format!("{}M", Self::MEMORY >> 20)]);
         command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
         for (image, bus, options) in &self.disks {
@@ -271,7 +296,7 @@ impl Running {
     /// # Panics
     /// If the machine has no control socket or the program cannot be started.
     pub fn bodhi(&self, words: &[&str]) -> Answer {
-        let mut command = Command::new(bodhi());
+        let mut command = Program::Bodhi.command();
         command.args(words).arg("--api").arg(self.api.as_ref().expect("a control socket"));
         let output = command.stdin(Stdio::null()).output().expect("bodhi runs");
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();

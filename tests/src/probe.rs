@@ -2,12 +2,21 @@
 
 use std::process::{Command, Stdio};
 
-use crate::artifacts::{bodhi, probe, qemu};
+use crate::artifacts::probe;
 use crate::machine::{Program, is_nested};
 
 /// QEMU's processor on KVM, with what it has of Hyper-V.
 const HYPERV: &str = "host,hv-relaxed,hv-vapic,hv-time,hv-frequencies,hv-vpindex,hv-runtime,hv-crash,hv-reset,\
                       hv-synic,hv-stimer,hv-tlbflush,hv-ipi";
+
+/// What carries out the guest's instructions in QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// QEMU's translator.
+    Tcg,
+    /// The host's processor.
+    Kvm,
+}
 
 /// The exit code by which the guest says that it is done.
 const DONE: i32 = 33;
@@ -50,38 +59,45 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Runs it on `cpus` processors of `program`; `options` are further ones. QEMU is its TCG, and in the nested host its
-    /// KVM.
+    /// Runs it on `cpus` processors of bodhi; `options` are further ones.
     ///
     /// # Panics
     /// If the guest does not come to its end, with what it has said.
-    pub fn run(program: Program, cpus: u32, options: &[&str]) -> Self {
+    pub fn bodhi(cpus: u32, options: &[&str]) -> Self {
+        let mut command = Program::Bodhi.command();
+        command.args(["run", "--memory", "64M", "--test-devices", "--cpus", &cpus.to_string()]).args(options);
+        command.arg("--kernel").arg(probe());
+        Self::of(&command)
+    }
+
+    /// Runs it on `cpus` processors of QEMU.
+    ///
+    /// # Panics
+    /// As [`Self::bodhi`].
+    pub fn qemu(accelerator: Accelerator, cpus: u32) -> Self {
+        let mut command = Program::Qemu.command();
+        command.args(match accelerator {
+            Accelerator::Tcg => ["-accel", "tcg", "-cpu", "max"],
+            Accelerator::Kvm => ["-accel", "kvm", "-cpu", HYPERV],
+        });
+        if accelerator == Accelerator::Kvm {
+            command.args(["-device", "hyperv-testdev"]);
+        }
+        command.args(["-m", "64M", "-smp", &cpus.to_string()]);
+        command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+        command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"]);
+        command.arg("-kernel").arg(probe());
+        Self::of(&command)
+    }
+
+    /// What the guest says that `program` starts.
+    fn of(program: &Command) -> Self {
         let mut command = Command::new("timeout");
         // A nested host takes its time.
-        command.arg(if is_nested() { "600" } else { "120" });
-        let cpus = cpus.to_string();
-        match program {
-            Program::Bodhi => {
-                command.arg(bodhi()).args(["run", "--memory", "64M", "--test-devices", "--cpus", &cpus]);
-                command.arg("--kernel").arg(probe());
-            }
-            Program::Qemu => {
-                let (qemu, libraries) = qemu();
-                if let Some(libraries) = libraries {
-                    command.env("LD_LIBRARY_PATH", libraries);
-                }
-                command.arg(qemu).args(["-m", "64M", "-smp", &cpus]);
-                if is_nested() {
-                    command.args(["-accel", "kvm", "-cpu", HYPERV, "-device", "hyperv-testdev"]);
-                } else {
-                    command.args(["-accel", "tcg", "-cpu", "max"]);
-                }
-                command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
-                command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"]);
-                command.arg("-kernel").arg(probe());
-            }
-        }
-        let output = command.args(options).stdin(Stdio::null()).output().expect("it starts");
+        command.arg(if is_nested() { "600" } else { "120" }).arg(program.get_program());
+        command.args(program.get_args());
+        command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.stdin(Stdio::null()).output().expect("it starts");
         let text = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(DONE), "{text}\n--- errors:\n{errors}");

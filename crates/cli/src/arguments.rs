@@ -292,7 +292,7 @@ pub(crate) struct RunArguments {
     /// dump=F (the blocks as text)
     #[arg(long, value_name = "T", value_parser = parse::<Translator>)]
     translator: Option<Translator>,
-    /// What the guest is offered of the hypervisor interface: all, none or a list of names
+    /// What the guest is offered of the hypervisor interface: auto, all, none or a list of names
     #[arg(long, value_name = "E", value_parser = parse::<Enlightenments>)]
     enlightenments: Option<Enlightenments>,
     /// Synthetic devices beside the emulated ones: on or off

@@ -13,7 +13,7 @@ mod tsc;
 
 pub use fake::{FakeClock, FakeTimers};
 pub use queue::TimerQueue;
-pub use tsc::host_tsc_frequency;
+pub use tsc::{begin_tsc_measurement, host_tsc_frequency};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -40,6 +40,7 @@ impl Machine {
     /// When the configuration is wrong, a file does not do, or the host lacks something. Nothing has been
     /// created or changed then, but for files that tell of translated code.
     pub fn new(config: MachineConfig, serial: Box<dyn Write + Send>) -> Result<Self, Error> {
+        clock::begin_tsc_measurement();
         config.validate()?;
         check_host_memory(&config)?;
         let mut source = BootSource::open(&config)?;

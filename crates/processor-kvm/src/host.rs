@@ -22,6 +22,10 @@ const DEVICE: &str = "/dev/kvm";
 /// Where the host's processor says what it is.
 const CPUINFO: &str = "/proc/cpuinfo";
 
+/// Where KVM's modules say whether local APICs are the processor's (Intel's APIC virtualization, AMD's AVIC).
+const APIC_VIRTUALIZATION: [&str; 2] =
+    ["/sys/module/kvm_intel/parameters/enable_apicv", "/sys/module/kvm_amd/parameters/avic"];
+
 /// What any machine needs.
 const NEEDED: [(u32, &str); 3] = [
     (KVM_CAP_SPLIT_IRQCHIP, "KVM_CAP_SPLIT_IRQCHIP"),
@@ -186,6 +190,12 @@ impl KvmHost {
         self.kvm.get_max_vcpus()
     }
 
+    /// Whether the processor ends interrupts and delivers them without KVM. A guest that uses automatic end of interrupt
+    /// takes that away from itself (`APICV_INHIBIT_REASON_HYPERV` of *arch/x86/kvm/hyperv.c*).
+    pub fn virtualizes_apics(&self) -> bool {
+        APIC_VIRTUALIZATION.iter().any(|path| fs::read_to_string(path).is_ok_and(|text| says_yes(&text)))
+    }
+
     pub(crate) fn has_hardware(&self) -> bool {
         self.has_hardware
     }
@@ -210,6 +220,11 @@ impl KvmHost {
     pub(crate) fn has_tsc_deadline(&self) -> bool {
         self.kvm.check_extension_raw(KVM_CAP_TSC_DEADLINE_TIMER.into()) > 0
     }
+}
+
+/// Whether the text of a module's parameter stands for true.
+fn says_yes(text: &str) -> bool {
+    matches!(text.trim(), "Y" | "1")
 }
 
 fn missing(kvm: &Kvm, needed: &[(u32, &str)]) -> Option<String> {
@@ -278,6 +293,11 @@ mod tests {
         assert_eq!(group_in(groups, 107), None);
         let error = refused(Path::new("/etc/passwd"), io::Error::from_raw_os_error(libc::EACCES));
         assert_eq!(error.to_string(), "no permission to open /etc/passwd: it is for members of group root");
+    }
+
+    #[test]
+    fn a_modules_parameter_is_a_letter_or_a_digit() {
+        assert_eq!(["Y\n", "1\n", "N\n", "0\n", ""].map(says_yes), [true, true, false, false, false]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use guest_memory::GuestMemory;
 use processor::StartRegisters;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::acpi::RSDP_LENGTH;
 use crate::config::{InputError, MachineConfig, MemorySize};
@@ -208,7 +208,7 @@ impl InputFile {
         })
     }
 
-    /// Copies `len` bytes from `offset` to guest memory.
+    /// Reads `len` bytes from `offset` into guest memory, with no copy in between.
     fn copy_to(
         &mut self,
         memory: &GuestMemory,
@@ -216,17 +216,21 @@ impl InputFile {
         offset: u64,
         len: u64,
     ) -> Result<(), InputError> {
-        let mut chunk = vec![0; 1 << 20];
-        let mut done = 0;
-        while done < len {
-            let part = &mut chunk[..usize::try_from(len - done).unwrap_or(usize::MAX).min(1 << 20)];
-            self.read_at(offset + done, part)?;
-            memory
-                .write_slice(part, GuestAddress(address + done))
-                .map_err(|_| self.wrong("does not fit into guest memory"))?;
-            done += part.len() as u64;
+        if offset.checked_add(len).is_none_or(|end| end > self.size) {
+            return Err(self.wrong("is truncated"));
         }
-        Ok(())
+        let seek = self.file.seek(SeekFrom::Start(offset));
+        seek.map_err(|error| InputError::io(self.option, &self.path, &error))?;
+        let length = usize::try_from(len).map_err(|_| self.wrong("does not fit into guest memory"))?;
+        let read = memory.read_exact_volatile_from(GuestAddress(address), &mut self.file, length);
+        read.map_err(|error| match error {
+            // Its size was asked for when it was opened.
+            GuestMemoryError::IOError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                self.wrong("is truncated")
+            }
+            GuestMemoryError::IOError(error) => InputError::io(self.option, &self.path, &error),
+            _ => self.wrong("does not fit into guest memory"),
+        })
     }
 }
 

@@ -13,7 +13,9 @@ use std::sync::{Arc, Weak};
 use chipset::apic;
 use clock::{Clock, Timers};
 use counters::Registry;
-use enlightenment::{Config, CrashReport, CrashSink, Enlightenment, EventPort, MessagePort, Vendor};
+use enlightenment::{
+    Config, CrashReport, CrashSink, Enlightenment, EventPort, Feature, Features, MessagePort, Vendor,
+};
 use guest_memory::{CodePages, GuestMemory};
 use interrupt::LocalApic;
 use processor::{Partition, SynicOffload};
@@ -23,7 +25,7 @@ use vmbus::{Doorbell, Server, Settings, Synic, protocol};
 use super::processors::Processors;
 use super::wiring::Interrupts;
 use crate::Error;
-use crate::config::MachineConfig;
+use crate::config::{Enlightenments, MachineConfig};
 use crate::control::{Control, Failure, Wish};
 
 /// What the interface is given.
@@ -44,6 +46,9 @@ pub(super) fn enlightenment(around: &Surroundings<'_>) -> Result<Option<Arc<Enli
     let mut features = around.config.features()?;
     if let Processors::Kvm(_, host) = around.processors {
         features = features.within(|leaf| host.hypervisor_leaf(leaf));
+        if around.config.enlightenments == Enlightenments::Auto && !host.virtualizes_apics() {
+            features = with_few_exits(features);
+        }
     }
     if features.is_empty() {
         return Ok(None);
@@ -77,6 +82,12 @@ pub(super) fn enlightenment(around: &Surroundings<'_>) -> Result<Option<Arc<Enli
         }
     }
     Ok(Some(enlightenment))
+}
+
+/// What suits a processor that leaves the guest at each end of an interrupt: sources that end theirs by themselves, and
+/// timers that interrupt by one of them. Direct timers do not, and Linux takes them if it has the choice.
+fn with_few_exits(features: Features) -> Features {
+    features.without(Feature::DirectTimers).without(Feature::DeprecateAutoEoi)
 }
 
 /// The guest calls by the instruction of the processor that it sees, which is the host's.

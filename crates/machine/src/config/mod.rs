@@ -115,7 +115,7 @@ impl Default for MachineConfig {
             cdrom: None,
             processor: ProcessorChoice::Auto,
             translator: Translator::default(),
-            enlightenments: Enlightenments::All,
+            enlightenments: Enlightenments::Auto,
             synthetic: Switch::On,
             integration: Services::ALL,
             serial: Serial::Stdio,
@@ -217,6 +217,9 @@ impl MachineConfig {
     /// # Errors
     /// When the list has a name that is none.
     pub fn features(&self) -> Result<Features, InputError> {
+        if self.enlightenments == Enlightenments::Auto {
+            return Ok(Features::ALL);
+        }
         let text = String::from(self.enlightenments.clone());
         text.parse().map_err(|error: UnknownFeature| InputError::bare("enlightenments", error.to_string()))
     }
@@ -371,8 +374,10 @@ impl FromStr for Net {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Enlightenments {
-    /// Everything that is implemented.
+    /// Everything that is implemented but for what costs more on this host than it brings.
     #[default]
+    Auto,
+    /// Everything that is implemented.
     All,
     /// No hypervisor is to be seen.
     None,
@@ -385,9 +390,10 @@ impl FromStr for Enlightenments {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "auto" => Ok(Self::Auto),
             "all" => Ok(Self::All),
             "none" => Ok(Self::None),
-            "" => Err("must be all, none or a list of names".to_owned()),
+            "" => Err("must be auto, all, none or a list of names".to_owned()),
             list => Ok(Self::List(list.split(',').map(|name| name.trim().to_owned()).collect())),
         }
     }
@@ -404,6 +410,7 @@ impl TryFrom<String> for Enlightenments {
 impl From<Enlightenments> for String {
     fn from(choice: Enlightenments) -> Self {
         match choice {
+            Enlightenments::Auto => "auto".to_owned(),
             Enlightenments::All => "all".to_owned(),
             Enlightenments::None => "none".to_owned(),
             Enlightenments::List(names) => names.join(","),

@@ -72,6 +72,7 @@ fn serial_ports_lead_to_stdio_a_file_or_a_socket() {
 
 #[test]
 fn enlightenments_are_all_none_or_a_list() {
+    assert_eq!("auto".parse(), Ok(Enlightenments::Auto));
     assert_eq!("all".parse(), Ok(Enlightenments::All));
     assert_eq!("none".parse(), Ok(Enlightenments::None));
     assert_eq!("a, b".parse(), Ok(Enlightenments::List(vec!["a".to_owned(), "b".to_owned()])));
