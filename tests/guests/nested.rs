@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Those that are no matter of KVM: the tiers of the software processor, and what runs tests in the nested host.
-const ELSEWHERE: [&str; 8] = [
+const ELSEWHERE: [&str; 9] = [
     "interpreter::",
     "translator::",
     "lockstep::",
@@ -14,6 +14,8 @@ const ELSEWHERE: [&str; 8] = [
     "a_translator_",
     // An idle guest of a nested host does not leave the host alone.
     "an_idle_guest",
+    // An installed system takes its time to the login, twice emulated.
+    "installed::",
 ];
 
 /// A bit of what needs no disk of its own, of which the nested host would have to make a copy first.
