@@ -88,14 +88,15 @@ fuzz_target!(|data: &[u8]| {
         }
         let choice = input.u8();
         if choice & 3 == 3 {
-            send(&mut channel, input.slice(usize::from(input.u8())));
+            let length = usize::from(input.u8());
+            send(&mut channel, input.slice(length));
         } else {
             let mut answer = last.clone();
             answer[FLAGS] = RESPONSE;
             answer[STATUS..STATUS + 4].copy_from_slice(&(u32::from(choice >> 6) * 0x4005).to_le_bytes());
             let changed = input.slice(usize::from(choice >> 2 & 15));
             let at = BODY + usize::from(input.u8() % 32);
-            for (byte, change) in answer[at.min(answer.len())..].iter_mut().zip(changed) {
+            for (byte, change) in answer.iter_mut().skip(at).zip(changed) {
                 *byte = *change;
             }
             if message == 0 && sane {
