@@ -74,8 +74,13 @@ impl FlashStore for New {
             Some(file) => file,
             None => {
                 let file = File::options().read(true).write(true).create_new(true).open(&self.path)?;
-                lock(&file)?;
-                file.write_all_at(&std::mem::take(&mut self.template), 0)?;
+                let written = lock(&file).and_then(|()| file.write_all_at(&self.template, 0));
+                if let Err(error) = written {
+                    // Half a file would be refused the next time.
+                    std::fs::remove_file(&self.path)?;
+                    return Err(error);
+                }
+                self.template = Vec::new();
                 self.file.insert(Kept(file))
             }
         };
