@@ -1,5 +1,7 @@
 # The project's commands. Each first looks for what it needs and installs what is missing (scripts/setup).
 SHELL := /bin/bash
+# Cargo has jobs of its own, whatever number of things is made at a time here.
+unexport MAKEFLAGS
 .DEFAULT_GOAL := help
 
 # Kernel of `make run`: generic, cloud or backports.
