@@ -15,7 +15,7 @@ ROUNDS ?=
 # A guest keeps one core busy: as many at a time as there are cores.
 GUESTS_AT_A_TIME ?= $(shell nproc)
 
-.PHONY: help build run installer nested-counts nested-probe test test-all check unit code packages guests bench bench-processor bench-made fuzz
+.PHONY: help build run installer nested-counts nested-probe test test-all check unit code guests bench bench-processor bench-made fuzz
 
 help:
 	@echo "make run        boot Debian on StorVSC and end in its shell (KERNEL=generic|cloud|backports)"
@@ -47,17 +47,13 @@ unit:
 code:
 	$(MAKE) --no-print-directory check unit build
 
-# What comes of Debian's packages alone.
-packages:
+guests:
 	scripts/guest kernel generic cloud backports
 	scripts/guest root
 	scripts/guest probe
 	scripts/guest media
 	scripts/guest qemu
 	scripts/guest nested
-
-guests: packages
-	scripts/guest debian
 
 test: TESTS :=
 test-all: TESTS := --include-ignored
@@ -67,8 +63,8 @@ installer:
 	scripts/guest installer
 test test-all:
 	scripts/setup build guest
-	$(MAKE) --no-print-directory -j2 --output-sync=line code packages
-	$(MAKE) --no-print-directory guests
+	$(MAKE) --no-print-directory -j2 --output-sync=line code guests
+	$(if $(TESTS),scripts/guest debian)
 	cargo test --release -p guests -- --test-threads $(GUESTS_AT_A_TIME) --skip kvm:: $(TESTS)
 
 bench-made:
