@@ -145,7 +145,7 @@ fn files_come_into_the_guest_and_its_disk_is_copied_while_it_writes() {
     // Each file is followed by its sum, for as long as the guest runs.
     let write = "mkdir /srv/w; cd /srv/w; i=0; while sleep 0.01; do i=$((i + 1)); \
                  head -c 30000 /dev/urandom > f$i; md5sum f$i > s$i; done";
-    running.ask(&format!("({write}) > /dev/null 2>&1 &"));
+    running.ask(&format!("({write}) > /dev/null 2>&1 & true"));
     running.ask("until [ $(ls /srv/w 2>/dev/null | wc -l) -gt 40 ]; do sleep 0.1; done");
     let target = image.folder().join("copy.img");
     let target = target.to_str().unwrap();
