@@ -68,5 +68,5 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     guest.close(channel);
-    assert_eq!(memory.status().assigned, PAGES << 12);
+    assert_eq!(memory.assigned(), PAGES << 12);
 });

@@ -116,10 +116,10 @@ pub(crate) struct IntegrationChange {
     #[arg(long, value_name = "KEY")]
     pub(crate) delete: Option<String>,
     /// Offer a service to the guest
-    #[arg(long, value_name = "SERVICE", value_parser = service)]
+    #[arg(long, value_name = "SERVICE", value_parser = parse::<ServiceKind>)]
     pub(crate) enable: Option<ServiceKind>,
     /// Take a service away from the guest
-    #[arg(long, value_name = "SERVICE", value_parser = service)]
+    #[arg(long, value_name = "SERVICE", value_parser = parse::<ServiceKind>)]
     pub(crate) disable: Option<ServiceKind>,
 }
 
@@ -300,7 +300,7 @@ pub(crate) struct RunArguments {
     synthetic: Option<Switch>,
     /// The integration services: all, none or a list of shutdown, time-sync, heartbeat, key-value,
     /// backup, file-copy
-    #[arg(long, value_name = "I", value_parser = services)]
+    #[arg(long, value_name = "I", value_parser = parse::<Services>)]
     integration: Option<Services>,
     /// Where the serial port leads: stdio, file:F or socket:F
     #[arg(long, value_name = "S", value_parser = parse::<Serial>)]
@@ -343,22 +343,14 @@ pub(crate) struct DevicesArguments {
     pub(crate) json: bool,
 }
 
-fn services(text: &str) -> Result<Services, String> {
-    text.parse::<Services>().map_err(|error| error.to_string())
-}
-
-fn service(text: &str) -> Result<ServiceKind, String> {
-    text.parse::<ServiceKind>().map_err(|error| error.to_string())
-}
-
 /// A pair as `KEY=VALUE`.
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a pair is KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn parse<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
-    text.parse()
+fn parse<T: FromStr<Err: ToString>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
 }
 
 /// The command, or the exit code after help or a complaint in one line.

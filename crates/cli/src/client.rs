@@ -1,6 +1,6 @@
 //! What commands to a machine that runs share.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use machine::config::InputError;
@@ -16,7 +16,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Worker(#[from] ClientError),
     #[error("{0}: {1}")]
-    File(String, std::io::Error),
+    Input(String, String),
     #[error("the worker's picture cannot be read")]
     Picture(#[from] base64::DecodeError),
     #[error("the guest has agreed, but {0} is not over after {1} seconds")]
@@ -26,7 +26,7 @@ pub(crate) enum Error {
 impl Error {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Usage(_) | Self::File(..) | Self::Worker(ClientError::Input(_)) => BAD_INPUT,
+            Self::Usage(_) | Self::Input(..) | Self::Worker(ClientError::Input(_)) => BAD_INPUT,
             Self::Worker(_) | Self::Picture(_) | Self::Late(..) => FAILED,
         })
     }
@@ -35,6 +35,11 @@ impl Error {
 /// Connects to the machine whose control socket is at `api`.
 pub(crate) fn connect(api: &Path) -> Result<Client, InputError> {
     Client::connect(api).map_err(|error| InputError::io("api", api, &error))
+}
+
+/// A file as the worker, which may be elsewhere, finds it.
+pub(crate) fn absolute(file: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(file).map_err(|error| Error::Input(file.display().to_string(), error.to_string()))
 }
 
 /// Asks for what is answered by [`Reply::Done`].

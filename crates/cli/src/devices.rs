@@ -4,34 +4,25 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use machine::config::InputError;
-use worker::control::{Client, ClientError, Devices, Reply, Request};
+use worker::control::{ClientError, Devices, Reply, Request};
 
 use crate::arguments::DevicesArguments;
-use crate::{BAD_INPUT, FAILED, complain};
+use crate::client::{Error, connect, finish, unexpected};
 
 pub(crate) fn devices(arguments: &DevicesArguments) -> ExitCode {
-    let Some(path) = arguments.api.as_ref().or(arguments.name.as_ref()) else {
-        complain(&InputError::bare("api", "is required: which machine?"));
-        return ExitCode::from(BAD_INPUT);
+    finish(show(arguments))
+}
+
+fn show(DevicesArguments { name, api, json }: &DevicesArguments) -> Result<(), Error> {
+    let path = api.as_ref().or(name.as_ref());
+    let path = path.ok_or_else(|| InputError::bare("api", "is required: which machine?"))?;
+    let text = match connect(path)?.ask(&Request::Devices {})? {
+        Reply::Devices(devices) => text(&devices, *json)?,
+        other => return Err(unexpected(&other)),
     };
-    let mut client = match Client::connect(path) {
-        Ok(client) => client,
-        Err(error) => {
-            complain(&InputError::io("api", path, &error));
-            return ExitCode::from(BAD_INPUT);
-        }
-    };
-    match ask(&mut client).and_then(|devices| text(&devices, arguments.json)) {
-        Ok(text) => {
-            // Nobody may be reading any more, as behind a pager that has been left.
-            let _ = io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            complain(&error);
-            ExitCode::from(FAILED)
-        }
-    }
+    // Nobody may be reading any more, as behind a pager that has been left.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(())
 }
 
 fn text(devices: &Devices, json: bool) -> Result<String, ClientError> {
@@ -39,11 +30,4 @@ fn text(devices: &Devices, json: bool) -> Result<String, ClientError> {
         return Ok(serde_json::to_string_pretty(devices)? + "\n");
     }
     Ok(worker::device_table(&devices.devices) + &worker::processor_table(&devices.counts))
-}
-
-fn ask(client: &mut Client) -> Result<Devices, ClientError> {
-    match client.ask(&Request::Devices {})? {
-        Reply::Devices(devices) => Ok(devices),
-        other => Err(ClientError::Refused(format!("an answer to another question: {other:?}"))),
-    }
 }

@@ -1,33 +1,13 @@
 //! `bodhi disk` and `bodhi disc`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use machine::config::{DiskConfig, InputError};
-use worker::control::{Client, ClientError, Disks, Reply, Request};
+use machine::config::DiskConfig;
+use worker::control::{Disks, Reply, Request};
 
 use crate::arguments::{DiscCommand, DiskCommand, Target};
-use crate::{BAD_INPUT, FAILED, complain};
-
-/// Why a command has not been carried out.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Usage(#[from] InputError),
-    #[error("{0}: {1}")]
-    Input(String, String),
-    #[error(transparent)]
-    Worker(#[from] ClientError),
-}
-
-impl Error {
-    fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
-            Self::Usage(_) | Self::Input(..) | Self::Worker(ClientError::Input(_)) => BAD_INPUT,
-            Self::Worker(_) => FAILED,
-        })
-    }
-}
+use crate::client::{self, Error, absolute, connect, unexpected};
 
 pub(crate) fn disk(command: &DiskCommand) -> ExitCode {
     let request: fn(String) -> Result<Request, Error> = match command {
@@ -61,10 +41,6 @@ pub(crate) fn disc(command: &DiscCommand) -> ExitCode {
     }
 }
 
-fn absolute(file: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(file).map_err(|error| Error::Input(file.display().to_string(), error.to_string()))
-}
-
 fn ask(
     target: &Target,
     what: Option<&'static str>,
@@ -72,25 +48,19 @@ fn ask(
 ) -> Result<Reply, Error> {
     let (api, word) = target.split(what)?;
     let request = request(word)?;
-    let mut client = Client::connect(&api).map_err(|error| InputError::io("api", &api, &error))?;
-    Ok(client.ask(&request)?)
+    Ok(connect(&api)?.ask(&request)?)
 }
 
 fn finish(reply: Result<Reply, Error>) -> ExitCode {
-    match reply {
-        Ok(Reply::Attached(name)) => println!("{name}"),
-        Ok(Reply::Disks(disks)) => print!("{}", list(&disks)),
-        Ok(Reply::Done) => {}
-        Ok(other) => {
-            complain(&ClientError::Refused(format!("an answer to another question: {other:?}")));
-            return ExitCode::from(FAILED);
+    client::finish(reply.and_then(|reply| {
+        match reply {
+            Reply::Attached(name) => println!("{name}"),
+            Reply::Disks(disks) => print!("{}", list(&disks)),
+            Reply::Done => {}
+            other => return Err(unexpected(&other)),
         }
-        Err(error) => {
-            complain(&error);
-            return error.exit_code();
-        }
-    }
-    ExitCode::SUCCESS
+        Ok(())
+    }))
 }
 
 /// A line for each disk and for the drive.

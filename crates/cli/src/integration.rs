@@ -1,7 +1,7 @@
 //! `bodhi shutdown`, `bodhi copy`, `bodhi image backup` and `bodhi integration`.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use machine::{Shutdown, Status};
 use worker::control::{Client, ClientError, Reply, Request};
 
 use crate::arguments::{CopyArguments, IntegrationArguments, ShutdownArguments, Target};
-use crate::client::{Error, connect, done, finish, unexpected};
+use crate::client::{Error, absolute, connect, done, finish, unexpected};
 
 pub(crate) fn shutdown(arguments: &ShutdownArguments) -> ExitCode {
     finish(shut_down(arguments))
@@ -85,11 +85,6 @@ fn copy_disks(target: &Target) -> Result<(), Error> {
     let (api, file) = target.split(Some("file"))?;
     let file = absolute(Path::new(&file))?;
     done(&mut connect(&api)?, &Request::BackUp { file })
-}
-
-/// A file as the worker, which may be elsewhere, finds it.
-fn absolute(file: &Path) -> Result<PathBuf, InputError> {
-    std::path::absolute(file).map_err(|error| InputError::io("file", file, &error))
 }
 
 fn show_or_change(arguments: &IntegrationArguments) -> Result<(), Error> {

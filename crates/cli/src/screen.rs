@@ -31,7 +31,7 @@ fn take(ScreenshotArguments { target, text }: &ScreenshotArguments) -> Result<()
     match ask(&api, &Request::Screenshot {})? {
         Reply::Screenshot(png) => {
             let png = BASE64.decode(png)?;
-            std::fs::write(&file, png).map_err(|error| Error::File(file, error))
+            std::fs::write(&file, png).map_err(|error| Error::Input(file, error.to_string()))
         }
         other => Err(unexpected(&other)),
     }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +117,29 @@ impl Registry {
         let counters = DeviceCounters::default();
         devices.push(Device { name, kind, state: Box::new(state), counters: counters.clone() });
         counters
+    }
+
+    /// As [`Self::device`], for what `make` makes of the counters: `state` looks at it for as long as it is there.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn owner<T: Send + Sync + 'static, E>(
+        &self,
+        name: impl Into<String>,
+        kind: Kind,
+        state: impl Fn(&T) -> String + Send + Sync + 'static,
+        make: impl FnOnce(DeviceCounters) -> Result<Arc<T>, E>,
+    ) -> Result<Arc<T>, E> {
+        // Each needs the other.
+        let slot = Arc::new(OnceLock::<Weak<T>>::new());
+        let seen = Arc::clone(&slot);
+        let counters = self.device(name, kind, move || {
+            let owner = seen.get().and_then(Weak::upgrade);
+            owner.map_or_else(|| "gone".to_owned(), |owner| state(&owner))
+        });
+        let owner = make(counters)?;
+        slot.get_or_init(|| Arc::downgrade(&owner));
+        Ok(owner)
     }
 
     /// Removes the device called `name`, after a hot removal.

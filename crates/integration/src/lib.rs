@@ -34,7 +34,7 @@ mod time_sync;
 mod wishes;
 
 use std::io::{self, Read};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clock::Clock;
@@ -54,7 +54,7 @@ use conversation::Service;
 use file_copy::{FileCopyService, NAME_UNITS};
 use heartbeat::HeartbeatService;
 use key_value::{KEY_UNITS, KeyValueService, VALUE_UNITS};
-use provider::{Contact, Provider, Shared};
+use provider::{AnyProvider, Contact, Provider};
 use shutdown::ShutdownService;
 use time_sync::TimeSyncService;
 use wishes::{Asked, Outcome};
@@ -210,32 +210,29 @@ impl Integration {
     /// # Errors
     /// When the bus is full, or has it already.
     pub fn enable(&self, service: ServiceKind, bus: &Server) -> Result<(), OfferError> {
-        bus.offer(match service {
-            ServiceKind::Shutdown => Arc::new(Shared(Arc::clone(&self.shutdown))),
-            ServiceKind::TimeSync => Arc::new(Shared(Arc::clone(&self.time_sync))),
-            ServiceKind::Heartbeat => Arc::new(Shared(Arc::clone(&self.heartbeat))),
-            ServiceKind::KeyValue => Arc::new(Shared(Arc::clone(&self.key_value))),
-            ServiceKind::Backup => Arc::new(Shared(Arc::clone(&self.backup))),
-            ServiceKind::FileCopy => Arc::new(Shared(Arc::clone(&self.file_copy))),
-        })
+        bus.offer(self.provider(service).device())
     }
 
     /// Takes a service away from `bus`. False if it was not there.
     pub fn disable(&self, service: ServiceKind, bus: &Server) -> bool {
-        bus.rescind(match service {
-            ServiceKind::Shutdown => self.shutdown.instance(),
-            ServiceKind::TimeSync => self.time_sync.instance(),
-            ServiceKind::Heartbeat => self.heartbeat.instance(),
-            ServiceKind::KeyValue => self.key_value.instance(),
-            ServiceKind::Backup => self.backup.instance(),
-            ServiceKind::FileCopy => self.file_copy.instance(),
-        })
+        bus.rescind(self.provider(service).instance())
+    }
+
+    fn provider(&self, service: ServiceKind) -> Arc<dyn AnyProvider> {
+        match service {
+            ServiceKind::Shutdown => Arc::clone(&self.shutdown) as Arc<_>,
+            ServiceKind::TimeSync => Arc::clone(&self.time_sync) as Arc<_>,
+            ServiceKind::Heartbeat => Arc::clone(&self.heartbeat) as Arc<_>,
+            ServiceKind::KeyValue => Arc::clone(&self.key_value) as Arc<_>,
+            ServiceKind::Backup => Arc::clone(&self.backup) as Arc<_>,
+            ServiceKind::FileCopy => Arc::clone(&self.file_copy) as Arc<_>,
+        }
     }
 
     /// How the services are, of which those in `enabled` are offered.
     pub fn status(&self, enabled: Services) -> Vec<ServiceStatus> {
         let status = |service: ServiceKind| {
-            let Contact { state, versions, silence } = self.contact(service);
+            let Contact { state, versions, silence } = self.provider(service).contact();
             ServiceStatus {
                 service,
                 state: if enabled.contains(service) { state } else { State::Disabled },
@@ -244,17 +241,6 @@ impl Integration {
             }
         };
         ServiceKind::ALL.map(status).into()
-    }
-
-    fn contact(&self, service: ServiceKind) -> Contact {
-        match service {
-            ServiceKind::Shutdown => self.shutdown.contact(),
-            ServiceKind::TimeSync => self.time_sync.contact(),
-            ServiceKind::Heartbeat => self.heartbeat.contact(),
-            ServiceKind::KeyValue => self.key_value.contact(),
-            ServiceKind::Backup => self.backup.contact(),
-            ServiceKind::FileCopy => self.file_copy.contact(),
-        }
     }
 
     /// Wants something of the guest and waits until it is done.
@@ -352,22 +338,19 @@ impl Integration {
     }
 }
 
-/// A service with its row in the device table, each of which needs the other.
+/// A service with its row in the device table.
 fn add<S: Service>(
     kind: ServiceKind,
     identity: (vmbus::Guid, vmbus::Guid),
     service: S,
     (clock, registry): (&Arc<dyn Clock>, &Registry),
 ) -> io::Result<Arc<Provider<S>>> {
-    let slot = Arc::new(OnceLock::<Weak<Provider<S>>>::new());
-    let state = Arc::clone(&slot);
-    let counters = registry.device(kind.name(), Kind::Synthetic, move || {
-        let provider = state.get().and_then(Weak::upgrade);
-        provider.map_or_else(|| "gone".to_owned(), |provider| describe(&provider.contact()))
-    });
-    let provider = Arc::new(Provider::new(kind.name(), identity, service, Arc::clone(clock), counters)?);
-    slot.get_or_init(|| Arc::downgrade(&provider));
-    Ok(provider)
+    registry.owner(
+        kind.name(),
+        Kind::Synthetic,
+        |provider: &Provider<S>| describe(&provider.contact()),
+        |counters| Provider::new(kind.name(), identity, service, Arc::clone(clock), counters).map(Arc::new),
+    )
 }
 
 fn describe(contact: &Contact) -> String {

@@ -5,10 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clock::{Clock, NANOSECONDS};
+use clock::Clock;
 use counters::DeviceCounters;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use vmbus::protocol::{USER_DATA_SIZE, offer_flags};
 use vmbus::ring::{OutgoingPacket, RingError};
 use vmbus::{Channel, Device, Doorbell, Guid, Offer, OpenError};
@@ -59,21 +57,8 @@ impl<S: Service> Provider<S> {
         Ok(Self { name, interface, instance, clock, counters, talk, changed: Condvar::new(), bell })
     }
 
-    /// Which device it is on the bus.
-    pub fn instance(&self) -> Guid {
-        self.instance
-    }
-
     fn lock(&self) -> MutexGuard<'_, Conversation<S>> {
         self.talk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How the service is.
-    pub fn contact(&self) -> Contact {
-        let now = self.clock.now();
-        let talk = self.lock();
-        let silence = talk.last_contact().map(|then| now.saturating_sub(then));
-        Contact { state: talk.state(now), versions: talk.versions(), silence }
     }
 
     /// Looks at the service.
@@ -85,20 +70,18 @@ impl<S: Service> Provider<S> {
     fn run(&self, channel: &mut Channel) {
         let mut buffer = vec![0; LONGEST].into_boxed_slice();
         let mut unsent = None;
-        loop {
-            if channel.closing() {
-                return;
+        let mut broken = false;
+        while !channel.closing() {
+            if !broken && let Err(error) = self.exchange(channel, &mut buffer, &mut unsent) {
+                tracing::error!(name = self.name, %error, "guest breaks the ring of an integration service");
+                broken = true;
             }
-            match self.exchange(channel, &mut buffer, &mut unsent) {
-                Ok(()) => {}
-                Err(error) => {
-                    tracing::error!(name = self.name, %error, "guest breaks the ring of an integration service");
-                    return self.wait_for_end(channel);
-                }
-            }
-            if let Err(error) = self.wait(channel, unsent.is_some()) {
+            // While there is something unsent, or nothing to be had, only the guest can change that.
+            let due = if broken || unsent.is_some() { None } else { self.lock().due() };
+            let timeout = due.map(|due| Duration::from_nanos(due.saturating_sub(self.clock.now())));
+            if let Err(error) = channel.wait(&[&self.bell], timeout) {
                 tracing::error!(name = self.name, %error, "event loop of an integration service fails");
-                return self.wait_for_end(channel);
+                return;
             }
         }
     }
@@ -144,40 +127,6 @@ impl<S: Service> Provider<S> {
         }
         Ok(())
     }
-
-    /// Sleeps until something happens. While there is something unsent only the guest can make it go.
-    fn wait(&self, channel: &Channel, unsent: bool) -> io::Result<()> {
-        let due = self.lock().due().filter(|_| !unsent);
-        let timeout = due.map(|due| {
-            let left = due.saturating_sub(self.clock.now());
-            Timespec { tv_sec: (left / NANOSECONDS) as i64, tv_nsec: (left % NANOSECONDS) as i64 }
-        });
-        let mut fds =
-            [PollFd::new(channel.doorbell(), PollFlags::IN), PollFd::new(&self.bell, PollFlags::IN)];
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        channel.doorbell().answer();
-        self.bell.answer();
-        Ok(())
-    }
-
-    /// Waits for the channel to be closed, with no more to do with it.
-    fn wait_for_end(&self, channel: &Channel) {
-        while !channel.closing() {
-            let mut fds = [PollFd::new(channel.doorbell(), PollFlags::IN)];
-            match poll(&mut fds, None) {
-                Ok(_) | Err(Errno::INTR) => {
-                    channel.doorbell().answer();
-                }
-                Err(error) => {
-                    tracing::error!(name = self.name, %error, "event loop of an integration service fails");
-                    return;
-                }
-            }
-        }
-    }
 }
 
 impl<S: Asked> Provider<S> {
@@ -203,8 +152,35 @@ impl<S: Asked> Provider<S> {
     }
 }
 
-/// A [`Provider`] that others share.
-pub(crate) struct Shared<S>(pub Arc<Provider<S>>);
+/// A [`Provider`] of any service.
+pub(crate) trait AnyProvider {
+    /// How the service is.
+    fn contact(&self) -> Contact;
+    /// Which device it is on the bus.
+    fn instance(&self) -> Guid;
+    /// The device.
+    fn device(self: Arc<Self>) -> Arc<dyn Device>;
+}
+
+impl<S: Service> AnyProvider for Provider<S> {
+    fn contact(&self) -> Contact {
+        let now = self.clock.now();
+        let talk = self.lock();
+        let silence = talk.last_contact().map(|then| now.saturating_sub(then));
+        Contact { state: talk.state(now), versions: talk.versions(), silence }
+    }
+
+    fn instance(&self) -> Guid {
+        self.instance
+    }
+
+    fn device(self: Arc<Self>) -> Arc<dyn Device> {
+        Arc::new(Shared(self))
+    }
+}
+
+/// A [`Provider`] that its channels share.
+struct Shared<S>(Arc<Provider<S>>);
 
 impl<S: Service> Device for Shared<S> {
     fn offer(&self) -> Offer {

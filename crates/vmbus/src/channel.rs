@@ -1,11 +1,14 @@
 //! An open channel, as its device has it.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+use std::{fmt, io};
 
 use counters::DeviceCounters;
 use guest_memory::{CodePages, GuestMemory};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::Doorbell;
 use crate::protocol::USER_DATA_SIZE;
@@ -54,6 +57,28 @@ impl Channel {
     /// Rings when the guest has signalled and when the channel is to be given back.
     pub fn doorbell(&self) -> &Doorbell {
         &self.line.doorbell
+    }
+
+    /// Sleeps until the doorbell or one of `others` rings, or `timeout` is over, and answers all of them. May come back
+    /// early.
+    ///
+    /// # Errors
+    /// When the host does not let the thread wait.
+    pub fn wait(&self, others: &[&Doorbell], timeout: Option<Duration>) -> io::Result<()> {
+        let bells: Vec<&Doorbell> = [self.doorbell()].into_iter().chain(others.iter().copied()).collect();
+        let mut fds: Vec<PollFd<'_>> = bells.iter().map(|bell| PollFd::new(*bell, PollFlags::IN)).collect();
+        let timeout = timeout.map(|timeout| Timespec {
+            tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for bell in bells {
+            bell.answer();
+        }
+        Ok(())
     }
 
     /// Whether the device is to finish what it has begun and drop the channel. Looked at whenever the

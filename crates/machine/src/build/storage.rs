@@ -5,7 +5,8 @@
 //!       └─▶ VMBus: an IDE-type channel of the same disk, or a unit of the SCSI controller
 //! ```
 
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
 
 use chipset::ide::{self, Attachment, BUS_MASTER_REGION, CHANNEL_REGIONS, IdeController};
 use chipset::{PortDevice, pci};
@@ -51,20 +52,15 @@ pub(super) fn offer(
     Ok(())
 }
 
-/// A controller with its row in the device table, each of which needs the other.
+/// A controller with its row in the device table.
 fn registered(
     registry: &Registry,
     name: &str,
     make: impl FnOnce(DeviceCounters) -> Arc<Controller>,
 ) -> Arc<Controller> {
-    let slot = Arc::new(OnceLock::<Weak<Controller>>::new());
-    let state = Arc::clone(&slot);
-    let counters = registry.device(name, Kind::Synthetic, move || {
-        let controller = state.get().and_then(Weak::upgrade);
-        controller.map_or_else(|| "gone".to_owned(), |controller| controller.state())
-    });
-    let controller = make(counters);
-    slot.get_or_init(|| Arc::downgrade(&controller));
+    let made: Result<_, Infallible> =
+        registry.owner(name, Kind::Synthetic, Controller::state, |counters| Ok(make(counters)));
+    let Ok(controller) = made;
     controller
 }
 

@@ -33,15 +33,6 @@ enum Asked {
     Back,
 }
 
-/// What the guest tells of its memory, in pages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Pressure {
-    /// What programs could have.
-    pub available: u64,
-    /// What has been promised to programs, and what the guest needs for itself.
-    pub demand: u64,
-}
-
 /// The balloon of one guest. Sizes are pages.
 pub(super) struct Balloon {
     /// Pages of the machine, and the fewest that the guest is left.
@@ -56,7 +47,8 @@ pub(super) struct Balloon {
     target: u64,
     /// Status reports until a guest that gave less is asked again.
     patience: u32,
-    pressure: Option<Pressure>,
+    /// What the guest says that it needs.
+    demand: Option<u64>,
     transaction: u32,
     /// Messages that make no sense.
     pub strays: u64,
@@ -75,7 +67,7 @@ impl Balloon {
             asked: Asked::Nothing,
             target: 0,
             patience: 0,
-            pressure: None,
+            demand: None,
             transaction: 0,
             strays: 0,
         }
@@ -91,7 +83,7 @@ impl Balloon {
     pub fn close(&mut self) {
         self.held.fill(0);
         (self.count, self.phase, self.asked) = (0, Phase::Closed, Asked::Nothing);
-        (self.target, self.patience, self.pressure) = (0, 0, None);
+        (self.target, self.patience, self.demand) = (0, 0, None);
     }
 
     /// Pages that the guest has given.
@@ -102,11 +94,6 @@ impl Balloon {
     /// Whether the guest's driver is ready.
     pub fn ready(&self) -> bool {
         self.phase == Phase::Ready
-    }
-
-    /// What the guest has told last.
-    pub fn pressure(&self) -> Option<Pressure> {
-        self.pressure
     }
 
     /// The guest has sent `data`: what is answered at once, if anything is. `free` is told of each range of pages that
@@ -139,11 +126,11 @@ impl Balloon {
     }
 
     fn status(&mut self, body: &[u8]) -> Option<()> {
-        let (available, committed) = (long(body, 0)?, long(body, 8)?);
+        let committed = long(body, 8)?;
         // What the guest has given counts as committed there.
         let demand = committed.saturating_sub(self.count);
-        let growth = self.pressure.map_or(0, |before| demand.saturating_sub(before.demand));
-        self.pressure = Some(Pressure { available, demand });
+        let growth = self.demand.map_or(0, |before| demand.saturating_sub(before));
+        self.demand = Some(demand);
         self.patience = self.patience.saturating_sub(1);
         // Until the next report it may grow as much again, and faster.
         let wanted = demand.saturating_add(demand / BUFFER).saturating_add(growth.saturating_mul(2));

@@ -21,4 +21,4 @@ pub mod protocol;
 mod tests;
 mod worker;
 
-pub use worker::{DynamicMemory, MemorySettings, MemoryStatus, Provider};
+pub use worker::{DynamicMemory, MemorySettings, Provider};

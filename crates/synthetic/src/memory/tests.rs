@@ -181,5 +181,5 @@ fn the_host_gets_what_is_behind_pages_that_the_guest_gives() {
         std::thread::yield_now();
     }
     guest.close(channel);
-    assert_eq!(memory.status().assigned, PAGES << 12);
+    assert_eq!(memory.assigned(), PAGES << 12);
 }

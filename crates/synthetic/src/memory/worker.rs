@@ -1,13 +1,10 @@
 //! The device, and the event loop of its channel.
 
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use counters::DeviceCounters;
 use guest_memory::{DEVICE_HOLE_END, DEVICE_HOLE_START, PAGE_SHIFT, PAGE_SIZE};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use vmbus::protocol::{USER_DATA_SIZE, offer_flags};
 use vmbus::ring::{OutgoingPacket, RingError};
 use vmbus::{Channel, Device, Offer, OpenError};
@@ -24,19 +21,6 @@ pub struct MemorySettings {
     pub least: u64,
     /// Its row of the device table.
     pub counters: DeviceCounters,
-}
-
-/// How a guest's memory is. All in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryStatus {
-    /// What the machine has.
-    pub size: u64,
-    /// What the guest has of it now.
-    pub assigned: u64,
-    /// What the guest says that it needs, while it says so.
-    pub demand: Option<u64>,
-    /// What the guest says that programs could still have.
-    pub available: Option<u64>,
 }
 
 /// Dynamic memory of one guest.
@@ -59,16 +43,9 @@ impl DynamicMemory {
         self.balloon.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How the guest's memory is.
-    pub fn status(&self) -> MemoryStatus {
-        let balloon = self.lock();
-        let pressure = balloon.pressure();
-        MemoryStatus {
-            size: self.size,
-            assigned: self.size.saturating_sub(balloon.count() * PAGE_SIZE),
-            demand: pressure.map(|pressure| pressure.demand.saturating_mul(PAGE_SIZE)),
-            available: pressure.map(|pressure| pressure.available.saturating_mul(PAGE_SIZE)),
-        }
+    /// Bytes that the guest has now.
+    pub fn assigned(&self) -> u64 {
+        self.size.saturating_sub(self.lock().count() * PAGE_SIZE)
     }
 
     /// What the device table says.
@@ -76,8 +53,7 @@ impl DynamicMemory {
         if !self.lock().ready() {
             return "no driver".to_owned();
         }
-        let MemoryStatus { size, assigned, .. } = self.status();
-        format!("driver bound; {} of {} MiB with the guest", assigned >> 20, size >> 20)
+        format!("driver bound; {} of {} MiB with the guest", self.assigned() >> 20, self.size >> 20)
     }
 
     fn run(&self, channel: &mut Channel) {
@@ -89,16 +65,9 @@ impl DynamicMemory {
                 tracing::error!(%error, "guest breaks the ring of dynamic memory");
                 broken = true;
             }
-            let mut fds = [PollFd::new(channel.doorbell(), PollFlags::IN)];
-            match poll(&mut fds, None) {
-                Ok(_) | Err(Errno::INTR) => {
-                    channel.doorbell().answer();
-                }
-                Err(error) => {
-                    let error = io::Error::from(error);
-                    tracing::error!(%error, "event loop of dynamic memory fails");
-                    return;
-                }
+            if let Err(error) = channel.wait(&[], None) {
+                tracing::error!(%error, "event loop of dynamic memory fails");
+                return;
             }
         }
     }
