@@ -16,6 +16,7 @@
 //!
 //! Specification: Intel 64 and IA-32 Architectures Software Developer's Manual (SDM), volumes 1 to 3.
 
+mod address;
 mod debugger;
 #[cfg(test)]
 mod differential;

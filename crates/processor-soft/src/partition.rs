@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::run::SoftProcessor;
 use crate::system::UnknownMsrs;
-use crate::translate::{Inspection, Totals, WritableFilter};
+use crate::translate::{Inspection, Library, Totals, WritableFilter};
 use crate::vcpu::Vcpu;
 
 /// Flush requests that a processor keeps apart; with more it flushes everything.
@@ -69,6 +69,8 @@ pub struct Shared {
     pub clock: Arc<VmClock>,
     pub tier: Tier,
     pub inspection: Arc<Inspection>,
+    /// What the processors have translated for each other.
+    pub library: Library,
     /// Counts of the translator, if there is one.
     pub totals: Option<Totals>,
     pub bus: OnceLock<Arc<dyn Bus>>,
@@ -322,6 +324,12 @@ impl SoftPartition {
                 code: config.code,
                 clock: config.clock,
                 tier: config.tier,
+                // Who looks on wants to see each block being translated.
+                library: if config.inspection.is_wanted() {
+                    Library::default()
+                } else {
+                    Library::new(config.processors)
+                },
                 inspection: config.inspection,
                 totals: (config.tier == Tier::Translator).then(|| Totals::new(&config.registry)),
                 bus: OnceLock::new(),

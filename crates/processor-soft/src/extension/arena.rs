@@ -64,6 +64,11 @@ impl Arena {
         self.executable.as_ptr().addr() as u64 + self.used as u64
     }
 
+    /// Executable address of the first piece.
+    pub fn start(&self) -> u64 {
+        self.executable.as_ptr().addr() as u64
+    }
+
     /// Bytes that are free.
     pub fn room(&self) -> usize {
         self.size.saturating_sub(self.used)

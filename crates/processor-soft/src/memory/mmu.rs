@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicU32;
 use guest_memory::{CodePages, GuestMemory};
 use processor::{TlbFlush, TlbRange};
 
+use super::fetched::Fetched;
 use super::host::{self, HostMemory};
 use crate::debugger::WATCHED_PAGES;
 use crate::registers::cr4;
@@ -43,12 +44,12 @@ pub const CODE_KEY_FREE: u32 = 43;
 const RANGE_LIMIT: u64 = 64;
 /// Pages of the upper half that are not global and are remembered one by one.
 const LOCALS: usize = 32;
-/// Bits of the filter that remembers from which pages code has been fetched.
+/// Bits of the filters that remember large pages.
 const FILTER_BITS: u64 = 1 << 19;
 /// Large pages are remembered by regions of this many address bits: the largest but the gigabyte.
-const REGION_SHIFT: u32 = 22;
+pub const REGION_SHIFT: u32 = 22;
 /// The regions of pages of 1 GiB.
-const HUGE_SHIFT: u32 = 30;
+pub const HUGE_SHIFT: u32 = 30;
 
 /// Which rights an access has. Each has a table of its own, so that a hit needs no further check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,10 +161,8 @@ pub struct Mmu {
     victim: usize,
     /// Multiples of [`GENERATION`], for each half: grows when code mappings may have gone.
     code_generation: [u64; 2],
-    /// Pages from which code has been fetched, and the regions in which they are.
-    fetched: Filter,
-    fetched_regions: Filter,
-    fetched_huge: Filter,
+    /// From where code has been fetched since then, for each half.
+    fetched: [Fetched; 2],
     /// Regions of which parts of large pages have been entered, by the sizes above: an INVLPG anywhere in
     /// a large page drops all of it.
     large: Filter,
@@ -212,9 +211,7 @@ impl Mmu {
             current: 0,
             victim: 0,
             code_generation: [0; 2],
-            fetched: Filter::new(),
-            fetched_regions: Filter::new(),
-            fetched_huge: Filter::new(),
+            fetched: Default::default(),
             large: Filter::new(),
             huge: Filter::new(),
             entries,
@@ -334,9 +331,10 @@ impl Mmu {
     pub fn code_fill(&mut self, linear: u64, user: bool, page: &Page) {
         let half = (linear >> 63) as usize;
         self.remember_local(linear, page);
-        self.fetched.insert(linear >> 12);
-        self.fetched_regions.insert(linear >> REGION_SHIFT);
-        self.fetched_huge.insert(linear >> HUGE_SHIFT);
+        if self.fetched[half].is_full() {
+            self.forget_code(half);
+        }
+        self.fetched[half].insert(linear);
         self.remember_size(linear, page);
         self.code_entries[usize::from(user)][(linear >> 12) as usize & (CODE_ENTRIES - 1)] = CodeEntry {
             tag: linear & !TAG_MASK | self.tags[half],
@@ -374,9 +372,7 @@ impl Mmu {
         for table in self.code_entries.iter_mut() {
             table.fill(EMPTY_CODE);
         }
-        for fetched in [&mut self.fetched, &mut self.fetched_regions, &mut self.fetched_huge] {
-            fetched.clear();
-        }
+        self.fetched.iter_mut().for_each(Fetched::clear);
         self.large.clear();
         self.huge.clear();
         self.set_class(self.class);
@@ -521,13 +517,9 @@ impl Mmu {
                 }
             }
         }
-        let code = match shift {
-            HUGE_SHIFT => self.fetched_huge.contains(region),
-            REGION_SHIFT => self.fetched_regions.contains(region),
-            _ => self.fetched.contains(region),
-        };
-        if code {
-            self.forget_code((linear >> 63) as usize);
+        let half = (linear >> 63) as usize;
+        if self.fetched[half].is_in(linear, shift) {
+            self.forget_code(half);
         }
         self.table = self.entries[self.class as usize].as_ptr();
     }
@@ -541,6 +533,7 @@ impl Mmu {
                 .filter(|entry| entry.tag >> 63 == half as u64)
                 .for_each(|entry| *entry = EMPTY_CODE);
         }
+        self.fetched[half].clear();
         let (generation, overflow) = self.code_generation[half].overflowing_add(GENERATION);
         self.code_generation[half] = generation;
         if overflow {

@@ -6,6 +6,7 @@
 //! ```
 
 mod block;
+mod fetched;
 pub mod host;
 mod mmu;
 mod segment;

@@ -1,7 +1,6 @@
 //! The translated blocks of one processor, and the ways to find them.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::sync::Arc;
 
@@ -9,16 +8,17 @@ use guest_memory::{CodePages, PageState};
 use iced_x86::{CpuidFeature, Encoder, InstructionInfoFactory, Mnemonic};
 
 use super::bases_can_be_set;
-use super::block::{Extent, Guest, PAGE, Scan, scan, scan_crossing};
+use super::block::{Guest, PAGE, Scan, scan, scan_crossing};
 use super::counts::{Counts, Told};
-use super::emit::{Buffers, Emitter};
+use super::emit::Emitter;
 use super::inspect::{Inspection, Translated};
-use super::lower::{Ahead, Crossing, Entries, HEAD, Link, Lowered, Tools, Way, Writer};
+use super::library::{Source, Translation};
+use super::lower::{Ahead, Crossing, Entries, HEAD, Link, Lowered, Place, Tools, Way, Writer};
 use super::mode::Mode;
 use super::slow::{self, Interpreted};
 use super::state::{JUMPS, Jump, jump_slot, no_jump};
 use super::stubs::{self, Stubs};
-use crate::execute::decode_one;
+use crate::address::AddressMap;
 use crate::extension::{Arena, Host};
 use crate::vcpu::Vcpu;
 
@@ -41,28 +41,6 @@ const RELINKS: u8 = 8;
 /// block takes a few.
 const LAST_KEY: u64 = u32::MAX as u64 - 64;
 
-/// Spreads guest physical addresses.
-#[derive(Default)]
-pub struct AddressHasher(u64);
-
-impl Hasher for AddressHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(u64::from(byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
-    }
-}
-
-type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
-
 /// Which block: a guest physical address, for which mode, and whether it shares look-ups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Name(u64);
@@ -84,6 +62,11 @@ impl Name {
         self.0 & 1 != 0
     }
 
+    /// As what the machine's processors know it, of an instruction that lies in two pages or of a block in one.
+    fn shared(self, crossing: bool) -> u64 {
+        self.0 << 1 | u64::from(crossing)
+    }
+
     /// The block at another offset of the same page.
     fn at(self, offset: u16, plain: bool) -> Self {
         Self::new(self.gpa() & !(PAGE as u64 - 1) | u64::from(offset), self.mode(), plain)
@@ -102,10 +85,12 @@ struct Block {
     valid: bool,
     /// How its ways in begin while it is valid.
     heads: [[u8; HEAD]; 4],
-    /// What it was made of.
-    extents: Box<[Extent]>,
-    bytes: Box<[u8]>,
+    source: Source,
 }
+
+/// How a block is known: its name, the word of its page, and of the page on which its only instruction goes on, with
+/// that page's guest physical address.
+type Known = (Name, PageState, Option<(u64, PageState)>);
 
 /// A jump to another page.
 struct Crossroad {
@@ -123,6 +108,7 @@ struct Pending {
 /// Everything that one processor has translated.
 pub struct Translator {
     arena: Arena,
+    /// Addresses are distances from the arena's start.
     stubs: Stubs,
     blocks: Vec<Block>,
     /// Numbers of blocks.
@@ -143,8 +129,12 @@ pub struct Translator {
     /// Never moved: generated code holds their addresses.
     #[expect(clippy::vec_box, reason = "generated code holds the addresses of the elements")]
     interpreted: Vec<Box<Interpreted>>,
+    /// Those of the last block's.
+    addresses: Vec<u64>,
     encoder: Encoder,
-    buffers: Buffers,
+    /// The last block that has been translated, for its memory, and the code that has come into the arena last.
+    lowered: Lowered,
+    placed: Vec<u8>,
     page: Option<Box<PageCopy>>,
     info: InstructionInfoFactory,
     bmi2: bool,
@@ -152,12 +142,10 @@ pub struct Translator {
     /// What others know of them.
     pub told: Told,
     inspection: Arc<Inspection>,
-    /// Where the code of each instruction of the last block begins, if somebody wants to know.
+    /// Where in the last block the code of each instruction begins, if somebody wants to know.
     marks: Vec<u64>,
     /// [`CodePages::ended`] up to which blocks of written pages have been barred.
     pub ended: u64,
-    /// [`crate::extension::ExtensionState::generation`] for which the code is good.
-    pub thunks: u64,
     /// Blocks are not linked with each other.
     pub unlinked: bool,
 }
@@ -228,8 +216,10 @@ impl Translator {
             next_key: 1,
             last_key: (u64::MAX, 0),
             interpreted: Vec::new(),
+            addresses: Vec::new(),
             encoder: Encoder::new(64),
-            buffers: Buffers::default(),
+            lowered: Lowered::default(),
+            placed: Vec::new(),
             page: None,
             info: InstructionInfoFactory::new(),
             bmi2: Host::get().offers(CpuidFeature::BMI2),
@@ -238,7 +228,6 @@ impl Translator {
             inspection,
             marks: Vec::new(),
             ended: 0,
-            thunks: 0,
             unlinked: false,
         });
         translator.clear();
@@ -258,10 +247,11 @@ impl Translator {
         self.interpreted.clear();
         self.jumps.iter_mut().enumerate().for_each(|(slot, jump)| *jump = no_jump(slot));
         self.arena.clear();
-        let mut emitter = Emitter::new(self.arena.next());
+        let start = self.arena.next();
+        let mut emitter = Emitter::new(0);
         let interpret = slow::interpret as *const () as u64;
         self.stubs = stubs::write(&mut emitter, interpret, slow::access as *const () as u64);
-        self.inspection.stubs(self.stubs, emitter.here());
+        self.inspection.stubs(self.stubs, start, emitter.here());
         self.arena.add(&emitter.finish().code);
     }
 
@@ -308,7 +298,7 @@ impl Translator {
 
     /// The stub by which Rust enters generated code: `extern "sysv64" fn(entry) -> reason`.
     pub fn way_in(&self) -> u64 {
-        self.stubs.enter
+        self.arena.start() + self.stubs.enter
     }
 
     /// Counts a return from generated code.
@@ -337,19 +327,25 @@ impl Translator {
         let mut copy = self.page.take().unwrap_or_default();
         copy.refresh(cpu, gpa >> 12, state)?;
         let page = &copy.bytes;
-        let scan = scan(page, (gpa & 0xfff) as u16, name.mode());
-        if scan.guests.is_empty() {
-            return None;
-        }
-        let lowered = self.lower(cpu, &scan, plain, |guest| {
-            let bytes = page.get(usize::from(guest.start)..).unwrap_or_default();
-            bytes.get(..15).unwrap_or(bytes)
-        });
-        self.tell(cpu, name, &scan, &lowered.buffers.code);
-        let bytes = gather(&scan.extents, page);
+        let before = known.filter(|_| room);
+        let shared = name.shared(false);
+        let found = if let Some(known) = cpu.shared.library.take(shared, |source| source.is_in(page)) {
+            self.counts.taken += 1;
+            self.install((name, state, None), known.source.clone(), &known.lowered, before)
+        } else {
+            let scan = scan(page, (gpa & 0xfff) as u16, name.mode());
+            if scan.guests.is_empty() {
+                return None;
+            }
+            let bytes = |guest: &Guest| {
+                let bytes = page.get(usize::from(guest.start)..).unwrap_or_default();
+                bytes.get(..15).unwrap_or(bytes)
+            };
+            let source = Source::gather(scan.extents.clone(), page);
+            self.translate(cpu, (name, state, None), (&scan, source), bytes, before)
+        };
         self.page = Some(copy);
-        let block = (name, (state, None), scan.extents, bytes);
-        self.install(block, lowered, known.filter(|_| room))
+        found
     }
 
     /// The block of the instruction at `gpa` that goes on in the page at `second`.
@@ -368,12 +364,15 @@ impl Translator {
         }
         self.make_room();
         let bytes = two_pages(cpu, gpa, second.0)?;
-        let scan = scan_crossing(&bytes, (gpa & 0xfff) as u16, name.mode());
-        let lowered = self.lower(cpu, &scan, true, |_| &bytes);
-        self.tell(cpu, name, &scan, &lowered.buffers.code);
         // Another second page is another block.
-        let block = (name, (state, Some(second)), scan.extents, bytes.into());
-        self.install(block, lowered, None)
+        let (known, before) = ((name, state, Some(second)), None);
+        if let Some(taken) = cpu.shared.library.take(name.shared(true), |source| *source.bytes == bytes) {
+            self.counts.taken += 1;
+            return self.install(known, taken.source.clone(), &taken.lowered, before);
+        }
+        let scan = scan_crossing(&bytes, (gpa & 0xfff) as u16, name.mode());
+        let source = Source { extents: scan.extents.clone().into(), bytes: bytes.into() };
+        self.translate(cpu, known, (&scan, source), |_| &bytes, before)
     }
 
     /// Whether block `number` is what is in memory now; it may be entered then.
@@ -400,7 +399,7 @@ impl Translator {
                 None => return false,
             },
         };
-        if now != block.bytes {
+        if now != block.source.bytes {
             self.counts.changed += 1;
             return false;
         }
@@ -470,80 +469,77 @@ impl Translator {
         room
     }
 
-    /// Writes the code of a block; `bytes` are those of an instruction.
-    fn lower<'a>(
+    /// Writes the code of a block, makes it known here and lays it out for other processors; `bytes` are those of
+    /// an instruction. For the rest see [`Self::install`].
+    fn translate<'a>(
         &mut self,
         cpu: &mut Vcpu,
-        scan: &Scan,
-        plain: bool,
+        known: Known,
+        (scan, source): (&Scan, Source),
         bytes: impl Fn(&Guest) -> &'a [u8],
-    ) -> Lowered {
+        before: Option<u32>,
+    ) -> Option<Found> {
         self.counts.translated += 1;
-        let interpreted = &mut self.interpreted;
-        let thunks = cpu.extension.generation();
         self.marks.clear();
+        let (name, _, second) = known;
         let tools = Tools {
             stubs: &self.stubs,
             encoder: &mut self.encoder,
             info: &mut self.info,
-            buffers: std::mem::take(&mut self.buffers),
-            crossings: self.crossroads.len(),
-            plain,
+            lowered: std::mem::take(&mut self.lowered),
+            plain: name.plain(),
             bmi2: self.bmi2,
             counting: self.inspection.count,
             marks: self.inspection.dump.is_some().then_some(&mut self.marks),
         };
-        Writer::new(self.arena.next(), tools).block(scan, |guest| {
-            let ops = decode_one(cpu, bytes(guest)).unwrap_or_default();
-            let mnemonic = guest.instruction.mnemonic();
-            let quiet = slow::is_quiet(&guest.instruction);
-            let mut record = Box::new(Interpreted { ops, thunks, mnemonic, quiet, runs: 0 });
-            let address = &raw mut *record as u64;
-            interpreted.push(record);
-            address
-        })
-    }
-
-    /// Tells who looks on of the block that has just been written.
-    fn tell(&self, cpu: &Vcpu, name: Name, scan: &Scan, code: &[u8]) {
+        let lowered = Writer::new(tools).block(scan, bytes);
+        let make = || Translation { source: source.clone(), lowered: lowered.clone() };
+        cpu.shared.library.add(name.shared(second.is_some()), make);
+        let origin = self.arena.next();
+        let found = self.install(known, source, &lowered, before);
+        self.lowered = lowered;
         self.inspection.block(&Translated {
             rip: cpu.rip,
             gpa: name.gpa(),
             plain: name.plain(),
             scan,
-            origin: self.arena.next(),
-            code,
+            origin,
+            code: &self.placed,
             marks: &self.marks,
-            stubs: &self.stubs,
+            stubs: (&self.stubs, self.arena.start()),
         });
+        found
     }
 
     /// Makes a block known; it takes the place of the block `before`.
-    #[expect(clippy::type_complexity, reason = "what a block is made of, once")]
     fn install(
         &mut self,
-        (name, (state, second), extents, bytes): (
-            Name,
-            (PageState, Option<(u64, PageState)>),
-            Vec<Extent>,
-            Box<[u8]>,
-        ),
-        lowered: Lowered,
+        (name, state, second): Known,
+        source: Source,
+        lowered: &Lowered,
         before: Option<u32>,
     ) -> Option<Found> {
-        let Lowered { buffers, links, crossings, entries } = lowered;
-        let code = &buffers.code;
         let origin = self.arena.next();
+        let first = self.interpreted.len();
+        let records = lowered.interpreted.iter().map(|&instruction| Box::new(Interpreted::new(instruction)));
+        self.interpreted.extend(records);
+        self.addresses.clear();
+        self.addresses.extend(self.interpreted[first..].iter_mut().map(|record| &raw mut **record as u64));
+        let place = Place {
+            offset: origin - self.arena.start(),
+            crossings: self.crossroads.len(),
+            interpreted: &self.addresses,
+        };
+        lowered.place(&place, &mut self.placed);
+        let (code, entries) = (&self.placed, lowered.entries.moved(origin));
         self.arena.add(code)?;
         let head = |at: u64| {
             let at = (at - origin) as usize;
             std::array::from_fn(|n| code.get(at + n).copied().unwrap_or(0x90))
         };
         let heads = entries.ways().map(head);
-        self.buffers = buffers;
         let number = self.blocks.len() as u32;
-        let extents = extents.into_boxed_slice();
-        self.blocks.push(Block { name, entries, state, second, valid: true, heads, extents, bytes });
+        self.blocks.push(Block { name, entries, state, second, valid: true, heads, source });
         self.pages.entry(name.gpa() >> 12).or_default().push(number);
         if let Some((second, _)) = second {
             self.pages.entry(second >> 12).or_default().push(number);
@@ -562,13 +558,14 @@ impl Translator {
                 self.divert(old, new);
             }
         }
-        self.crossroads.extend(crossings.into_iter().map(|place| Crossroad { place, relinks: 0 }));
-        self.link(name, links);
+        let crossings = lowered.crossings.iter().map(|crossing| crossing.moved(origin));
+        self.crossroads.extend(crossings.map(|place| Crossroad { place, relinks: 0 }));
+        self.link(name, lowered.links.iter().map(|link| link.moved(origin)));
         Some(self.found(number))
     }
 
     /// Links jumps within the page of the block `name`.
-    fn link(&mut self, name: Name, links: Vec<Link>) {
+    fn link(&mut self, name: Name, links: impl Iterator<Item = Link>) {
         if self.unlinked {
             return;
         }
@@ -624,7 +621,7 @@ impl Translator {
     fn interpreted_counts(&self) -> Vec<(Mnemonic, u64)> {
         let mut counts: HashMap<Mnemonic, u64> = HashMap::new();
         for record in &self.interpreted {
-            *counts.entry(record.mnemonic).or_default() += record.runs;
+            *counts.entry(record.instruction.mnemonic).or_default() += record.runs;
         }
         let mut counts: Vec<_> = counts.into_iter().collect();
         counts.sort_by_key(|&(_, runs)| std::cmp::Reverse(runs));
@@ -645,19 +642,11 @@ impl Drop for Translator {
     }
 }
 
-/// The bytes of `extents`.
-fn gather(extents: &[Extent], page: &[u8; PAGE]) -> Box<[u8]> {
-    let bytes = |&(offset, length): &Extent| {
-        page.get(usize::from(offset)..usize::from(offset) + usize::from(length)).unwrap_or_default()
-    };
-    extents.iter().flat_map(bytes).copied().collect()
-}
-
 /// What is now in memory where `block`, which lies in one page, was made from.
 fn read_extents(cpu: &Vcpu, block: &Block) -> Option<Box<[u8]>> {
-    let mut bytes = vec![0; block.bytes.len()];
+    let mut bytes = vec![0; block.source.bytes.len()];
     let mut rest = bytes.as_mut_slice();
-    for &(offset, length) in &block.extents {
+    for &(offset, length) in &block.source.extents {
         let (here, after) = rest.split_at_mut_checked(usize::from(length))?;
         let gpa = block.name.gpa() & !(PAGE as u64 - 1) | u64::from(offset);
         cpu.shared.read_code(here, gpa)?;

@@ -9,8 +9,10 @@ use super::state::reason;
 pub struct Counts {
     /// Ways back into Rust, by [`reason`].
     pub exits: [u64; reason::COUNT],
-    /// Blocks that have been translated; found unchanged after their page had been written; changed.
+    /// Blocks that have been translated; taken from another processor; found unchanged after their page had been
+    /// written; changed.
     pub translated: u64,
+    pub taken: u64,
     pub renewed: u64,
     pub changed: u64,
     /// Pages with blocks that have been written.
@@ -35,7 +37,7 @@ pub struct Counts {
 }
 
 /// Number of counts.
-const COUNT: usize = 15 + reason::COUNT;
+const COUNT: usize = 16 + reason::COUNT;
 
 impl Counts {
     /// In the order of [`names`].
@@ -43,6 +45,7 @@ impl Counts {
         let Self {
             exits,
             translated,
+            taken,
             renewed,
             changed,
             ended,
@@ -62,6 +65,7 @@ impl Counts {
         let (first, last) = values.split_at_mut(COUNT - reason::COUNT);
         first.copy_from_slice(&[
             translated,
+            taken,
             renewed,
             changed,
             ended,
@@ -85,6 +89,7 @@ impl Counts {
 fn names() -> impl Iterator<Item = String> {
     const NAMES: [&str; COUNT - reason::COUNT] = [
         "blocks.translated",
+        "blocks.taken",
         "blocks.renewed",
         "blocks.changed",
         "pages.written",

@@ -84,9 +84,18 @@ pub struct Emitter {
 #[derive(Default)]
 pub struct Buffers {
     pub code: Vec<u8>,
+    /// Where in the code 32-bit distances to what is outside of it are.
+    pub reaches: Vec<u32>,
     labels: Vec<usize>,
     /// Where a 32-bit distance to a label has to be filled in.
     fixups: Vec<(usize, usize)>,
+}
+
+impl Clone for Buffers {
+    /// What is of use when the code is finished.
+    fn clone(&self) -> Self {
+        Self { code: self.code.clone(), reaches: self.reaches.clone(), ..Self::default() }
+    }
 }
 
 impl Emitter {
@@ -98,6 +107,7 @@ impl Emitter {
     /// The same, in the memory of an emitter before it.
     pub fn reusing(mut buffers: Buffers, origin: u64) -> Self {
         buffers.code.clear();
+        buffers.reaches.clear();
         buffers.labels.clear();
         buffers.fixups.clear();
         Self { origin, buffers }
@@ -126,7 +136,7 @@ impl Emitter {
 
     /// The code, with all jumps to labels filled in.
     pub fn finish(mut self) -> Buffers {
-        let Buffers { code, labels, fixups } = &mut self.buffers;
+        let Buffers { code, labels, fixups, .. } = &mut self.buffers;
         for &(at, label) in fixups.iter() {
             let distance = labels[label] as i64 - (at as i64 + 4);
             code[at..at + 4].copy_from_slice(&(distance as i32).to_le_bytes());
@@ -507,9 +517,16 @@ impl Emitter {
             self.bytes(&[0xb8 | register & 7]);
             self.bytes(&value.to_le_bytes());
         } else {
-            self.bytes(&[0x48 | register >> 3, 0xb8 | register & 7]);
-            self.bytes(&value.to_le_bytes());
+            self.mov_imm_64(register, value);
         }
+    }
+
+    /// `mov register, imm64`, in full; the address of the operand.
+    pub fn mov_imm_64(&mut self, register: u8, value: u64) -> u64 {
+        self.bytes(&[0x48 | register >> 3, 0xb8 | register & 7]);
+        let at = self.here();
+        self.bytes(&value.to_le_bytes());
+        at
     }
 
     /// `jcc label`; the executable address of the distance.
@@ -544,6 +561,7 @@ impl Emitter {
     }
 
     fn distance(&mut self, target: u64) {
+        self.buffers.reaches.push(self.buffers.code.len() as u32);
         let distance = target.wrapping_sub(self.here() + 4) as u32;
         self.bytes(&distance.to_le_bytes());
     }

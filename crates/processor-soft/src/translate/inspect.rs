@@ -55,9 +55,10 @@ pub struct Translated<'a> {
     /// Executable address of its code.
     pub origin: u64,
     pub code: &'a [u8],
-    /// Addresses at which the instructions' code begins, and at which the last one's ends.
+    /// Where in it the instructions' code begins, and the last one's ends.
     pub marks: &'a [u64],
-    pub stubs: &'a Stubs,
+    /// The stubs, and where the first one is.
+    pub stubs: (&'a Stubs, u64),
 }
 
 impl Translated<'_> {
@@ -69,6 +70,11 @@ impl Translated<'_> {
 }
 
 impl Inspection {
+    /// Whether blocks are told of.
+    pub fn is_wanted(&self) -> bool {
+        self.map.is_some() || self.dump.is_some()
+    }
+
     /// Tells of a block.
     pub fn block(&self, block: &Translated<'_>) {
         if let Some(map) = &self.map {
@@ -79,8 +85,8 @@ impl Inspection {
         }
     }
 
-    /// Tells of the stubs, which end at `end`.
-    pub fn stubs(&self, stubs: Stubs, end: u64) {
+    /// Tells of the stubs, which begin at `start` and take `end` bytes.
+    pub fn stubs(&self, stubs: Stubs, start: u64, end: u64) {
         let Some(map) = &self.map else { return };
         let mut stubs: Vec<_> = stubs.named().collect();
         stubs.sort_by_key(|&(_, address)| address);
@@ -88,7 +94,7 @@ impl Inspection {
         let lines = stubs
             .iter()
             .zip(ends)
-            .map(|(&(name, address), end)| format!("{address:x} {:x} stub:{name}\n", end - address));
+            .map(|(&(name, at), end)| format!("{:x} {:x} stub:{name}\n", start + at, end - at));
         write(map, &lines.collect::<String>());
     }
 }
@@ -116,7 +122,7 @@ fn text(block: &Translated<'_>) -> String {
         host_code(text, block.stubs, from, code);
     };
     let mut at = block.origin;
-    for (guest, &mark) in guests.iter().zip(block.marks) {
+    for (guest, mark) in guests.iter().zip(block.marks).map(|(guest, mark)| (guest, block.origin + mark)) {
         host(&mut text, at, mark);
         at = mark;
         let page = block.rip & !0xfff;
@@ -125,7 +131,7 @@ fn text(block: &Translated<'_>) -> String {
         text.push_str(if matches!(guest.kind, Kind::Interpret(_)) { "  ; interpreted\n" } else { "\n" });
     }
     let end = block.origin + block.code.len() as u64;
-    let behind = block.marks.last().copied().unwrap_or(at);
+    let behind = block.marks.last().map_or(at, |mark| block.origin + mark);
     host(&mut text, at, behind);
     text.push_str("behind the block\n");
     host(&mut text, behind, end);
@@ -164,7 +170,7 @@ fn linear(guest: &Guest, page: u64) -> Instruction {
 }
 
 /// Host code at `at`.
-fn host_code(text: &mut String, stubs: &Stubs, at: u64, code: &[u8]) {
+fn host_code(text: &mut String, (stubs, first): (&Stubs, u64), at: u64, code: &[u8]) {
     let mut formatter = formatter();
     let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
     let line = |text: &mut String, ip: u64, bytes: &[u8]| {
@@ -179,8 +185,8 @@ fn host_code(text: &mut String, stubs: &Stubs, at: u64, code: &[u8]) {
         formatter.format(&instruction, text);
         text.push('\n');
         let position = decoder.position();
-        if stubs.takes_site(instruction.near_branch_target()) && decoder.set_position(position + SITE).is_ok()
-        {
+        let stub = instruction.near_branch_target().wrapping_sub(first);
+        if stubs.takes_site(stub) && decoder.set_position(position + SITE).is_ok() {
             let ip = decoder.ip();
             line(text, ip, code.get(position..position + SITE).unwrap_or_default());
             text.push_str("  the instruction, for the stub\n");
@@ -202,7 +208,7 @@ mod tests {
         page[0x10..0x14].copy_from_slice(&[0x0f, 0xa2, 0x74, 0x02]);
         page[0x14] = 0xc3;
         let scan = scan(&page, 0x10, Mode::KERNEL);
-        let stubs = Stubs { interpret: 0x7000, ..Stubs::default() };
+        let stubs = Stubs { interpret: 0x6800, ..Stubs::default() };
         // jmp 0x7000, its site; je; ret
         let code = [0xe9, 0xfb, 0x5f, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0x74, 0x00, 0xc3];
         let block = Translated {
@@ -212,8 +218,8 @@ mod tests {
             scan: &scan,
             origin: 0x1000,
             code: &code,
-            marks: &[0x1000, 0x100d, 0x100f, 0x1010],
-            stubs: &stubs,
+            marks: &[0, 0xd, 0xf, 0x10],
+            stubs: (&stubs, 0x800),
         };
         let text = text(&block);
         let lines: Vec<_> =

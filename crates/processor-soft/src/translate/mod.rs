@@ -5,8 +5,8 @@
 //!                         │ miss        ▲                             └──▶ other blocks
 //!                         ▼             │ enter / reason (stubs)
 //!                       cache: by guest physical address
-//!                         │ miss
-//!                         ▼
+//!                         │ miss ─▶ library: what another processor has translated ──────────┐
+//!                         ▼                                                                 ▼
 //!        block (which instructions, live flags) ─▶ classify ─▶ lower ─▶ arena
 //! ```
 //!
@@ -39,6 +39,7 @@ mod emit;
 mod fast_call;
 mod first_level;
 mod inspect;
+mod library;
 mod lower;
 mod mode;
 mod plan;
@@ -58,6 +59,7 @@ pub use cache::Translator;
 pub use counts::Totals;
 pub use first_level::{FirstLevel, WritableFilter};
 pub use inspect::Inspection;
+pub use library::Library;
 pub use state::Shared;
 
 use crate::extension::{Host, MXCSR_MASKS};
@@ -343,10 +345,6 @@ impl Vcpu {
             self.generated.fast_calls.close();
         }
         self.relieve_blocks();
-        if translator.thunks != self.extension.generation() {
-            translator.thunks = self.extension.generation();
-            translator.clear();
-        }
         if self.debugger_holds() {
             return Ok(None);
         }

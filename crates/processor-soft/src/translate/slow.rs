@@ -4,23 +4,40 @@ use iced_x86::{Instruction, Mnemonic};
 
 use super::block::PAGE;
 use super::counts::Counts;
+use super::lower::Instructed;
 use super::state::{Site, reason, slow};
+use crate::execute::decode_one;
 use crate::op::{Flow, Op};
 use crate::vcpu::Vcpu;
 
 /// An instruction that generated code leaves to the interpreter.
 pub struct Interpreted {
-    pub ops: Box<[Op]>,
+    pub instruction: Instructed,
+    /// Made when it runs first.
+    ops: Box<[Op]>,
     /// [`crate::extension::ExtensionState::generation`] for which `ops` are good.
-    pub thunks: u64,
-    pub mnemonic: Mnemonic,
-    /// It changes nothing of what [`Vcpu::refresh`] tells generated code.
-    pub quiet: bool,
+    thunks: Option<u64>,
     /// How often it has run.
     pub runs: u64,
 }
 
-/// Whether an instruction is [`Interpreted::quiet`]: those that are interpreted often.
+impl Interpreted {
+    pub fn new(instruction: Instructed) -> Self {
+        Self { instruction, ops: Box::default(), thunks: None, runs: 0 }
+    }
+
+    /// What the interpreter runs.
+    fn ops(&mut self, cpu: &mut Vcpu) -> &[Op] {
+        if self.thunks != Some(cpu.extension.generation()) {
+            cpu.relieve_blocks();
+            self.ops = decode_one(cpu, self.instruction.code()).unwrap_or_default();
+            self.thunks = Some(cpu.extension.generation());
+        }
+        &self.ops
+    }
+}
+
+/// Whether an instruction is [`Instructed::quiet`]: those that are interpreted often.
 pub fn is_quiet(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     matches!(
@@ -58,15 +75,12 @@ impl Vcpu {
         // SAFETY: it lives until the translator forgets its blocks, at the earliest in the look-up below, before
         // which this reference ends.
         let interpreted = unsafe { &mut *interpreted };
-        if interpreted.thunks != self.extension.generation() {
-            self.rip = start;
-            return leave(reason::LOOK_UP);
-        }
-        let (mnemonic, quiet) = (interpreted.mnemonic, interpreted.quiet);
+        let Instructed { mnemonic, quiet, .. } = interpreted.instruction;
         interpreted.runs += 1;
         self.translator_counts().interpreted += 1;
         self.instructions += 1;
-        let result = self.run_ops(&interpreted.ops, start);
+        let ops = interpreted.ops(self);
+        let result = self.run_ops(ops, start);
         match result {
             Err(_) => return leave(reason::FAULT),
             Ok(Flow::Leave) if self.wants_run_loop() => return leave(reason::LEAVE),

@@ -192,9 +192,9 @@ impl Writer<'_> {
         }
     }
 
-    /// DIV and IDIV: by the host if the quotient surely fits, else by the interpreter (`ops`), which knows
+    /// DIV and IDIV: by the host if the quotient surely fits, else by the interpreter (`which`), which knows
     /// when to raise #DE.
-    pub fn divide(&mut self, guest: &Guest, plan: &Plan, ops: u64) {
+    pub fn divide(&mut self, guest: &Guest, plan: &Plan, which: u16) {
         let instruction = &guest.instruction;
         let wide = accessed_size(instruction) == 8;
         let after = self.e.label();
@@ -228,7 +228,7 @@ impl Writer<'_> {
         self.flags = super::Flags::Host;
         self.bind_after(after);
         // What the interpreter may do, nobody knows.
-        self.late.push(Late::Interpreted { label, after, site: Self::site(guest, 0, false), ops });
+        self.late.push(Late::Interpreted { label, after, site: Self::site(guest, 0, false), which });
         self.forget_slots();
     }
 }

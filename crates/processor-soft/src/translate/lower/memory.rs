@@ -146,7 +146,7 @@ impl Writer<'_> {
     fn fill_slot(&mut self, guest: &Guest, share: Share) {
         let label = self.e.label();
         let at = self.look_up_page(share.span, share.write, label);
-        self.links.push(Link { at, target: guest.start, way: Way::Plain });
+        self.lowered.links.push(Link { at, target: guest.start, way: Way::Plain });
         let target = i32::from(guest.start);
         self.late.push(Late::Exit { label, target, saved: true, reason: reason::PLAIN });
         self.e.store(state::slot(share.slot), host::S0);

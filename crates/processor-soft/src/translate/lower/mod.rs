@@ -16,6 +16,7 @@
 
 mod data;
 mod memory;
+mod place;
 mod stack;
 mod system;
 mod transfer;
@@ -23,11 +24,14 @@ mod x87;
 
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, Register};
 
+pub use place::Place;
+
 use super::block::{End, Guest, Scan};
 use super::classify::{FLAGS, Kind, kills, modifies, reads};
 use super::emit::{Buffers, Emitter, Label, Mem, condition, host};
 use super::mode::Mode;
 use super::plan::{Plan, plan};
+use super::slow;
 use super::state::{self, NO_CHECK, Site, loaded, reason};
 use super::stubs::{Stubs, restore_flags, save_flags};
 
@@ -45,7 +49,7 @@ pub enum Way {
 /// A jump whose target may have been, or may become, translated.
 #[derive(Debug, Clone, Copy)]
 pub struct Link {
-    /// Executable address of the distance.
+    /// Where the distance is.
     pub at: u64,
     /// Offset in the same page.
     pub target: u16,
@@ -55,7 +59,7 @@ pub struct Link {
 /// A jump to another page: linked for one address space at a time.
 #[derive(Debug, Clone, Copy)]
 pub struct Crossing {
-    /// Executable addresses of the key, of the distance if the key is another, and of the jump's distance.
+    /// Where the key is, the distance if the key is another, and the jump's distance.
     pub key: u64,
     pub other: u64,
     pub jump: u64,
@@ -72,7 +76,7 @@ pub struct Ahead {
     pub release: i32,
 }
 
-/// The ways into a block, as executable addresses.
+/// The ways into a block.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Entries {
     pub saved: u64,
@@ -97,14 +101,38 @@ impl Entries {
     }
 }
 
-/// The code of a block and what must be known of it.
+/// The code of a block, for any place, and what must be known of it: all addresses are distances from its
+/// beginning, those of stubs from the first stub.
+#[derive(Clone, Default)]
 pub struct Lowered {
     /// The code, and memory to be used again.
     pub buffers: Buffers,
     pub links: Vec<Link>,
-    /// In the order of the numbers that [`Writer::new`] was told to begin with.
     pub crossings: Vec<Crossing>,
+    /// Where the code has the 32-bit number of a crossing.
+    numbers: Vec<u32>,
+    /// Instructions for the interpreter.
+    pub interpreted: Vec<Instructed>,
+    /// Where the code has the 64-bit address of an instruction for the interpreter, and which.
+    interpreted_at: Vec<(u32, u16)>,
     pub entries: Entries,
+}
+
+/// An instruction for the interpreter.
+#[derive(Clone, Copy)]
+pub struct Instructed {
+    pub mnemonic: Mnemonic,
+    /// It changes nothing of what [`crate::vcpu::Vcpu`] tells generated code.
+    pub quiet: bool,
+    bytes: [u8; LONGEST],
+    length: u8,
+}
+
+impl Instructed {
+    /// Its bytes, and perhaps some that follow.
+    pub fn code(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
 }
 
 /// Bytes of the jump that a way into a block may become.
@@ -135,7 +163,7 @@ enum Late {
     /// A [`Crossing`] is not linked, or for another space.
     Unlinked { unlinked: Label, number: usize, target: i32 },
     /// The instruction at hand is left to the interpreter after all.
-    Interpreted { label: Label, after: Label, site: Site, ops: u64 },
+    Interpreted { label: Label, after: Label, site: Site, which: u16 },
 }
 
 /// What a writer works with.
@@ -143,9 +171,8 @@ pub struct Tools<'a> {
     pub stubs: &'a Stubs,
     pub encoder: &'a mut Encoder,
     pub info: &'a mut InstructionInfoFactory,
-    pub buffers: Buffers,
-    /// Number of the first [`Crossing`].
-    pub crossings: usize,
+    /// Memory to be used again.
+    pub lowered: Lowered,
     /// Each access is looked up by itself.
     pub plain: bool,
     /// Whether the host has BMI2.
@@ -161,8 +188,7 @@ pub struct Writer<'a> {
     e: Emitter,
     tools: Tools<'a>,
     late: Vec<Late>,
-    links: Vec<Link>,
-    crossings: Vec<Crossing>,
+    lowered: Lowered,
     /// Offset of the block in its page.
     start: u16,
     mode: Mode,
@@ -235,13 +261,18 @@ fn home(n: u8) -> Mem {
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(origin: u64, mut tools: Tools<'a>) -> Self {
+    pub fn new(mut tools: Tools<'a>) -> Self {
+        let mut lowered = std::mem::take(&mut tools.lowered);
+        lowered.links.clear();
+        lowered.crossings.clear();
+        lowered.numbers.clear();
+        lowered.interpreted.clear();
+        lowered.interpreted_at.clear();
         Self {
-            e: Emitter::reusing(std::mem::take(&mut tools.buffers), origin),
+            e: Emitter::reusing(std::mem::take(&mut lowered.buffers), 0),
             tools,
             late: Vec::new(),
-            links: Vec::new(),
-            crossings: Vec::new(),
+            lowered,
             start: 0,
             mode: Mode::from_number(0),
             flags: Flags::Host,
@@ -252,8 +283,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes the block. `interpret` answers the address that [`Stubs::interpret`] gets for an instruction.
-    pub fn block(mut self, scan: &Scan, mut interpret: impl FnMut(&Guest) -> u64) -> Lowered {
+    /// Writes the block; `bytes` are those of an instruction.
+    pub fn block<'b>(mut self, scan: &Scan, bytes: impl Fn(&Guest) -> &'b [u8]) -> Lowered {
         let guests = &scan.guests;
         self.mode = scan.mode;
         self.start = guests.first().map_or(0, |guest| guest.start);
@@ -297,9 +328,9 @@ impl<'a> Writer<'a> {
                 self.early(guest, &guests[later], plans[later].operand);
             }
             let after = guests.get(index + 1).map_or(FLAGS, |next| next.live);
-            if !self.guest(guest, &plans[index], after, &mut interpret) {
-                let ops = interpret(guest);
-                self.interpreted(guest, ops);
+            if !self.guest(guest, &plans[index], after, &bytes) {
+                let which = self.instruct(guest, &bytes);
+                self.interpreted(guest, which);
             }
         }
         match scan.end {
@@ -319,7 +350,25 @@ impl<'a> Writer<'a> {
         let stale = self.e.label();
         let reason = if self.tools.plain { reason::PLAIN } else { reason::STALE };
         self.late(Late::Exit { label: stale, target: start, saved: true, reason });
-        Lowered { buffers: self.e.finish(), links: self.links, crossings: self.crossings, entries }
+        Lowered { buffers: self.e.finish(), entries, ..self.lowered }
+    }
+
+    /// Notes an instruction for the interpreter; its number.
+    fn instruct<'b>(&mut self, guest: &Guest, bytes: impl Fn(&Guest) -> &'b [u8]) -> u16 {
+        let code = bytes(guest);
+        let length = code.len().min(LONGEST);
+        let mut bytes = [0; LONGEST];
+        bytes[..length].copy_from_slice(&code[..length]);
+        let mnemonic = guest.instruction.mnemonic();
+        let quiet = slow::is_quiet(&guest.instruction);
+        self.lowered.interpreted.push(Instructed { mnemonic, quiet, bytes, length: length as u8 });
+        self.lowered.interpreted.len() as u16 - 1
+    }
+
+    /// Puts the address of an instruction for the interpreter into S0.
+    fn load_instructed(&mut self, which: u16) {
+        let at = self.e.mov_imm_64(host::S0, 0);
+        self.lowered.interpreted_at.push((at as u32, which));
     }
 
     /// Loads what `level` names, a value of [`loaded`], by its stub `load` unless it is loaded; leaves the
@@ -348,28 +397,28 @@ impl<'a> Writer<'a> {
 
     /// False if the instruction cannot be written after all; nothing has been written then. `after`: the
     /// flags that are live behind it.
-    fn guest(
+    fn guest<'b>(
         &mut self,
         guest: &Guest,
         plan: &Plan,
         after: u32,
-        interpret: &mut impl FnMut(&Guest) -> u64,
+        bytes: impl Fn(&Guest) -> &'b [u8],
     ) -> bool {
         match guest.kind {
             Kind::Interpret(_) => return false,
             Kind::Nothing => {}
             Kind::Plain | Kind::Vector(_) | Kind::X87(_) => return self.plain(guest, plan, after),
             Kind::LoadControlWord => {
-                let ops = interpret(guest);
-                self.load_control_word(guest, plan, ops);
+                let which = self.instruct(guest, bytes);
+                self.load_control_word(guest, plan, which);
             }
             Kind::Divide => {
-                let ops = interpret(guest);
-                self.divide(guest, plan, ops);
+                let which = self.instruct(guest, bytes);
+                self.divide(guest, plan, which);
             }
             Kind::System(system) => {
-                let ops = interpret(guest);
-                self.system(guest, system, ops);
+                let which = self.instruct(guest, bytes);
+                self.system(guest, system, which);
             }
             Kind::Lea => self.lea(guest),
             Kind::Push => self.push(guest, plan),
@@ -386,7 +435,7 @@ impl<'a> Writer<'a> {
         true
     }
 
-    fn interpreted(&mut self, guest: &Guest, ops: u64) {
+    fn interpreted(&mut self, guest: &Guest, which: u16) {
         let stubs = self.tools.stubs;
         let fast = match guest.instruction.mnemonic() {
             Mnemonic::Syscall if self.mode.long() && self.mode.user => Some(stubs.syscall),
@@ -396,7 +445,7 @@ impl<'a> Writer<'a> {
         if fast.is_some() {
             self.save_flags();
         }
-        self.e.mov_imm(host::S0, ops);
+        self.load_instructed(which);
         let saved = self.flags != Flags::Host;
         let stub = fast.unwrap_or(if saved { stubs.interpret_flags_saved } else { stubs.interpret });
         self.call_stub(stub, Self::site(guest, 0, false));
@@ -512,20 +561,26 @@ impl<'a> Writer<'a> {
             }
             Late::Unlinked { unlinked, number, target } => {
                 self.e.bind(unlinked);
-                let crossroad = (self.tools.crossings + number) as u64;
-                self.e.mov_imm(host::S0, crossroad);
+                self.e.mov_imm(host::S0, number as u64);
+                self.number();
                 self.e.jump_to(self.tools.stubs.link);
-                self.crossings[number].look_up = self.e.here();
-                self.e.store_imm_32(state::crossroad(), crossroad as i32);
+                self.lowered.crossings[number].look_up = self.e.here();
+                self.e.store_imm_32(state::crossroad(), number as i32);
+                self.number();
                 self.in_page_address(target);
                 self.e.jump_to(self.tools.stubs.look_up);
             }
-            Late::Interpreted { label, after, site, ops } => {
+            Late::Interpreted { label, after, site, which } => {
                 self.e.bind(label);
-                self.e.mov_imm(host::S0, ops);
+                self.load_instructed(which);
                 self.call_stub(self.tools.stubs.interpret_flags_saved, site);
                 self.e.jump(after);
             }
         }
+    }
+
+    /// The last four bytes are the number of a crossing.
+    fn number(&mut self) {
+        self.lowered.numbers.push(self.e.here() as u32 - 4);
     }
 }

@@ -8,8 +8,8 @@ use super::{Late, Writer};
 use crate::registers::{Seg, flag};
 
 impl Writer<'_> {
-    /// Writes an instruction of an operating system; `ops` is for the interpreter.
-    pub fn system(&mut self, guest: &Guest, system: System, ops: u64) {
+    /// Writes an instruction of an operating system; `which` is for the interpreter.
+    pub fn system(&mut self, guest: &Guest, system: System, which: u16) {
         match system {
             System::ReadTime => {
                 self.clobber_flags(guest.live);
@@ -26,7 +26,7 @@ impl Writer<'_> {
                 self.e.mov_32(host::RAX, host::RAX);
                 self.e.bind(after);
                 let site = Self::site(guest, 0, false);
-                self.late.push(Late::Interpreted { label, after, site, ops });
+                self.late.push(Late::Interpreted { label, after, site, which });
                 // The interpreter changes no mapping either, but S0.
                 self.s0 = None;
                 return;
@@ -50,7 +50,7 @@ impl Writer<'_> {
                 self.e.store_imm_8(state::interrupt_shadow(), 1);
                 self.e.bind(after);
                 let site = Self::site(guest, 0, false);
-                self.late.push(Late::Interpreted { label, after, site, ops });
+                self.late.push(Late::Interpreted { label, after, site, which });
             }
             System::Stac | System::Clac => {
                 let set = system == System::Stac;

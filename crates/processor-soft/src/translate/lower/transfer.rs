@@ -21,7 +21,7 @@ impl Writer<'_> {
             (Flags::Saved, true) => Way::Resume,
             (Flags::Both | Flags::Saved, false) => Way::Saved,
         };
-        self.links.push(Link { at, target, way });
+        self.lowered.links.push(Link { at, target, way });
         let saved = self.flags != Flags::Host;
         self.late.push(Late::Exit { label, target: i32::from(target), saved, reason: reason::LOOK_UP });
     }
@@ -90,9 +90,9 @@ impl Writer<'_> {
             }
         }
         let jump = self.e.jump(unlinked);
-        let number = self.crossings.len();
+        let number = self.lowered.crossings.len();
         let ahead = Ahead { target, start, release };
-        self.crossings.push(Crossing { key, other, jump, look_up: 0, ahead });
+        self.lowered.crossings.push(Crossing { key, other, jump, look_up: 0, ahead });
         self.late.push(Late::Unlinked { unlinked, number, target });
     }
 

@@ -10,9 +10,9 @@ use super::{Late, Writer};
 const MASKS: i32 = 0x3f;
 
 impl Writer<'_> {
-    /// FLDCW: by the host if all exceptions are masked afterwards, else by the interpreter (`ops`). The word is
+    /// FLDCW: by the host if all exceptions are masked afterwards, else by the interpreter (`which`). The word is
     /// copied first, so that no other processor changes it in between.
-    pub fn load_control_word(&mut self, guest: &Guest, plan: &Plan, ops: u64) {
+    pub fn load_control_word(&mut self, guest: &Guest, plan: &Plan, which: u16) {
         let after = self.e.label();
         let offset = self.operand(guest, plan.operand, (2, false), after);
         self.clobber_flags(guest.live);
@@ -25,7 +25,7 @@ impl Writer<'_> {
         self.e.load_control_word(state::target());
         self.bind_after(after);
         // What the interpreter may do, nobody knows.
-        self.late.push(Late::Interpreted { label, after, site: Self::site(guest, 0, false), ops });
+        self.late.push(Late::Interpreted { label, after, site: Self::site(guest, 0, false), which });
         self.forget_slots();
     }
 }
