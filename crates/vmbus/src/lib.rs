@@ -19,7 +19,6 @@
 
 mod channel;
 mod device;
-mod doorbell;
 mod guid;
 #[cfg(any(test, feature = "loopback"))]
 pub mod loopback;

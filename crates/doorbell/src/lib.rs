@@ -1,4 +1,5 @@
 //! A doorbell: an eventfd that an event loop waits for.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

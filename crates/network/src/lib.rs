@@ -1,0 +1,16 @@
+//! Networks of machines.
+//!
+//! ```text
+//!   NIC ── Port::send ──▶ Switch ──▶ inbox of a port ──▶ Port::receive ── NIC
+//!                         learns where MAC addresses are
+//! ```
+//!
+//! A [`Switch`] carries [`Frame`]s between its [`Port`]s, as a switch of wires does: to the port where the destination
+//! has been seen, else to all. A NIC of a guest has a port; so has what leads out of the network.
+#![forbid(unsafe_code)]
+
+mod frame;
+mod switch;
+
+pub use frame::{Checksum, Frame, Mac, Segments, TcpOver};
+pub use switch::{Port, PortSettings, Switch};
