@@ -14,5 +14,6 @@ mod integration;
 mod kvm;
 mod lockstep;
 mod nested;
+mod network;
 mod probe;
 mod stress;

@@ -39,7 +39,8 @@ const KVM: Part = Part { with: &["kvm::"], without: &["stress::"] };
 const DEBUGGER: Part = Part { with: &["debugger::"], without: &["kvm::"] };
 const FIRMWARE: Part = Part { with: &["firmware::"], without: &[] };
 const STRESS: Part = Part { with: &["stress::"], without: &[] };
-const PARTS: [Part; 7] = [BOOTS, DISKS, KILLS, KVM, DEBUGGER, FIRMWARE, STRESS];
+const NETWORK: Part = Part { with: &["network::"], without: &[] };
+const PARTS: [Part; 8] = [BOOTS, DISKS, KILLS, KVM, DEBUGGER, FIRMWARE, STRESS, NETWORK];
 
 /// Runs `program`, a program of tests, in the nested host, with `arguments` to choose them.
 fn run(cpus: &str, program: &Path, arguments: &[&str]) {
@@ -138,6 +139,12 @@ fn firmware_starts_on_kvm() {
 #[ignore = "minutes of nested guests: make test-all"]
 fn machines_are_debugged_on_kvm() {
     DEBUGGER.succeeds("1");
+}
+
+#[test]
+#[ignore = "minutes of nested guests: make test-all"]
+fn networks_carry_packets_on_kvm() {
+    NETWORK.succeeds("1");
 }
 
 #[test]

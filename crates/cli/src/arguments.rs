@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use machine::MachineConfig;
 use machine::config::{
     BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemorySize,
-    ModuleConfig, Net, ProcessorChoice, Serial, ServiceKind, Services, Switch, Translator,
+    ModuleConfig, NetOption, ProcessorChoice, Serial, ServiceKind, Services, Switch, Translator,
 };
 
 use crate::{BAD_INPUT, say};
@@ -308,9 +308,9 @@ pub(crate) struct RunArguments {
     /// The screen: none
     #[arg(long, value_name = "D", value_parser = parse::<Display>)]
     display: Option<Display>,
-    /// The network: none
-    #[arg(long, value_name = "N", value_parser = parse::<Net>)]
-    net: Option<Net>,
+    /// A network adapter: isolated[,mac=M]; or none; may be given several times
+    #[arg(long = "net", value_name = "N", value_parser = parse::<NetOption>)]
+    nets: Vec<NetOption>,
     /// Devices for conformance suites: debug exit (0xf4), scratch (0xe0), ISA lines (0x2000), SynIC (0x3000),
     /// memory (0xff000000)
     #[arg(long)]
@@ -427,7 +427,9 @@ impl RunArguments {
         set(&mut config.integration, &self.integration);
         set(&mut config.serial, &self.serial);
         set(&mut config.display, &self.display);
-        set(&mut config.net, &self.net);
+        if !self.nets.is_empty() {
+            config.nets = self.nets.iter().filter_map(|net| net.0.clone()).collect();
+        }
         for (place, option) in [
             (&mut config.kernel, &self.kernel),
             (&mut config.initrd, &self.initrd),

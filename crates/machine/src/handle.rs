@@ -21,6 +21,7 @@ use crate::config::{DiskConfig, MachineConfig};
 use crate::control::{Control, End, Wish};
 use crate::debug::Debug;
 use crate::disks::{ChangeError, DiskStatus, Disks, DriveStatus};
+use crate::networks::Networks;
 
 /// How a machine is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +114,7 @@ pub(crate) struct Shared {
     pub config: MachineConfig,
     pub engine: Engine,
     pub disks: Arc<Disks>,
+    pub networks: Networks,
     /// The integration services that the guest is offered.
     pub services: Mutex<Services>,
     pub control: Arc<Control>,

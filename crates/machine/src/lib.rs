@@ -24,6 +24,7 @@ pub mod doctor;
 pub mod firmware;
 mod handle;
 pub mod memory_map;
+mod networks;
 mod run;
 mod segments;
 pub mod smbios;
@@ -74,6 +75,9 @@ pub enum Error {
     /// The integration services cannot be had.
     #[error("the host gives no event for the integration services")]
     Integration(#[source] std::io::Error),
+    /// A network adapter cannot be had.
+    #[error("the host gives no event for a network adapter")]
+    Network(#[source] std::io::Error),
     /// A synthetic device cannot be offered.
     #[error("a synthetic device cannot be offered")]
     Offer(#[from] vmbus::OfferError),

@@ -19,6 +19,7 @@ use crate::control::{Control, End, Failure, Wish};
 use crate::debug::Debug;
 use crate::disks::Disks;
 use crate::handle::{MachineHandle, Shared};
+use crate::networks::Networks;
 
 /// Where the serial port's output goes, across resets.
 pub(crate) type SerialOutput = Arc<Mutex<Box<dyn Write + Send>>>;
@@ -46,6 +47,7 @@ impl Machine {
         let mut source = BootSource::open(&config)?;
         let (engine, choice) = Engine::choose(&config)?;
         let disks = Arc::new(Disks::open(&config)?);
+        let networks = Networks::new(&config);
         let inspection = Arc::new(config.translator.open()?);
         let control = Arc::<Control>::default();
         let gdb = config.gdb.as_ref();
@@ -55,6 +57,7 @@ impl Machine {
             config,
             engine,
             disks,
+            networks,
             services: Mutex::new(config_services),
             control,
             registry: Arc::new(Registry::new()),
@@ -131,6 +134,7 @@ fn power_on(shared: &Arc<Shared>, source: &mut BootSource, serial: &SerialOutput
         registry: Arc::clone(&shared.registry),
         inspection: Arc::clone(&shared.inspection),
         disks: &shared.disks,
+        networks: &shared.networks,
         services: *lock(&shared.services),
         source,
         serial: Arc::clone(serial),

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod frame;
+mod offload;
 mod switch;
 
 pub use frame::{Checksum, Frame, Mac, Segments, TcpOver};

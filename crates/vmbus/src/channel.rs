@@ -139,6 +139,12 @@ impl Channel {
         &self.code
     }
 
+    /// The guest frames of the pages that the guest has described to this channel under `gpadl`: one range of whole
+    /// pages. They are RAM. `None` if there are none such.
+    pub fn pages_of(&self, gpadl: u32) -> Option<Box<[u64]>> {
+        self.hub.upgrade()?.pages_of(gpadl, self.line.relid)
+    }
+
     /// Offers subchannels 1 to `count` of this device, those that are not offered already. They vanish
     /// when the primary channel is closed.
     ///

@@ -4,6 +4,7 @@ mod chipset;
 mod hypervisor;
 mod integration;
 mod memory;
+mod network;
 mod output;
 mod processors;
 mod rom;
@@ -50,6 +51,7 @@ use crate::memory_map::{
     ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VIDEO_WINDOW, VMBUS_WINDOW,
     VMBUS_WINDOW_UEFI, pci_window_uefi,
 };
+use crate::networks::Networks;
 use crate::run::SerialOutput;
 use crate::smbios;
 use chipset::{Chipset, Surroundings};
@@ -65,6 +67,7 @@ pub(crate) struct Parts<'a> {
     pub registry: Arc<Registry>,
     pub inspection: Arc<Inspection>,
     pub disks: &'a Arc<Disks>,
+    pub networks: &'a Networks,
     /// Which integration services are offered.
     pub services: Services,
     pub source: &'a mut BootSource,
@@ -112,7 +115,18 @@ pub(crate) struct Bus {
 impl Board {
     /// Builds a board; with a kernel, loads it and leaves the boot processor at its entry.
     pub fn build(parts: Parts<'_>) -> Result<Self, Error> {
-        let Parts { config, engine, control, registry, inspection, disks, services, source, serial } = parts;
+        let Parts {
+            config,
+            engine,
+            control,
+            registry,
+            inspection,
+            disks,
+            networks,
+            services,
+            source,
+            serial,
+        } = parts;
         disks.reset();
         let rom = source.firmware().map_or(0..0, |rom| rom.base()..rom.base() + rom.bios().len() as u64);
         let (memory, code) = guest_memory::allocate_beside(config.memory.0, rom)?;
@@ -217,6 +231,7 @@ impl Board {
                 let server = hypervisor::vmbus(&around, enlightenment);
                 storage::offer(&server, config, disks, &registry)?;
                 memory::offer(&server, config, &registry)?;
+                network::offer(&server, networks, &registry)?;
                 let partition = processors.partition();
                 let integration = integration::new(&clock, &partition, enlightenment, &registry)?;
                 for service in services.iter() {

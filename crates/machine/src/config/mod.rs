@@ -6,6 +6,7 @@ mod error;
 mod firmware;
 mod gdb;
 mod module;
+mod net;
 mod size;
 mod translator;
 
@@ -15,6 +16,7 @@ pub use error::InputError;
 pub use firmware::{BootDevice, BootOrder, Firmware};
 pub use gdb::{Gdb, GdbEndpoint};
 pub use module::ModuleConfig;
+pub use net::{NetConfig, NetOption, Network};
 pub use size::MemorySize;
 pub use translator::Translator;
 
@@ -27,6 +29,8 @@ use serde::{Deserialize, Serialize};
 
 /// The most virtual processors of a machine.
 pub const MAX_CPUS: u32 = 64;
+/// The most network adapters of a machine.
+const MAX_NETS: usize = 8;
 /// The least memory of a machine: below it no kernel of the last decade starts.
 pub const MIN_MEMORY: u64 = 32 << 20;
 /// The most disks of a machine: the addresses of one SCSI controller, one of which is the CD-ROM's.
@@ -86,8 +90,9 @@ pub struct MachineConfig {
     pub serial: Serial,
     /// The screen.
     pub display: Display,
-    /// The network.
-    pub net: Net,
+    /// The network adapters, in order.
+    #[serde(rename = "net", skip_serializing_if = "Vec::is_empty")]
+    pub nets: Vec<NetConfig>,
     /// Whether the guest gets devices for conformance suites and test guests.
     pub test_devices: bool,
     /// Where a debugger may connect.
@@ -120,7 +125,7 @@ impl Default for MachineConfig {
             integration: Services::ALL,
             serial: Serial::Stdio,
             display: Display::None,
-            net: Net::None,
+            nets: Vec::new(),
             test_devices: false,
             gdb: None,
             api: None,
@@ -164,7 +169,16 @@ impl MachineConfig {
             let reason = "there is no translated code: --processor does not take the translator";
             return Err(InputError::new("translator", String::from(self.translator.clone()), reason));
         }
-        self.validate_disks(self.has_vmbus()?)
+        let vmbus = self.has_vmbus()?;
+        if let Some(net) = self.nets.first().filter(|_| !vmbus) {
+            let reason = "needs a synthetic device, and --synthetic or --enlightenments leave it out";
+            return Err(InputError::new("net", net, reason));
+        }
+        if self.nets.len() > MAX_NETS {
+            let reason = format!("a machine has up to {MAX_NETS} network adapters");
+            return Err(InputError::bare("net", reason));
+        }
+        self.validate_disks(vmbus)
     }
 
     /// Whether the machine starts with firmware: if that is named, or there is no kernel, and something else to boot
@@ -346,23 +360,6 @@ pub enum Display {
 }
 
 impl FromStr for Display {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "none" { Ok(Self::None) } else { Err("must be none".to_owned()) }
-    }
-}
-
-/// The network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Net {
-    /// No network adapter.
-    #[default]
-    None,
-}
-
-impl FromStr for Net {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

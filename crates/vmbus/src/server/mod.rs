@@ -225,6 +225,10 @@ impl Hub {
         self.with(|state| state.add_subchannels(primary, count))
     }
 
+    pub(crate) fn pages_of(&self, gpadl: u32, relid: u32) -> Option<Box<[u64]>> {
+        self.lock().pages_of(gpadl, relid).map(Into::into)
+    }
+
     fn reset(&self) {
         self.with(|state| state.reset());
         let mut state = self.lock();

@@ -405,6 +405,11 @@ impl State {
         Ok((Arc::clone(&entry.device), channel))
     }
 
+    /// The frames that the guest has described to the channel `relid` under `gpadl`.
+    pub fn pages_of(&self, gpadl: u32, relid: u32) -> Option<&[u64]> {
+        self.gpadls.pages(gpadl, relid)
+    }
+
     /// A device has answered an open request.
     pub fn opened(&mut self, request: &OpenChannel, line: &Arc<Line>, status: u32) {
         // Not if the guest has connected anew meanwhile: then the request is of the past.

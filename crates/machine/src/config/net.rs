@@ -1,0 +1,81 @@
+//! A network adapter of a machine, and what it is connected to.
+
+use std::fmt;
+use std::str::FromStr;
+
+use network::Mac;
+use serde::{Deserialize, Serialize};
+
+/// What an adapter is connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// A network of this machine's other adapters of this kind alone.
+    Isolated,
+}
+
+/// A network adapter, as a user describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct NetConfig {
+    /// What it is connected to.
+    pub network: Network,
+    /// Its address, if the user has chosen one.
+    pub mac: Option<Mac>,
+}
+
+impl FromStr for NetConfig {
+    type Err = String;
+
+    /// `isolated[,mac=M]`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = text.split(',');
+        let network = match words.next() {
+            Some("isolated") => Network::Isolated,
+            _ => return Err("must be isolated or none".to_owned()),
+        };
+        let mut net = Self { network, mac: None };
+        for option in words {
+            match option.split_once('=') {
+                Some(("mac", mac)) => net.mac = Some(mac.parse()?),
+                _ => return Err(format!("{option}: no such option of a network")),
+            }
+        }
+        Ok(net)
+    }
+}
+
+impl TryFrom<String> for NetConfig {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<NetConfig> for String {
+    fn from(net: NetConfig) -> Self {
+        net.to_string()
+    }
+}
+
+impl fmt::Display for NetConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { network, mac } = self;
+        f.write_str(match network {
+            Network::Isolated => "isolated",
+        })?;
+        mac.map_or(Ok(()), |mac| write!(f, ",mac={mac}"))
+    }
+}
+
+/// What `--net` says: an adapter, or that there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetOption(pub Option<NetConfig>);
+
+impl FromStr for NetOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|net| Self(Some(net))) }
+    }
+}
