@@ -82,6 +82,16 @@ pub struct ServiceStatus {
     pub last_contact_ms: Option<u64>,
 }
 
+/// What a status says beyond its number.
+fn hint(status: u32) -> &'static str {
+    // Linux's drivers answer so also for a program that they wait for (`drivers/hv/hv_fcopy.c`, `hv_snapshot.c`).
+    if status == message::STATUS_FAIL {
+        " (it failed, or the program that does it is not running)"
+    } else {
+        ""
+    }
+}
+
 /// Why a guest does not do what it is asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
@@ -92,7 +102,7 @@ pub enum AskError {
     #[error("the guest does not answer")]
     Timeout,
     /// It said no.
-    #[error("the guest refuses: status {0:#010x}")]
+    #[error("the guest refuses: status {status:#010x}{hint}", status = .0, hint = hint(*.0))]
     Refused(u32),
     /// It has gone, or its driver.
     #[error("the guest has gone before it answered")]

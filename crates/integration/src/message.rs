@@ -69,6 +69,8 @@ impl MessageType {
 
 /// The guest has done what was asked.
 pub(crate) const STATUS_OK: u32 = 0;
+/// Something failed.
+pub(crate) const STATUS_FAIL: u32 = 0x8000_4005;
 /// There is nothing of that number, or no more.
 pub(crate) const STATUS_NO_MORE: u32 = 0x8007_0103;
 
