@@ -15,4 +15,5 @@ mod kvm;
 mod lockstep;
 mod nested;
 mod probe;
+mod setup_disk;
 mod stress;

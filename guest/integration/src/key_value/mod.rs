@@ -24,8 +24,8 @@ const POOLS: u8 = 5;
 /// What the guest tells of itself, which is in no file.
 const AUTO: u8 = 2;
 
-/// Bytes of a message.
-const LENGTH: usize = 7430;
+/// Bytes of a message: those of the longest one, [addresses], in whole words.
+const LENGTH: usize = 7432;
 const KEY: usize = pool::KEY;
 const VALUE: usize = pool::VALUE;
 
@@ -97,7 +97,7 @@ impl KeyValue {
             }
             _ => {}
         }
-        let Some(pool) = self.pools.get_mut(usize::from(number_of_pool)) else { return Ok(FAILED) };
+        let Some(pool) = self.pools.get(usize::from(number_of_pool)) else { return Ok(FAILED) };
         let text = |at: usize, room: usize| until_zero(&message[at..at + room]).to_vec();
         let found = match operation {
             SET => {
