@@ -4,6 +4,7 @@
 //!   host ── VMBus channel ── hv_utils ── /dev/vmbus/hv_kvp ── key_value   pools in /var/lib/hyperv, facts
 //!                                        /dev/vmbus/hv_vss ── backup      FIFREEZE and FITHAW
 //!                                        /dev/vmbus/hv_fcopy ─ file_copy  files
+//!                           uio_hv_generic ── /dev/uioN ── uio ──┘         the same since Linux 6.10
 //! ```
 //!
 //! The kernel's driver agrees with the host on versions, has UTF-8 on this side of it, and passes one request on at a
@@ -17,6 +18,7 @@ mod fields;
 mod file_copy;
 mod freeze;
 mod key_value;
+pub mod uio;
 
 pub use backup::Backup;
 pub use device::{Service, serve};

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bodhi_integration::{Backup, FileCopy, KeyValue, serve};
+use bodhi_integration::{Backup, FileCopy, KeyValue, serve, uio};
 
 const USAGE: &str = "usage: bodhi-integration key-value | backup | file-copy
 
@@ -10,7 +10,7 @@ Serves the host until the kernel's device goes; units of systemd start it when t
 
   key-value   strings between host and guest, name, system and addresses   /dev/vmbus/hv_kvp
   backup      file systems stand still for a copy of the disks             /dev/vmbus/hv_vss
-  file-copy   files from the host                                          /dev/vmbus/hv_fcopy
+  file-copy   files from the host                                          /dev/vmbus/hv_fcopy, since Linux 6.10 /dev/uioN
 
   --version   print the version
 ";
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     let served = match words[..] {
         ["key-value"] => KeyValue::new().and_then(serve),
         ["backup"] => Backup::new().and_then(serve),
+        ["file-copy"] if uio::is_offered() => uio::serve(FileCopy::default()),
         ["file-copy"] => serve(FileCopy::default()),
         ["--version"] => {
             println!("bodhi-integration {}", env!("CARGO_PKG_VERSION"));
