@@ -289,7 +289,7 @@ install_services() {
     systemctl daemon-reload
     udevadm control --reload 2>/dev/null || true
     # Where the drivers are at work already, the services need no restart of the system.
-    udevadm trigger --action=change --subsystem-match=misc --subsystem-match=uio 2>/dev/null || true
+    udevadm trigger --action=change --subsystem-match=misc --subsystem-match=vmbus 2>/dev/null || true
 }
 
 # ---- Back ------------------------------------------------------------------------------------------------------------

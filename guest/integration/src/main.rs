@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let served = match words[..] {
         ["key-value"] => KeyValue::new().and_then(serve),
         ["backup"] => Backup::new().and_then(serve),
-        ["file-copy"] if uio::is_offered() => uio::serve(FileCopy::default()),
+        ["file-copy"] if uio::is_needed() => uio::serve(FileCopy::default()),
         ["file-copy"] => serve(FileCopy::default()),
         ["--version"] => {
             println!("bodhi-integration {}", env!("CARGO_PKG_VERSION"));

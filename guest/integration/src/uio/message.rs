@@ -34,7 +34,7 @@ const NAMES: [usize; 2] = [36, 36 + NAME];
 const NAME: usize = 520;
 
 /// The answer to a message, of which `serve` answers the body with a status; `None` to what is no message.
-pub(super) fn answer(message: &[u8], serve: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+pub fn answer(message: &[u8], serve: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
     let body = message.get(HEADER..)?;
     let mut answer = message.to_vec();
     let status = match short(message, TYPE)? {

@@ -4,13 +4,15 @@
 //! writing 1 signals the host and lets it interrupt again.
 
 mod mapping;
-mod message;
-mod ring;
+pub mod message;
+pub mod ring;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -19,12 +21,25 @@ use crate::file_copy::FileCopy;
 use mapping::Mapping;
 use ring::Rings;
 
-/// The host's device on the bus, by its fixed instance.
+/// The host's device on the bus, by its fixed instance, and the interface that it has.
 const DEVICE: &str = "/sys/bus/vmbus/devices/eb765408-105f-49b6-b4aa-c123b64d17d4";
+const INTERFACE: &str = "34d14be3-dee4-41c8-9ae7-6b174977c192";
+const DRIVER: &str = "/sys/bus/vmbus/drivers/uio_hv_generic";
+/// The first kernel without a driver for file copy.
+const SINCE: (u32, u32) = (6, 10);
+/// How long the device file may take to come once the driver has the channel.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether the host offers file copy to a kernel without a driver of its own for it.
-pub fn is_offered() -> bool {
-    Path::new(DEVICE).exists() && !Path::new(FileCopy::DEVICE).exists()
+/// Whether the kernel has no driver of its own for file copy.
+pub fn is_needed() -> bool {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    release.is_ok_and(|release| version(&release) >= Some(SINCE)) && !Path::new(FileCopy::DEVICE).exists()
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// Serves until the host takes the service away.
@@ -47,11 +62,9 @@ pub fn serve(mut service: FileCopy) -> Result<()> {
             }
         }
         // The host is told that there is room and an answer, and may interrupt; what came before that is seen at once.
-        let told = rings.unmask().and_then(|waiting| {
-            file.write_all(&1_u32.to_ne_bytes())?;
-            Ok(waiting)
-        });
-        let waited = told.and_then(|waiting| if waiting { Ok(()) } else { file.read_exact(&mut [0; 4]) });
+        let waiting = rings.unmask();
+        let told = file.write_all(&1_u32.to_ne_bytes());
+        let waited = told.and_then(|()| if waiting { Ok(()) } else { file.read_exact(&mut [0; 4]) });
         match waited {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -77,11 +90,29 @@ fn device() -> Result<PathBuf> {
     if let Some(path) = find() {
         return Ok(path);
     }
-    let loaded = Command::new("modprobe").arg("uio_hv_generic").status().context("modprobe")?;
-    match find() {
-        Some(path) => Ok(path),
-        None if loaded.success() => bail!("{DEVICE}: uio_hv_generic does not have it"),
-        None => bail!("{DEVICE}: needs the kernel's module uio_hv_generic"),
+    if !Path::new(DEVICE).exists() {
+        bail!("{DEVICE}: the host does not offer file copy");
+    }
+    if !Path::new(DRIVER).exists() {
+        let loaded = Command::new("modprobe").arg("uio_hv_generic").status().context("modprobe")?;
+        if !loaded.success() {
+            bail!("{DEVICE}: needs the kernel's module uio_hv_generic");
+        }
+    }
+    // Some kernels tell the driver by themselves which device this is; a second time is refused.
+    if find().is_none()
+        && let Err(error) = fs::write(Path::new(DRIVER).join("new_id"), INTERFACE)
+        && error.kind() != io::ErrorKind::AlreadyExists
+    {
+        return Err(error).with_context(|| format!("{DRIVER}/new_id"));
+    }
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match find() {
+            Some(path) if path.exists() => return Ok(path),
+            _ if Instant::now() > end => bail!("{DEVICE}: uio_hv_generic does not take it"),
+            _ => thread::sleep(Duration::from_millis(20)),
+        }
     }
 }
 
@@ -92,4 +123,16 @@ fn map_size(path: &Path) -> Result<usize> {
     let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let digits = text.trim().trim_start_matches("0x");
     usize::from_str_radix(digits, 16).with_context(|| format!("{}: {digits}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_told_by_their_numbers() {
+        assert_eq!(version("6.12.95+deb12-amd64"), Some((6, 12)));
+        assert!(version("6.9.0") < Some(SINCE) && version("6.10-rc1") >= Some(SINCE));
+        assert_eq!((version("linux"), version("")), (None, None));
+    }
 }

@@ -8,16 +8,19 @@
 //! 4   read index       4096   packets: descriptor of 16 bytes, data, padding to 8 bytes, 8 bytes with the old write index
 //! ```
 
-use std::io;
-
 use anyhow::{Result, bail};
 
 /// Memory that both sides have.
-pub(super) trait Memory {
+pub trait Memory {
+    /// Bytes of it, those of both rings.
     fn length(&self) -> usize;
+    /// The number at `at`, which is aligned and within it.
     fn load(&self, at: usize) -> u32;
+    /// Sets the number at `at`, which is aligned and within it; what was written before is there before.
     fn store(&mut self, at: usize, value: u32);
+    /// Copies what is at `at` and within it.
     fn read(&self, at: usize, bytes: &mut [u8]);
+    /// Copies to `at`, within it.
     fn write(&mut self, at: usize, bytes: &[u8]);
 }
 
@@ -32,20 +35,23 @@ const IN_BAND: u16 = 6;
 
 /// A packet.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Packet {
-    pub(super) transaction: u64,
-    pub(super) data: Vec<u8>,
+pub struct Packet {
+    /// What the host knows it by.
+    pub transaction: u64,
+    /// What is in it, with padding behind it.
+    pub data: Vec<u8>,
 }
 
 /// The rings.
-pub(super) struct Rings<M> {
+pub struct Rings<M> {
     memory: M,
     /// Where the incoming ring begins, which is the length of each.
     incoming: usize,
 }
 
 impl<M: Memory> Rings<M> {
-    pub(super) fn new(memory: M) -> Self {
+    /// The rings in `memory`: half of it each.
+    pub fn new(memory: M) -> Self {
         let incoming = memory.length() / 2;
         Self { memory, incoming }
     }
@@ -86,7 +92,10 @@ impl<M: Memory> Rings<M> {
     }
 
     /// The next packet of the host.
-    pub(super) fn receive(&mut self) -> Result<Option<Packet>> {
+    ///
+    /// # Errors
+    /// When the host breaks its ring.
+    pub fn receive(&mut self) -> Result<Option<Packet>> {
         let (written, read) =
             (self.index(self.incoming + WRITE_INDEX)?, self.index(self.incoming + READ_INDEX)?);
         let there = (written + self.size() - read) % self.size();
@@ -112,7 +121,10 @@ impl<M: Memory> Rings<M> {
     }
 
     /// Writes a packet with `data`.
-    pub(super) fn send(&mut self, transaction: u64, data: &[u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// When there is no room for it, or the host breaks the ring.
+    pub fn send(&mut self, transaction: u64, data: &[u8]) -> Result<()> {
         let length = DESCRIPTOR + data.len().next_multiple_of(8);
         let (written, read) = (self.index(WRITE_INDEX)?, self.index(READ_INDEX)?);
         let used = (written + self.size() - read) % self.size();
@@ -134,10 +146,10 @@ impl<M: Memory> Rings<M> {
     }
 
     /// Lets the host interrupt. True if there is a packet already.
-    pub(super) fn unmask(&mut self) -> io::Result<bool> {
+    pub fn unmask(&mut self) -> bool {
         self.memory.store(self.incoming + MASK, 0);
-        let indices = [WRITE_INDEX, READ_INDEX].map(|at| self.memory.load(self.incoming + at));
-        Ok(indices[0] != indices[1])
+        let [written, read] = [WRITE_INDEX, READ_INDEX].map(|at| self.memory.load(self.incoming + at));
+        written != read
     }
 }
 
@@ -199,7 +211,7 @@ mod tests {
             assert_eq!(rings.receive().unwrap(), None);
             rings.drain();
         }
-        assert!(!rings.unmask().unwrap());
+        assert!(!rings.unmask());
     }
 
     #[test]
