@@ -16,4 +16,5 @@ mod lockstep;
 mod nested;
 mod probe;
 mod setup_disk;
+mod socket;
 mod stress;

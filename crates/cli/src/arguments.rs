@@ -326,6 +326,10 @@ pub(crate) struct RunArguments {
     /// How little of it the guest may be left with: it gives back what it does not need
     #[arg(long, value_name = "SIZE", value_parser = parse::<MemorySize>)]
     memory_min: Option<MemorySize>,
+    /// A Unix socket to be made, by which programs reach ports of the guest's AF_VSOCK: they write `CONNECT PORT` and a
+    /// line end. Ports of the host that the guest connects to are sockets F_PORT
+    #[arg(long, value_name = "F")]
+    vsock: Option<PathBuf>,
     /// What carries out the guest's instructions: auto, kvm, translator or interpreter
     #[arg(long, value_name = "P", value_parser = parse::<ProcessorChoice>)]
     processor: Option<ProcessorChoice>,
@@ -473,6 +477,7 @@ impl RunArguments {
             (&mut config.kernel, &self.kernel),
             (&mut config.initrd, &self.initrd),
             (&mut config.api, &self.api),
+            (&mut config.vsock, &self.vsock),
         ] {
             if option.is_some() {
                 place.clone_from(option);

@@ -15,7 +15,7 @@
 //! Each service is a device of the VMBus; the guest's answers are data of an adversary and only ever change what
 //! is reported of that guest.
 //!
-//! Not done: dynamic memory, Hyper-V sockets, injection of IP addresses, application state in heartbeats.
+//! Not done: injection of IP addresses, application state in heartbeats.
 #![forbid(unsafe_code)]
 
 mod backup;

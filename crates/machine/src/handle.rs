@@ -14,6 +14,7 @@ use gdb::Debuggee;
 use integration::{AskError, KeyValues, ServiceKind, ServiceStatus, Services, Shutdown};
 use processor_soft::Inspection;
 use serde::{Deserialize, Serialize};
+use synthetic::socket::Sockets;
 
 use crate::backup::{self, BackupError};
 use crate::build::{Bus, Engine, Panel};
@@ -128,6 +129,8 @@ pub(crate) struct Shared {
     pub config: MachineConfig,
     pub engine: Engine,
     pub disks: Arc<Disks>,
+    /// Sockets between host and guest, if there are to be any.
+    pub sockets: Option<Arc<Sockets>>,
     /// The integration services that the guest is offered.
     pub services: Mutex<Services>,
     pub control: Arc<Control>,

@@ -5,4 +5,5 @@
 #![forbid(unsafe_code)]
 
 pub mod memory;
+pub mod socket;
 pub mod storage;

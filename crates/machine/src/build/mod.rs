@@ -34,6 +34,7 @@ use guest_memory::GuestMemory;
 use interrupt::ProcessorSignal;
 use processor::{Partition, Processor};
 use processor_soft::{Inspection, SoftPartition};
+use synthetic::socket::Sockets;
 use vm_memory::{Bytes, GuestAddress};
 use vmbus::Server;
 
@@ -65,6 +66,7 @@ pub(crate) struct Parts<'a> {
     pub registry: Arc<Registry>,
     pub inspection: Arc<Inspection>,
     pub disks: &'a Arc<Disks>,
+    pub sockets: Option<&'a Sockets>,
     /// Which integration services are offered.
     pub services: Services,
     pub source: &'a mut BootSource,
@@ -112,7 +114,8 @@ pub(crate) struct Bus {
 impl Board {
     /// Builds a board; with a kernel, loads it and leaves the boot processor at its entry.
     pub fn build(parts: Parts<'_>) -> Result<Self, Error> {
-        let Parts { config, engine, control, registry, inspection, disks, services, source, serial } = parts;
+        let Parts { config, engine, control, registry, inspection, disks, sockets, services, source, serial } =
+            parts;
         disks.reset();
         let rom = source.firmware().map_or(0..0, |rom| rom.base()..rom.base() + rom.bios().len() as u64);
         let (memory, code) = guest_memory::allocate_beside(config.memory.0, rom)?;
@@ -217,6 +220,9 @@ impl Board {
                 let server = hypervisor::vmbus(&around, enlightenment);
                 storage::offer(&server, config, disks, &registry)?;
                 memory::offer(&server, config, &registry)?;
+                if let Some(sockets) = sockets {
+                    sockets.attach(&server);
+                }
                 let partition = processors.partition();
                 let integration = integration::new(&clock, &partition, enlightenment, &registry)?;
                 for service in services.iter() {
