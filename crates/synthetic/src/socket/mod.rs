@@ -111,7 +111,7 @@ impl Sockets {
                     return;
                 };
                 match stream {
-                    Ok(stream) => sockets.thread(move |sockets| sockets.from_host(stream)),
+                    Ok(stream) => sockets.thread(move |sockets| sockets.serve_host(stream)),
                     Err(error) => {
                         tracing::error!(%error, "a socket of the host cannot be accepted");
                         thread::sleep(Duration::from_millis(100));
@@ -166,7 +166,7 @@ impl Sockets {
     }
 
     /// A program of the host has connected.
-    fn from_host(&self, mut stream: UnixStream) {
+    fn serve_host(&self, mut stream: UnixStream) {
         let port = match greeting(&mut stream) {
             Ok(port) => port,
             Err(error) => {
@@ -187,7 +187,7 @@ impl Sockets {
     }
 
     /// The guest wants to connect.
-    fn from_guest(&self, bus: &Server, endpoint: Guid, service: Guid) {
+    fn serve_guest(&self, bus: &Server, endpoint: Guid, service: Guid) {
         let connect = || {
             let name = format!("{}_{}", self.path.display(), port(service)?);
             let place = self.place(endpoint)?;
@@ -228,7 +228,7 @@ impl Sockets {
 impl vmbus::Sockets for Sockets {
     fn connect(&self, bus: &Server, endpoint: Guid, service: Guid) {
         let bus = bus.clone();
-        self.thread(move |sockets| sockets.from_guest(&bus, endpoint, service));
+        self.thread(move |sockets| sockets.serve_guest(&bus, endpoint, service));
     }
 }
 

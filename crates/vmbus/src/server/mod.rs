@@ -220,7 +220,10 @@ impl Hub {
             Ok(state.message(payload, self))
         })?;
         match wanted {
-            Some(Wanted::Open((device, channel, request))) => self.open(&*device, channel, &request),
+            Some(Wanted::Open(open)) => {
+                let (device, channel, request) = *open;
+                self.open(&*device, channel, &request);
+            }
             Some(Wanted::Socket(request)) => {
                 let server = Server { hub: Arc::clone(self) };
                 match self.sockets.get().and_then(Weak::upgrade) {

@@ -84,7 +84,7 @@ pub type ToOpen = (Arc<dyn Device>, Channel, OpenChannel);
 
 /// What a message of the guest asks of others than the bus.
 pub enum Wanted {
-    Open(ToOpen),
+    Open(Box<ToOpen>),
     Socket(TlConnectRequest),
 }
 
@@ -267,9 +267,8 @@ impl State {
                 self.request_offers();
                 Some(())
             }
-            MessageType::OPEN_CHANNEL => {
-                parse(body).map(|message| wanted = self.open(message, hub).map(Wanted::Open))
-            }
+            MessageType::OPEN_CHANNEL => parse(body)
+                .map(|message| wanted = self.open(message, hub).map(|open| Wanted::Open(Box::new(open)))),
             MessageType::CLOSE_CHANNEL => parse(body).map(|message| self.close(message)),
             MessageType::GPADL_HEADER => GpadlHeader::read_from_prefix(body).ok().map(|(header, rest)| {
                 self.gpadl_header(&header, rest, &hub.settings.memory);
