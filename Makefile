@@ -40,9 +40,12 @@ check:
 	cargo clippy --workspace --all-targets -- -D warnings
 	cd guest/probe && cargo fmt --check
 	cd guest/probe && cargo clippy -q --release --target-dir ../../target/probe -- -D warnings
+	cd guest/integration && cargo fmt --check
+	cd guest/integration && cargo clippy -q --all-targets --target-dir ../../target/integration -- -D warnings
 
 unit:
 	cargo test --workspace --exclude guests
+	cd guest/integration && cargo test --target-dir ../../target/integration
 
 code:
 	$(MAKE) --no-print-directory check unit build

@@ -14,13 +14,13 @@ const FACTS: &str = "until systemctl -q is-active ssh; do sleep 1; done; echo fa
     $(cat /sys/class/scsi_host/host$(lsblk -dno HCTL $(lsblk -pno PKNAME $(findmnt -no SOURCE /)) | cut -d: -f1)/proc_name) \
     $(nproc) $(systemd-detect-virt) e''nd";
 
-struct Booted {
-    running: Running,
-    _directory: TempDir,
+pub(crate) struct Booted {
+    pub(crate) running: Running,
+    pub(crate) directory: TempDir,
 }
 
 /// Switches a machine with the disk on.
-fn power_on(options: &[&str]) -> Booted {
+pub(crate) fn power_on(options: &[&str]) -> Booted {
     power_on_with("1G", options)
 }
 
@@ -32,11 +32,11 @@ fn power_on_with(memory: &str, options: &[&str]) -> Booted {
         machine.disk_with(&installed_image(), Bus::Auto, ",snapshot").options(&["--memory", memory]);
     let running = machine.options(options).start();
     running.expect("GNU GRUB", GRUB);
-    Booted { running, _directory: directory }
+    Booted { running, directory }
 }
 
 /// Waits for the prompt of the login behind what has been printed so far, and logs in.
-fn log_in(running: &mut Running) {
+pub(crate) fn log_in(running: &mut Running) {
     running.expect("login: ", BOOT);
     running.type_line(USER);
     running.expect("Password: ", JOB);
@@ -45,17 +45,17 @@ fn log_in(running: &mut Running) {
 }
 
 /// What [`FACTS`] are. As they are typed, the words around them have quotes in them.
-fn facts(running: &mut Running) -> String {
+pub(crate) fn facts(running: &mut Running) -> String {
     running.type_line(FACTS);
     running.expect("facts: ", JOB);
     running.expect_with(" end\r\n", JOB).0
 }
 
-fn as_root(running: &mut Running, command: &str) {
+pub(crate) fn as_root(running: &mut Running, command: &str) {
     running.type_line(&format!("echo {USER} | sudo -S sh -c '{command}'"));
 }
 
-fn power_off(mut running: Running) {
+pub(crate) fn power_off(mut running: Running) {
     as_root(&mut running, "systemctl poweroff");
     running.wait(POWER_OFF).assert_powered_off();
 }
@@ -63,7 +63,7 @@ fn power_off(mut running: Running) {
 #[test]
 #[ignore = "a boot of an installed system, which takes minutes to make: make test-all"]
 fn grub_reads_by_ide_and_linux_ends_on_storvsc() {
-    let Booted { mut running, _directory } = power_on(&[]);
+    let Booted { mut running, directory: _directory } = power_on(&[]);
     let at_grub = running.devices();
     assert_eq!(row(&at_grub, "ide0")["state"], "disk");
     assert!(row(&at_grub, "ide0")["requests"].as_u64() > Some(0), "{at_grub:#}");
@@ -83,7 +83,7 @@ fn grub_reads_by_ide_and_linux_ends_on_storvsc() {
 #[test]
 #[ignore = "two boots of an installed system: make test-all"]
 fn a_restart_begins_by_ide_again_and_without_the_synthetic_drivers_it_stays_there() {
-    let Booted { mut running, _directory } = power_on(&["--cpus", "2"]);
+    let Booted { mut running, directory: _directory } = power_on(&["--cpus", "2"]);
     log_in(&mut running);
     assert_eq!(facts(&mut running), "/dev/sda3 storvsc_host 2 microsoft");
     let before = row(&running.devices(), "ide0")["requests"].as_u64();
@@ -105,7 +105,7 @@ fn a_restart_begins_by_ide_again_and_without_the_synthetic_drivers_it_stays_ther
 #[test]
 #[ignore = "a boot of an installed system: make test-all"]
 fn with_emulated_devices_only_and_memory_beyond_the_device_hole_it_boots_the_same() {
-    let Booted { mut running, _directory } = power_on_with("4G", &["--synthetic", "off"]);
+    let Booted { mut running, directory: _directory } = power_on_with("4G", &["--synthetic", "off"]);
     log_in(&mut running);
     running.type_line("awk '/^MemTotal/ {print \"mem\" \"ory:\", int($2 / 1048576 + 0.5)}' /proc/meminfo");
     running.expect("memory: 4\r\n", JOB);
@@ -116,7 +116,8 @@ fn with_emulated_devices_only_and_memory_beyond_the_device_hole_it_boots_the_sam
 #[test]
 #[ignore = "a boot of an installed system: make test-all"]
 fn on_a_machine_without_a_hypervisor_interface_it_boots_the_same() {
-    let Booted { mut running, _directory } = power_on(&["--enlightenments", "none", "--cpus", "2"]);
+    let Booted { mut running, directory: _directory } =
+        power_on(&["--enlightenments", "none", "--cpus", "2"]);
     log_in(&mut running);
     let facts = self::facts(&mut running);
     assert!(facts.starts_with("/dev/sda3 ata_piix 2 "), "{facts}");
@@ -141,7 +142,7 @@ const VARIABLE: &str = "/sys/firmware/efi/efivars/Bodhi-0d4a4a4e-3d6f-4c1e-9f0e-
 fn uefi_boots_the_same_disk_and_keeps_its_variables_in_a_file() {
     let folder = TempDir::new().expect("a folder");
     let firmware = format!("uefi,vars={}", folder.path().join("vars").display());
-    let Booted { mut running, _directory } = power_on(&["--firmware", &firmware]);
+    let Booted { mut running, directory: _directory } = power_on(&["--firmware", &firmware]);
     log_in(&mut running);
     assert_eq!(facts(&mut running), "/dev/sda3 storvsc_host 1 microsoft");
     assert_eq!(row(&running.devices(), "ide0")["state"], "taken over by storvsc-ide0");
@@ -152,7 +153,7 @@ fn uefi_boots_the_same_disk_and_keeps_its_variables_in_a_file() {
     running.expect("written: 42", JOB);
     power_off(running);
 
-    let Booted { mut running, _directory } = power_on(&["--firmware", &firmware, "--cpus", "2"]);
+    let Booted { mut running, directory: _directory } = power_on(&["--firmware", &firmware, "--cpus", "2"]);
     log_in(&mut running);
     assert_eq!(facts(&mut running), "/dev/sda3 storvsc_host 2 microsoft");
     running.type_line(&format!("echo read: $(tail -c 4 {VARIABLE}) $((6*7))"));

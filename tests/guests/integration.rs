@@ -1,13 +1,15 @@
-//! Integration services: with the drivers of Debian's kernel and the programs of Debian's `hyperv-daemons`.
+//! Integration services: with the drivers of Debian's kernel, and the programs of Debian's `hyperv-daemons` or those of the
+//! setup disk.
 
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use guests::{Answer, BOOT, Image, JOB, POWER_OFF, Running, row};
+use guests::{Answer, BOOT, Image, JOB, Kernel, POWER_OFF, Running, insert_setup_disk, row};
 use serde_json::Value;
 
-fn status(running: &Running) -> Value {
+/// What `bodhi integration` says of the guest.
+pub(crate) fn status(running: &Running) -> Value {
     serde_json::from_str(running.bodhi(&["integration", "--json"]).assert_done()).unwrap()
 }
 
@@ -17,7 +19,7 @@ fn service<'a>(status: &'a Value, name: &str) -> &'a Value {
 }
 
 /// The status as soon as `service` is in `state`.
-fn wait_for(running: &Running, name: &str, state: &str) -> Value {
+pub(crate) fn wait_for(running: &Running, name: &str, state: &str) -> Value {
     let end = Instant::now() + JOB;
     loop {
         let status = status(running);
@@ -49,10 +51,67 @@ fn times(running: &mut Running) -> (f64, f64) {
     (guest, host)
 }
 
+/// Whose programs the guest has.
+#[derive(Clone, Copy)]
+enum Programs {
+    Debian,
+    SetupDisk,
+}
+
+impl Programs {
+    /// A guest in its shell, which has the programs.
+    fn shell(self, kernel: Kernel, image: &Image) -> Running {
+        let mut running = Running::shell_of(kernel, image, &["--cdrom", "empty"], &[]);
+        if let Self::SetupDisk = self {
+            insert_setup_disk(&running).assert_done();
+            let take = "until mount -r /dev/sr0 /mnt 2>/dev/null; do sleep 0.1; done; cd /mnt; \
+                        sha256sum --quiet -c SHA256SUMS && cp bodhi-integration /usr/local/bin; cd; umount /mnt; \
+                        bodhi-integration --version";
+            assert!(running.ask(take).starts_with("bodhi-integration "));
+            running.bodhi(&["setup-disk", "eject"]).assert_done();
+        }
+        running
+    }
+
+    /// Starts the program of a service.
+    fn start(self, running: &mut Running, service: &str) {
+        let command = match (self, service) {
+            (Self::SetupDisk, service) => format!("(bodhi-integration {service} > /run/{service} 2>&1 &)"),
+            (Self::Debian, "key-value") => "/usr/sbin/hv_kvp_daemon".to_owned(),
+            (Self::Debian, "backup") => "/usr/sbin/hv_vss_daemon".to_owned(),
+            (Self::Debian, _) => "/usr/sbin/hv_fcopy_daemon".to_owned(),
+        };
+        running.ask(&command);
+    }
+
+    /// Words by which `pkill -f` finds what serves backups.
+    fn backup(self) -> &'static str {
+        match self {
+            Self::Debian => "hv_vss_daemon",
+            Self::SetupDisk => "'bodhi-integration backup'",
+        }
+    }
+}
+
 #[test]
 fn the_guest_s_services_answer_and_carry_out_what_the_host_asks() {
+    services_answer(Programs::Debian, Kernel::Cloud);
+}
+
+#[test]
+fn the_setup_disk_s_services_answer_and_carry_out_what_the_host_asks() {
+    services_answer(Programs::SetupDisk, Kernel::Cloud);
+}
+
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn the_setup_disk_s_services_answer_on_the_newest_kernel() {
+    services_answer(Programs::SetupDisk, Kernel::Backports);
+}
+
+fn services_answer(programs: Programs, kernel: Kernel) {
     let image = Image::empty(0);
-    let mut running = Running::shell(&image, &[], &[]);
+    let mut running = programs.shell(kernel, &image);
 
     // Without its program the guest does not say which key-value protocol it speaks.
     for (name, version) in [("shutdown", "3.2"), ("time-sync", "4.0"), ("heartbeat", "3.0")] {
@@ -60,11 +119,21 @@ fn the_guest_s_services_answer_and_carry_out_what_the_host_asks() {
         assert_eq!(service(&status, name)["version"], version);
     }
     let partial = status(&running);
+    let devices = partial["devices"].as_array().unwrap();
+    let bound: Vec<_> = devices.iter().map(|row| (row["device"].as_str(), row["driver"].as_bool())).collect();
+    assert_eq!(bound, [(Some("storvsc-ide0"), Some(true)), (Some("scsi0"), Some(true))]);
+    let text = running.bodhi(&["integration"]).assert_done().to_owned();
+    assert!(text.contains("\nstorvsc-ide0  yes           driver bound\n"), "{text}");
     assert_eq!((&partial["components"], &partial["key-values"]), (&"partial".into(), &Value::Null));
     let early = running.bodhi(&["integration", "--set", "a=b"]).refusal(1).to_owned();
     assert!(early.contains("\"key-value\" is negotiating"), "{early}");
 
-    running.ask("/usr/sbin/hv_kvp_daemon");
+    programs.start(&mut running, "key-value");
+    if kernel == Kernel::Backports {
+        // Without its program that kernel has nobody who opens the channel.
+        programs.start(&mut running, "file-copy");
+        wait_for(&running, "file-copy", "ok");
+    }
     let full = wait_for(&running, "key-value", "ok");
     assert_eq!(full["components"], "full");
     assert_eq!(full["key-values"]["facts"]["OSName"], "Debian GNU/Linux");
@@ -120,15 +189,36 @@ fn a_guest_without_the_services_is_told_apart() {
     assert_eq!(status["components"], "full");
     let refused = running.bodhi(&["shutdown"]).refusal(1).to_owned();
     assert!(refused.contains("\"shutdown\" is no contact"), "{refused}");
+    assert_eq!(
+        insert_setup_disk(&running).refusal(1),
+        "the machine has no optical drive: --cdrom gives it one"
+    );
     running.type_line("exit");
     running.wait(POWER_OFF).assert_powered_off();
 }
 
 #[test]
 fn files_come_into_the_guest_and_its_disk_is_copied_while_it_writes() {
+    files_are_copied(Programs::Debian, Kernel::Cloud);
+}
+
+#[test]
+fn files_come_and_the_disk_is_copied_by_the_setup_disk_s_programs() {
+    files_are_copied(Programs::SetupDisk, Kernel::Cloud);
+}
+
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn files_come_by_the_channel_itself_on_the_newest_kernel() {
+    // That kernel has no driver for file copy.
+    files_are_copied(Programs::SetupDisk, Kernel::Backports);
+}
+
+fn files_are_copied(programs: Programs, kernel: Kernel) {
     let image = Image::empty(0);
-    let mut running = Running::shell(&image, &[], &[]);
-    running.ask("/usr/sbin/hv_vss_daemon; /usr/sbin/hv_fcopy_daemon");
+    let mut running = programs.shell(kernel, &image);
+    programs.start(&mut running, "backup");
+    programs.start(&mut running, "file-copy");
     wait_for(&running, "file-copy", "ok");
     wait_for(&running, "backup", "ok");
 
@@ -175,7 +265,7 @@ fn files_come_into_the_guest_and_its_disk_is_copied_while_it_writes() {
     let check = "cd /mnt/srv/w; for s in $(find . -name 's*' -size +0); do md5sum -c $s; done | sort | uniq -c | \
                  awk '{ n += $1; bad += !/OK$/ } END { print bad + 0, (n > 10) }'";
     assert_eq!(running.ask(check), "0 1");
-    let alone = running.ask("cd /; pkill hv_vss_daemon; sleep 0.2; echo");
+    let alone = running.ask(&format!("cd /; pkill -f {}; sleep 0.2; echo", programs.backup()));
     assert_eq!(alone, "");
     let refused = running.bodhi(&["image", "backup", &format!("{target}.2")]).refusal(1).to_owned();
     assert!(refused.starts_with("the guest refuses"), "{refused}");

@@ -16,4 +16,6 @@ mod lockstep;
 mod nested;
 mod network;
 mod probe;
+mod setup_disk;
+mod socket;
 mod stress;

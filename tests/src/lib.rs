@@ -22,7 +22,9 @@ pub use debugger::gdb;
 pub use devices::{Devices, row};
 pub use disk::Image;
 pub use iso::iso;
-pub use machine::{Answer, Bus, End, Machine, Program, Running, has_kvm, is_nested, processor};
+pub use machine::{
+    Answer, Bus, End, Machine, Program, Running, has_kvm, insert_setup_disk, is_nested, processor,
+};
 pub use probe::{Accelerator, Offer, Probe, Row};
 pub use script::encode;
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::artifacts::{Kernel, bodhi, qemu};
+use crate::artifacts::{Kernel, bodhi, cache, qemu};
 use crate::console::Console;
 use crate::devices::{Devices, devices};
 use crate::script::encode;
@@ -361,6 +361,15 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Has the setup disk put into the machine's drive.
+///
+/// # Panics
+/// As [`Running::bodhi`] does.
+pub fn insert_setup_disk(running: &Running) -> Answer {
+    let images = cache().join("images");
+    running.bodhi(&["setup-disk", "insert", "--cache", images.to_str().expect("a path in UTF-8")])
 }
 
 /// What a program that asked a machine has said.

@@ -9,7 +9,15 @@ impl Running {
     /// # Panics
     /// If it does not come up.
     pub fn shell(image: &Image, options: &[&str], append: &[&str]) -> Self {
-        let machine = Machine::bodhi(Kernel::Cloud).disk_with(&root_image(), Bus::Auto, ",snapshot");
+        Self::shell_of(Kernel::Cloud, image, options, append)
+    }
+
+    /// As [`shell`](Self::shell), with another kernel.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn shell_of(kernel: Kernel, image: &Image, options: &[&str], append: &[&str]) -> Self {
+        let machine = Machine::bodhi(kernel).disk_with(&root_image(), Bus::Auto, ",snapshot");
         let machine = append.iter().fold(machine, |machine, word| machine.append(word));
         let running = machine.options(options).append("loglevel=1").api(image.folder().join("api")).start();
         running.expect("bodhi: shell", BOOT);

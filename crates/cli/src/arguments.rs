@@ -35,6 +35,10 @@ pub(crate) enum Command {
     /// Insert or eject the disc of a machine that runs
     #[command(subcommand)]
     Disc(DiscCommand),
+    /// Put the disc with the integration services into the optical drive of a machine that runs, or take it out; in the
+    /// guest, install.sh on it does the rest
+    #[command(subcommand)]
+    SetupDisk(SetupDiskCommand),
     /// Build disk images, and copy those of machines that run
     #[command(subcommand)]
     Image(ImageCommand),
@@ -138,6 +142,43 @@ pub(crate) enum ImageCommand {
 pub(crate) enum SystemCommand {
     /// Debian with GRUB for BIOS and UEFI, its own kernel, systemd, serial and VGA console, a user, and SSH
     Debian(DebianArguments),
+    /// The disc with the integration services for Linux guests
+    SetupDisk(SetupDiskArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetupDiskArguments {
+    /// Where a copy of the image is put; without it, the path printed is that of the cache, for reading only
+    #[arg(long, value_name = "F.iso")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace what is there
+    #[arg(long, requires = "output")]
+    pub(crate) force: bool,
+    /// The folder in which what was built is kept; without it, ~/.cache/bodhi
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SetupDiskCommand {
+    /// Put it into the drive, in place of what is there
+    #[command(override_usage = "bodhi setup-disk insert NAME [--cache FOLDER]")]
+    Insert {
+        #[command(flatten)]
+        target: Target,
+        /// The folder in which the disc is kept; without it, ~/.cache/bodhi
+        #[arg(long, value_name = "FOLDER")]
+        cache: Option<PathBuf>,
+    },
+    /// Take the disc out of the drive
+    #[command(override_usage = "bodhi setup-disk eject NAME [--force]")]
+    Eject {
+        #[command(flatten)]
+        target: Target,
+        /// Also when the guest holds it
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -285,6 +326,10 @@ pub(crate) struct RunArguments {
     /// How little of it the guest may be left with: it gives back what it does not need
     #[arg(long, value_name = "SIZE", value_parser = parse::<MemorySize>)]
     memory_min: Option<MemorySize>,
+    /// A Unix socket to be made, by which programs reach ports of the guest's AF_VSOCK: they write `CONNECT PORT` and a
+    /// line end. Ports of the host that the guest connects to are sockets F_PORT
+    #[arg(long, value_name = "F")]
+    vsock: Option<PathBuf>,
     /// What carries out the guest's instructions: auto, kvm, translator or interpreter
     #[arg(long, value_name = "P", value_parser = parse::<ProcessorChoice>)]
     processor: Option<ProcessorChoice>,
@@ -434,6 +479,7 @@ impl RunArguments {
             (&mut config.kernel, &self.kernel),
             (&mut config.initrd, &self.initrd),
             (&mut config.api, &self.api),
+            (&mut config.vsock, &self.vsock),
         ] {
             if option.is_some() {
                 place.clone_from(option);

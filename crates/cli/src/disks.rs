@@ -1,4 +1,4 @@
-//! `bodhi disk` and `bodhi disc`.
+//! `bodhi disk`, `bodhi disc` and `bodhi setup-disk`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use machine::config::DiskConfig;
 use worker::control::{Disks, Reply, Request};
 
-use crate::arguments::{DiscCommand, DiskCommand, Target};
+use crate::arguments::{DiscCommand, DiskCommand, SetupDiskCommand, Target};
 use crate::client::{self, Error, absolute, connect, unexpected};
+use crate::{complain, image};
 
 pub(crate) fn disk(command: &DiskCommand) -> ExitCode {
     let request: fn(String) -> Result<Request, Error> = match command {
@@ -37,6 +38,28 @@ pub(crate) fn disc(command: &DiscCommand) -> ExitCode {
         })),
         DiscCommand::Eject { target, force } => {
             finish(ask(target, None, |_| Ok(Request::EjectDisc { force: *force })))
+        }
+    }
+}
+
+pub(crate) fn setup_disk(command: &SetupDiskCommand) -> ExitCode {
+    let (target, cache) = match command {
+        SetupDiskCommand::Insert { target, cache } => (target, cache),
+        SetupDiskCommand::Eject { target, force } => {
+            return finish(ask(target, None, |_| Ok(Request::EjectDisc { force: *force })));
+        }
+    };
+    // A machine that is not there is told before anything is made.
+    let connected = target.split(None).and_then(|(api, _)| connect(&api));
+    let mut client = match connected {
+        Ok(client) => client,
+        Err(error) => return client::finish(Err(error.into())),
+    };
+    match image::setup_disk(cache.as_ref()) {
+        Ok(file) => finish(absolute(&file).and_then(|file| Ok(client.ask(&Request::InsertDisc { file })?))),
+        Err(failure) => {
+            complain(&failure);
+            failure.exit_code()
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `bodhi image`.
+//! `bodhi image`, and the disc of `bodhi setup-disk`.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -6,15 +6,16 @@ use std::process::ExitCode;
 
 use guest_image::cache::Cache;
 use guest_image::debian::{self, Recipe};
+use guest_image::setup_disk;
 use machine::config::InputError;
 use thiserror::Error;
 
-use crate::arguments::{DebianArguments, ImageCommand, SystemCommand};
+use crate::arguments::{DebianArguments, ImageCommand, SetupDiskArguments, SystemCommand};
 use crate::integration;
 use crate::{BAD_INPUT, FAILED, complain, say};
 
 #[derive(Debug, Error)]
-enum Failure {
+pub(crate) enum Failure {
     #[error(transparent)]
     Input(#[from] InputError),
     #[error(transparent)]
@@ -22,11 +23,12 @@ enum Failure {
 }
 
 pub(crate) fn image(command: &ImageCommand) -> ExitCode {
-    let arguments = match command {
-        ImageCommand::Build(SystemCommand::Debian(arguments)) => arguments,
+    let built = match command {
+        ImageCommand::Build(SystemCommand::Debian(arguments)) => build(arguments),
+        ImageCommand::Build(SystemCommand::SetupDisk(arguments)) => build_setup_disk(arguments),
         ImageCommand::Backup(target) => return integration::back_up(target),
     };
-    match build(arguments) {
+    match built {
         Ok(path) => {
             // Nobody may be reading any more, as behind a pager that has been left.
             let _ = io::stdout().write_all(format!("{}\n", path.display()).as_bytes());
@@ -34,11 +36,37 @@ pub(crate) fn image(command: &ImageCommand) -> ExitCode {
         }
         Err(failure) => {
             complain(&failure);
-            let bad_input =
-                matches!(failure, Failure::Input(_) | Failure::Image(guest_image::Error::Input { .. }));
-            ExitCode::from(if bad_input { BAD_INPUT } else { FAILED })
+            failure.exit_code()
         }
     }
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        let bad_input = matches!(self, Self::Input(_) | Self::Image(guest_image::Error::Input { .. }));
+        ExitCode::from(if bad_input { BAD_INPUT } else { FAILED })
+    }
+}
+
+fn open_cache(folder: Option<&PathBuf>) -> Result<Cache, Failure> {
+    let folder = folder.cloned().or_else(Cache::usual);
+    let folder = folder
+        .ok_or_else(|| InputError::bare("cache", "is required: neither HOME nor XDG_CACHE_HOME is set"))?;
+    Ok(Cache::open(folder)?)
+}
+
+/// The setup disk in `cache` or the usual one, where it stays as it is.
+pub(crate) fn setup_disk(cache: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    Ok(setup_disk::build(&open_cache(cache)?)?)
+}
+
+fn build_setup_disk(arguments: &SetupDiskArguments) -> Result<PathBuf, Failure> {
+    let SetupDiskArguments { output, force, cache } = arguments;
+    let Some(output) = output else { return setup_disk(cache.as_ref()) };
+    check_output(output, *force)?;
+    let cache = open_cache(cache.as_ref())?;
+    cache.copy(&setup_disk::build(&cache)?, output)?;
+    Ok(output.clone())
 }
 
 fn build(arguments: &DebianArguments) -> Result<PathBuf, Failure> {
@@ -47,10 +75,7 @@ fn build(arguments: &DebianArguments) -> Result<PathBuf, Failure> {
     if let Some(output) = &arguments.output {
         check_output(output, arguments.force)?;
     }
-    let folder = arguments.cache.clone().or_else(Cache::usual);
-    let folder = folder
-        .ok_or_else(|| InputError::bare("cache", "is required: neither HOME nor XDG_CACHE_HOME is set"))?;
-    let cache = Cache::open(folder)?;
+    let cache = open_cache(arguments.cache.as_ref())?;
     let image = debian::build(&recipe, &cache, &|step| say(format_args!("bodhi: {step}\n")))?;
     match &arguments.output {
         Some(output) => {

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Devices(arguments) => devices::devices(&arguments),
         Command::Disk(command) => disks::disk(&command),
         Command::Disc(command) => disks::disc(&command),
+        Command::SetupDisk(command) => disks::setup_disk(&command),
         Command::Image(command) => image::image(&command),
         Command::Screenshot(arguments) => screen::screenshot(&arguments),
         Command::Type(target) => screen::type_text(&target),

@@ -66,6 +66,9 @@ pub struct DeviceRow {
     pub kind: Kind,
     /// What the device says of itself and of the guest's driver: `driver bound`, `quiet`, ….
     pub state: String,
+    /// Whether a driver of the guest has the device; `None` of those that do not know.
+    #[serde(default)]
+    pub driver: Option<bool>,
     /// See [`DeviceCounters::exits`].
     pub exits: u64,
     /// See [`DeviceCounters::requests`].
@@ -78,12 +81,34 @@ pub struct DeviceRow {
     pub interrupts: u64,
 }
 
-type StateText = Box<dyn Fn() -> String + Send + Sync>;
+/// What a device says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceState {
+    /// See [`DeviceRow::state`].
+    pub text: String,
+    /// See [`DeviceRow::driver`].
+    pub driver: Option<bool>,
+}
+
+impl DeviceState {
+    /// Of a device that knows whether a driver of the guest has it.
+    pub fn with_driver(text: impl Into<String>, bound: bool) -> Self {
+        Self { text: text.into(), driver: Some(bound) }
+    }
+}
+
+impl From<String> for DeviceState {
+    fn from(text: String) -> Self {
+        Self { text, driver: None }
+    }
+}
+
+type AskState = Box<dyn Fn() -> DeviceState + Send + Sync>;
 
 struct Device {
     name: String,
     kind: Kind,
-    state: StateText,
+    state: AskState,
     counters: DeviceCounters,
 }
 
@@ -102,20 +127,21 @@ impl Registry {
 
     /// Adds a device. `state` is asked whenever the table is read; it must not block. A device whose name is
     /// known, because the machine has been reset and built anew, goes on with the counts it has.
-    pub fn device(
+    pub fn device<S: Into<DeviceState>>(
         &self,
         name: impl Into<String>,
         kind: Kind,
-        state: impl Fn() -> String + Send + Sync + 'static,
+        state: impl Fn() -> S + Send + Sync + 'static,
     ) -> DeviceCounters {
         let (name, mut devices) = (name.into(), lock(&self.devices));
+        let state: AskState = Box::new(move || state().into());
         if let Some(device) = devices.iter_mut().find(|device| device.name == name) {
             device.kind = kind;
-            device.state = Box::new(state);
+            device.state = state;
             return device.counters.clone();
         }
         let counters = DeviceCounters::default();
-        devices.push(Device { name, kind, state: Box::new(state), counters: counters.clone() });
+        devices.push(Device { name, kind, state, counters: counters.clone() });
         counters
     }
 
@@ -123,11 +149,11 @@ impl Registry {
     ///
     /// # Errors
     /// Those of `make`.
-    pub fn owner<T: Send + Sync + 'static, E>(
+    pub fn owner<T: Send + Sync + 'static, S: Into<DeviceState>, E>(
         &self,
         name: impl Into<String>,
         kind: Kind,
-        state: impl Fn(&T) -> String + Send + Sync + 'static,
+        state: impl Fn(&T) -> S + Send + Sync + 'static,
         make: impl FnOnce(DeviceCounters) -> Result<Arc<T>, E>,
     ) -> Result<Arc<T>, E> {
         // Each needs the other.
@@ -135,7 +161,7 @@ impl Registry {
         let seen = Arc::clone(&slot);
         let counters = self.device(name, kind, move || {
             let owner = seen.get().and_then(Weak::upgrade);
-            owner.map_or_else(|| "gone".to_owned(), |owner| state(&owner))
+            owner.map_or_else(|| "gone".to_owned().into(), |owner| state(&owner).into())
         });
         let owner = make(counters)?;
         slot.get_or_init(|| Arc::downgrade(&owner));
@@ -162,15 +188,19 @@ impl Registry {
     pub fn table(&self) -> Vec<DeviceRow> {
         lock(&self.devices)
             .iter()
-            .map(|device| DeviceRow {
-                name: device.name.clone(),
-                kind: device.kind,
-                state: (device.state)(),
-                exits: device.counters.exits.value(),
-                requests: device.counters.requests.value(),
-                bytes_in: device.counters.bytes_in.value(),
-                bytes_out: device.counters.bytes_out.value(),
-                interrupts: device.counters.interrupts.value(),
+            .map(|device| {
+                let DeviceState { text, driver } = (device.state)();
+                DeviceRow {
+                    name: device.name.clone(),
+                    kind: device.kind,
+                    state: text,
+                    driver,
+                    exits: device.counters.exits.value(),
+                    requests: device.counters.requests.value(),
+                    bytes_in: device.counters.bytes_in.value(),
+                    bytes_out: device.counters.bytes_out.value(),
+                    interrupts: device.counters.interrupts.value(),
+                }
             })
             .collect()
     }

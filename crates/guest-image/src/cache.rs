@@ -46,20 +46,19 @@ impl Cache {
         Ok(cache)
     }
 
-    /// The image named `name` and built of what `recipe` says: as it was built before, or by `build` now, which gets a
+    /// The image named `name`, as a file that ends with `end`, and built of what `recipe` says: as it was built before, or by `build` now, which gets a
     /// folder for its work and a file for what its programs print, and returns the image's path in that folder.
     ///
     /// # Errors
     /// Those of `build`, and when files cannot be written.
     pub fn image(
         &self,
-        name: &str,
+        (name, end): (&str, &str),
         recipe: &str,
         build: impl FnOnce(&Path, &Path) -> Result<PathBuf, Error>,
     ) -> Result<PathBuf, Error> {
         let stem = format!("{name}-{:08x}", crc32fast::hash(recipe.as_bytes()));
-        let [image, words, log] =
-            ["img", "recipe", "log"].map(|end| self.folder.join(format!("{stem}.{end}")));
+        let [image, words, log] = [end, "recipe", "log"].map(|end| self.folder.join(format!("{stem}.{end}")));
         let is_there = image.exists() && fs::read_to_string(&words).is_ok_and(|words| words == recipe);
         if is_there {
             return Ok(image);
@@ -118,10 +117,10 @@ mod tests {
     fn an_image_is_built_once_for_a_recipe() {
         let folder = TempDir::new().unwrap();
         let cache = cache(&folder);
-        let first = cache.image("a", "size=1", |work, _| built(work, "one")).unwrap();
-        let again = cache.image("a", "size=1", |_, _| panic!("it is there")).unwrap();
+        let first = cache.image(("a", "img"), "size=1", |work, _| built(work, "one")).unwrap();
+        let again = cache.image(("a", "img"), "size=1", |_, _| panic!("it is there")).unwrap();
         assert_eq!((&first, fs::read_to_string(&first).unwrap().as_str()), (&again, "one"));
-        let other = cache.image("a", "size=2", |work, _| built(work, "two")).unwrap();
+        let other = cache.image(("a", "img"), "size=2", |work, _| built(work, "two")).unwrap();
         assert_ne!(first, other);
         let target = folder.path().join("copy");
         cache.copy(&other, &target).unwrap();
@@ -132,12 +131,12 @@ mod tests {
     fn what_failed_is_not_kept_and_what_was_left_is_swept() {
         let folder = TempDir::new().unwrap();
         let failed = |work: &Path, _: &Path| Err(Error::file(work)(std::io::ErrorKind::Other.into()));
-        cache(&folder).image("a", "x", failed).unwrap_err();
+        cache(&folder).image(("a", "img"), "x", failed).unwrap_err();
         let left = folder.path().join("images/building-x");
         fs::create_dir(&left).unwrap();
         let cache = cache(&folder);
         assert!(!left.exists());
-        let image = cache.image("a", "x", |work, _| built(work, "now")).unwrap();
+        let image = cache.image(("a", "img"), "x", |work, _| built(work, "now")).unwrap();
         assert_eq!(fs::read_to_string(image).unwrap(), "now");
     }
 }

@@ -12,6 +12,8 @@
 //! the end      the second copy of the partition table
 //! ```
 //!
+//! [`setup_disk`] is the disc that brings the integration services into a guest without them.
+//!
 //! No mount, no loop device: every part is written into the file where it belongs. What has been built is kept and
 //! given out again while the recipe is the same ([`cache::Cache`]).
 #![forbid(unsafe_code)]
@@ -22,5 +24,6 @@ mod error;
 mod grub;
 mod layout;
 mod program;
+pub mod setup_disk;
 
 pub use error::Error;

@@ -15,7 +15,7 @@
 //! Each service is a device of the VMBus; the guest's answers are data of an adversary and only ever change what
 //! is reported of that guest.
 //!
-//! Not done: dynamic memory, Hyper-V sockets, injection of IP addresses, application state in heartbeats.
+//! Not done: injection of IP addresses, application state in heartbeats.
 #![forbid(unsafe_code)]
 
 mod backup;
@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::Clock;
-use counters::{Kind, Registry};
+use counters::{DeviceState, Kind, Registry};
 use serde::{Deserialize, Serialize};
 use vmbus::{OfferError, Server};
 
@@ -363,11 +363,12 @@ fn add<S: Service>(
     )
 }
 
-fn describe(contact: &Contact) -> String {
-    match contact.versions {
+fn describe(contact: &Contact) -> DeviceState {
+    let text = match contact.versions {
         Some((_, version)) => format!("{}, version {version}", contact.state.text()),
         None => contact.state.text().to_owned(),
-    }
+    };
+    DeviceState::with_driver(text, contact.state != State::NoContact)
 }
 
 fn check(what: &str, text: &str, most: usize, may_be_empty: bool) -> Result<(), AskError> {

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use chipset::vga::Vga;
-use counters::{DeviceRow, Registry};
+use counters::{DeviceRow, Kind, Registry};
 use display::Key;
 use gdb::Debuggee;
 use integration::{AskError, KeyValues, ServiceKind, ServiceStatus, Services, Shutdown};
 use processor_soft::Inspection;
 use serde::{Deserialize, Serialize};
+use synthetic::socket::Sockets;
 
 use crate::backup::{self, BackupError};
 use crate::build::{Bus, Engine, Panel};
@@ -77,8 +78,23 @@ pub struct IntegrationStatus {
     pub components: Components,
     /// Each service.
     pub services: Vec<ServiceStatus>,
+    /// Each synthetic device but the services.
+    #[serde(default)]
+    pub devices: Vec<SyntheticDevice>,
     /// The key-value pairs, if the guest's program tells them.
     pub key_values: Option<KeyValues>,
+}
+
+/// A synthetic device, as the guest uses it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SyntheticDevice {
+    /// Its name in the device table.
+    pub device: String,
+    /// Whether a driver of the guest has it.
+    pub driver: bool,
+    /// What else it says of itself.
+    pub state: String,
 }
 
 /// How much of the integration components a guest has.
@@ -115,6 +131,8 @@ pub(crate) struct Shared {
     pub engine: Engine,
     pub disks: Arc<Disks>,
     pub networks: Networks,
+    /// Sockets between host and guest, if there are to be any.
+    pub sockets: Option<Arc<Sockets>>,
     /// The integration services that the guest is offered.
     pub services: Mutex<Services>,
     pub control: Arc<Control>,
@@ -182,7 +200,15 @@ impl MachineHandle {
             };
             let key_values =
                 if services.iter().any(talks) { bus.integration.key_values().ok() } else { None };
-            Ok(IntegrationStatus { components, services, key_values })
+            let is_service =
+                |row: &DeviceRow| services.iter().any(|service| service.service.name() == row.name);
+            let synthetic = |row: &DeviceRow| row.kind == Kind::Synthetic && !is_service(row);
+            let rows = self.shared.registry.table().into_iter().filter(synthetic);
+            let device = |DeviceRow { name: device, driver, state, .. }| {
+                Some(SyntheticDevice { device, driver: driver?, state })
+            };
+            let devices = rows.filter_map(device).collect();
+            Ok(IntegrationStatus { components, services, devices, key_values })
         })
     }
 

@@ -33,7 +33,9 @@ pub use backup::BackupError;
 pub use config::{InputError, MachineConfig};
 pub use control::{End, Failure};
 pub use disks::{ChangeError, DiskStatus, DriveStatus};
-pub use handle::{Components, IntegrationError, IntegrationStatus, MachineHandle, ScreenError, Status};
+pub use handle::{
+    Components, IntegrationError, IntegrationStatus, MachineHandle, ScreenError, Status, SyntheticDevice,
+};
 pub use integration::{AskError, KeyValues, ServiceStatus, Shutdown, State};
 pub use run::Machine;
 

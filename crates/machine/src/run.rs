@@ -1,15 +1,17 @@
 //! A machine from power-on to its end: one thread per processor, resets in between.
 
 use std::any::Any;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use counters::Registry;
+use counters::{Kind, Registry};
 use processor::Exit;
+use synthetic::socket::Sockets;
 
 use crate::Error;
 use crate::boot::BootSource;
@@ -53,14 +55,17 @@ impl Machine {
         let gdb = config.gdb.as_ref();
         let debug = gdb.map(|gdb| Debug::new(config.cpus, gdb.wait, Arc::clone(&control)));
         let config_services = config.integration;
+        let registry = Arc::new(Registry::new());
+        let sockets = config.vsock.as_ref().map(|path| open_sockets(path, &registry)).transpose()?;
         let shared = Arc::new(Shared {
             config,
             engine,
             disks,
             networks,
+            sockets,
             services: Mutex::new(config_services),
             control,
-            registry: Arc::new(Registry::new()),
+            registry,
             inspection,
             panel: Mutex::default(),
             last_table: Mutex::default(),
@@ -104,6 +109,9 @@ impl Machine {
         };
         *lock(&shared.panel) = None;
         shared.control.set_ended();
+        if let Some(sockets) = &shared.sockets {
+            sockets.end();
+        }
         let end = match shared.disks.end() {
             Err(failure) if !matches!(end, End::Failed(_)) => End::Failed(failure),
             _ => end,
@@ -126,6 +134,16 @@ fn check_host_memory(config: &MachineConfig) -> Result<(), InputError> {
     Ok(())
 }
 
+/// The guest's sockets with their row in `registry`.
+fn open_sockets(path: &Path, registry: &Registry) -> Result<Arc<Sockets>, InputError> {
+    let open = |counters| Sockets::new(path, counters);
+    let opened = registry.owner("sockets", Kind::Synthetic, Sockets::state, open);
+    opened.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => InputError::file("vsock", path, "is there already"),
+        _ => InputError::io("vsock", path, &error),
+    })
+}
+
 fn power_on(shared: &Arc<Shared>, source: &mut BootSource, serial: &SerialOutput) -> Result<Board, Error> {
     let board = Board::build(Parts {
         config: &shared.config,
@@ -135,6 +153,7 @@ fn power_on(shared: &Arc<Shared>, source: &mut BootSource, serial: &SerialOutput
         inspection: Arc::clone(&shared.inspection),
         disks: &shared.disks,
         networks: &shared.networks,
+        sockets: shared.sockets.as_deref(),
         services: *lock(&shared.services),
         source,
         serial: Arc::clone(serial),

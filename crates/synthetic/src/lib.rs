@@ -6,4 +6,5 @@
 
 pub mod memory;
 pub mod network;
+pub mod socket;
 pub mod storage;

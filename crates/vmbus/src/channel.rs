@@ -1,5 +1,6 @@
 //! An open channel, as its device has it.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -65,8 +66,26 @@ impl Channel {
     /// # Errors
     /// When the host does not let the thread wait.
     pub fn wait(&self, others: &[&Doorbell], timeout: Option<Duration>) -> io::Result<()> {
+        self.wait_too(others, None, timeout)
+    }
+
+    /// As [`Self::wait`], also for `file` to be ready for what `flags` say.
+    ///
+    /// # Errors
+    /// When the host does not let the thread wait.
+    pub fn wait_for_file(&self, file: &impl AsFd, flags: PollFlags) -> io::Result<()> {
+        self.wait_too(&[], Some(PollFd::new(file, flags)), None)
+    }
+
+    fn wait_too(
+        &self,
+        others: &[&Doorbell],
+        file: Option<PollFd<'_>>,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
         let bells: Vec<&Doorbell> = [self.doorbell()].into_iter().chain(others.iter().copied()).collect();
-        let mut fds: Vec<PollFd<'_>> = bells.iter().map(|bell| PollFd::new(*bell, PollFlags::IN)).collect();
+        let bell_fds = bells.iter().map(|bell| PollFd::new(*bell, PollFlags::IN));
+        let mut fds: Vec<PollFd<'_>> = bell_fds.chain(file).collect();
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),

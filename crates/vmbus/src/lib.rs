@@ -14,8 +14,7 @@
 //! to the guest. It gives the channel back by dropping it, after the guest or the server has asked for it.
 //!
 //! Not done: protocols before 2.4 (interrupts by a shared page), monitor pages (every offer says that none
-//! is allocated, so that guests signal by a dedicated connection instead), trust levels other than 0,
-//! Hyper-V sockets (connection requests are refused).
+//! is allocated, so that guests signal by a dedicated connection instead), trust levels other than 0.
 
 mod channel;
 mod device;
@@ -30,4 +29,4 @@ pub use channel::Channel;
 pub use device::{Device, Offer, OpenError};
 pub use doorbell::Doorbell;
 pub use guid::Guid;
-pub use server::{Busy, OfferError, Server, Settings, Synic, UnknownConnection};
+pub use server::{Busy, OfferError, Server, Settings, Sockets, Synic, UnknownConnection};

@@ -363,6 +363,8 @@ pub mod offer_flags {
     pub const ENUMERATE_DEVICE_INTERFACE: u16 = 1;
     /// Packets begin with a pipe header.
     pub const NAMED_PIPE_MODE: u16 = 0x10;
+    /// It is a connection of a Hyper-V socket.
+    pub const SOCKET: u16 = 0x2000;
 }
 
 /// The largest message that the host sends, with its header: an offer.

@@ -55,6 +55,12 @@ pub fn integration_table(status: &IntegrationStatus) -> String {
         ]
     }));
     let mut text = format!("integration components: {components}\n\n{}", aligned(&lines));
+    let mut lines = vec![["device", "driver bound", "state"].map(str::to_owned)];
+    lines.extend(status.devices.iter().map(|device| {
+        let bound = if device.driver { "yes" } else { "no" };
+        [device.device.clone(), bound.to_owned(), device.state.clone()]
+    }));
+    text.push_str(&format!("\n{}", aligned(&lines)));
     let pools = status.key_values.iter().flat_map(|pairs| {
         [("for the guest", &pairs.host), ("from the guest", &pairs.guest), ("the guest itself", &pairs.facts)]
     });
@@ -141,6 +147,7 @@ mod tests {
             name: name.to_owned(),
             kind: Kind::Emulated,
             state: "quiet".to_owned(),
+            driver: None,
             exits,
             requests: 0,
             bytes_in: 0,

@@ -42,7 +42,9 @@ tar -C "$tree" -xf "$packed" --exclude='./dev/*' && rm -f "$packed" && exec "$@"
 pub fn build(recipe: &Recipe, cache: &Cache, tell: &dyn Fn(&str)) -> Result<PathBuf, Error> {
     recipe.check()?;
     let words = format!("{}setup {:08x}\n", recipe.words(), crc32fast::hash(SETUP.as_bytes()));
-    cache.image(&format!("debian-{}", recipe.suite), &words, |work, log| image(recipe, work, log, tell))
+    cache.image((&format!("debian-{}", recipe.suite), "img"), &words, |work, log| {
+        image(recipe, work, log, tell)
+    })
 }
 
 fn image(recipe: &Recipe, work: &Path, log: &Path, tell: &dyn Fn(&str)) -> Result<PathBuf, Error> {

@@ -35,6 +35,7 @@ use guest_memory::GuestMemory;
 use interrupt::ProcessorSignal;
 use processor::{Partition, Processor};
 use processor_soft::{Inspection, SoftPartition};
+use synthetic::socket::Sockets;
 use vm_memory::{Bytes, GuestAddress};
 use vmbus::Server;
 
@@ -68,6 +69,7 @@ pub(crate) struct Parts<'a> {
     pub inspection: Arc<Inspection>,
     pub disks: &'a Arc<Disks>,
     pub networks: &'a Networks,
+    pub sockets: Option<&'a Sockets>,
     /// Which integration services are offered.
     pub services: Services,
     pub source: &'a mut BootSource,
@@ -123,6 +125,7 @@ impl Board {
             inspection,
             disks,
             networks,
+            sockets,
             services,
             source,
             serial,
@@ -232,6 +235,9 @@ impl Board {
                 storage::offer(&server, config, disks, &registry)?;
                 memory::offer(&server, config, &registry)?;
                 network::offer(&server, networks, &registry)?;
+                if let Some(sockets) = sockets {
+                    sockets.attach(&server);
+                }
                 let partition = processors.partition();
                 let integration = integration::new(&clock, &partition, enlightenment, &registry)?;
                 for service in services.iter() {

@@ -50,6 +50,7 @@ fn a_board_that_is_shut_down_gives_its_memory_back() {
         inspection: Arc::default(),
         disks: &disks,
         networks: &Networks::new(&config),
+        sockets: None,
         services: Services::ALL,
         source: &mut source,
         serial: Arc::new(Mutex::new(Box::new(std::io::sink()))),

@@ -53,6 +53,8 @@ pub struct MachineConfig {
     /// How little of that the guest may be left with, if it gives back what it does not need.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_min: Option<MemorySize>,
+    /// Where programs of the host reach sockets of the guest, and, with `_PORT` behind it, those of the guest the host's.
+    pub vsock: Option<PathBuf>,
     /// The kernel to boot: a bzImage, an ELF vmlinux with a PVH entry, or what has a multiboot header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
@@ -110,6 +112,7 @@ impl Default for MachineConfig {
             cpus: 1,
             memory: MemorySize(512 << 20),
             memory_min: None,
+            vsock: None,
             kernel: None,
             initrd: None,
             modules: Vec::new(),
@@ -161,6 +164,12 @@ impl MachineConfig {
             ));
         }
         self.validate_memory_min()?;
+        if let Some(path) = &self.vsock
+            && !self.has_vmbus()?
+        {
+            let reason = "needs a synthetic device, and --synthetic or --enlightenments leave it out";
+            return Err(InputError::file("vsock", path, reason));
+        }
         self.validate_boot()?;
         if self.append.contains(['\0', '\n']) {
             return Err(InputError::bare("append", "a command line is one line without NUL"));

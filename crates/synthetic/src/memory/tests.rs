@@ -162,7 +162,7 @@ fn the_host_gets_what_is_behind_pages_that_the_guest_gives() {
     guest.server.offer(std::sync::Arc::new(Provider(std::sync::Arc::clone(&memory)))).unwrap();
     guest.connect(Version::WIN10_V5_3);
     let offer = guest.request_offers()[0];
-    assert_eq!(memory.state(), "no driver");
+    assert_eq!(memory.state().text, "no driver");
     let mut channel = guest.open(&offer, 4, 0).unwrap();
     let send = |channel: &mut GuestChannel, data: &[u8]| {
         assert!(channel.send(&OutgoingPacket::in_band(0, data)));

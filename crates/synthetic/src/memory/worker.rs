@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use counters::DeviceCounters;
+use counters::{DeviceCounters, DeviceState};
 use guest_memory::{DEVICE_HOLE_END, DEVICE_HOLE_START, PAGE_SHIFT, PAGE_SIZE};
 use vmbus::protocol::{USER_DATA_SIZE, offer_flags};
 use vmbus::ring::{OutgoingPacket, RingError};
@@ -49,11 +49,12 @@ impl DynamicMemory {
     }
 
     /// What the device table says.
-    pub fn state(&self) -> String {
+    pub fn state(&self) -> DeviceState {
         if !self.lock().ready() {
-            return "no driver".to_owned();
+            return DeviceState::with_driver("no driver", false);
         }
-        format!("driver bound; {} of {} MiB with the guest", self.assigned() >> 20, self.size >> 20)
+        let (assigned, size) = (self.assigned() >> 20, self.size >> 20);
+        DeviceState::with_driver(format!("driver bound; {assigned} of {size} MiB with the guest"), true)
     }
 
     fn run(&self, channel: &mut Channel) {

@@ -7,7 +7,7 @@ use std::thread;
 
 use ::storage::scsi::{DiskUnit, LogicalUnit, Target};
 use ::storage::{Owner, Ownership, SharedDisk};
-use counters::DeviceCounters;
+use counters::{DeviceCounters, DeviceState};
 use vmbus::protocol::{USER_DATA_SIZE, offer_flags};
 use vmbus::{Channel, Device, Doorbell, Guid, Offer, OpenError};
 use zerocopy::IntoBytes;
@@ -173,10 +173,11 @@ impl Controller {
 
     /// What the device table says: whether a driver is bound, by how many channels, and, of a SCSI controller,
     /// which units there are.
-    pub fn state(&self) -> String {
+    pub fn state(&self) -> DeviceState {
+        let bound = self.shared.ready.load(Ordering::Relaxed);
         let mut state = match self.shared.channels.load(Ordering::Relaxed) {
             0 => "no driver".to_owned(),
-            _ if !self.shared.ready.load(Ordering::Relaxed) => "driver starting".to_owned(),
+            _ if !bound => "driver starting".to_owned(),
             1 => "driver bound".to_owned(),
             channels => format!("driver bound, {channels} channels"),
         };
@@ -187,7 +188,7 @@ impl Controller {
                 luns => state.extend(["; units ", &luns.join(" ")]),
             }
         }
-        state
+        DeviceState::with_driver(state, bound)
     }
 }
 

@@ -225,7 +225,7 @@ fn a_driver_starts_with_every_version() {
     for version in VERSIONS {
         let mut rig = Rig::scsi(4);
         rig.initialize(version);
-        assert_eq!(rig.controller.state(), "driver bound; no units");
+        assert_eq!(rig.controller.state().text, "driver bound; no units");
     }
 }
 
@@ -426,7 +426,7 @@ fn subchannels_carry_requests_of_their_own() {
     assert_eq!(rig.operate(Operation::CREATE_SUB_CHANNELS, &2_u16.to_le_bytes()).status, status::SUCCESS);
     let offers: [OfferChannel; 2] = [rig.guest.expect(), rig.guest.expect()];
     let primary = std::mem::replace(&mut rig.channel, rig.guest.open(&offers[1], 4, 3).unwrap());
-    assert_eq!(rig.controller.state(), "driver bound, 2 channels; units 0");
+    assert_eq!(rig.controller.state().text, "driver bound, 2 channels; units 0");
     let to = rig.buffer(0, 512);
     assert_good(&rig.execute(0, &read_10(1, 1), Some(&to)), 512);
     assert_eq!(rig.read(&to), (512..1024).map(pattern).collect::<Vec<_>>());
@@ -516,7 +516,7 @@ fn closing_waits_for_requests_and_gives_the_rings_back() {
         rig.send_srb([0, 0, 0], &read_10(n, 1), Some(&to));
     }
     rig.guest.close(rig.channel);
-    assert_eq!(rig.controller.state(), "no driver; units 0");
+    assert_eq!(rig.controller.state().text, "no driver; units 0");
     rig.channel = rig.guest.open(&rig.offer, 4, 1).unwrap();
     rig.initialize(0x0501);
 }

@@ -9,15 +9,15 @@ mod state;
 mod tests;
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use guest_memory::{CodePages, GuestMemory};
 use thiserror::Error;
 
 use crate::channel::Line;
-use crate::protocol::{self, OpenChannel};
+use crate::protocol::{self, OpenChannel, TlConnectRequest};
 use crate::{Channel, Device, Doorbell, Guid};
-use state::State;
+use state::{State, Wanted};
 
 /// Added to a channel's number, gives the connection id by which the guest signals it.
 const CHANNEL_CONNECTION_ID: u32 = *protocol::CHANNEL_CONNECTION_IDS.start() - 1;
@@ -38,6 +38,14 @@ pub trait Synic: Send + Sync {
     fn bind_signal(&self, _connection: u32, _doorbell: &Doorbell) {}
     /// The doorbell of `connection` goes. Called once for every [`Self::bind_signal`].
     fn unbind_signal(&self, _connection: u32) {}
+}
+
+/// Who serves connections of Hyper-V sockets.
+pub trait Sockets: Send + Sync {
+    /// The guest wants to connect its `endpoint` to the host's `service`: a device is to be offered on `bus` with
+    /// `service` as its interface and `endpoint` as its instance, or the connection to be refused. Called on the thread
+    /// of a processor, which does not wait.
+    fn connect(&self, bus: &Server, endpoint: Guid, service: Guid);
 }
 
 /// What a bus is made of.
@@ -90,7 +98,19 @@ impl Server {
     pub fn new(settings: Settings) -> Self {
         let lines = (0..protocol::MAX_RELIDS).map(|_| RwLock::new(None)).collect();
         let state = Mutex::new(State::new(settings.processors));
-        Self { hub: Arc::new(Hub { settings, lines, state, idle: Condvar::new() }) }
+        let (idle, sockets) = (Condvar::new(), OnceLock::new());
+        Self { hub: Arc::new(Hub { settings, lines, state, idle, sockets }) }
+    }
+
+    /// Names who serves the guest's connections of Hyper-V sockets, for as long as it lives; the first one stays.
+    /// Without anybody they are refused.
+    pub fn serve_sockets(&self, sockets: Weak<dyn Sockets>) {
+        self.hub.sockets.get_or_init(|| sockets);
+    }
+
+    /// Tells the guest that nobody answers its connection of a Hyper-V socket.
+    pub fn refuse_socket(&self, endpoint: Guid, service: Guid) {
+        self.hub.with(|state| state.refuse_socket(TlConnectRequest { endpoint, service }));
     }
 
     /// Offers a device: to a guest that is connected at once, to others when they ask.
@@ -151,6 +171,7 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     /// Told when the last channel has been given back.
     idle: Condvar,
+    sockets: OnceLock<Weak<dyn Sockets>>,
 }
 
 impl Hub {
@@ -192,14 +213,25 @@ impl Hub {
     }
 
     fn message(self: &Arc<Self>, payload: &[u8]) -> Result<(), Busy> {
-        let to_open = self.with(|state| {
+        let wanted = self.with(|state| {
             if state.waiting_messages() >= MAX_WAITING_MESSAGES {
                 return Err(Busy);
             }
             Ok(state.message(payload, self))
         })?;
-        if let Some((device, channel, request)) = to_open {
-            self.open(&*device, channel, &request);
+        match wanted {
+            Some(Wanted::Open(open)) => {
+                let (device, channel, request) = *open;
+                self.open(&*device, channel, &request);
+            }
+            Some(Wanted::Socket(request)) => {
+                let server = Server { hub: Arc::clone(self) };
+                match self.sockets.get().and_then(Weak::upgrade) {
+                    Some(sockets) => sockets.connect(&server, request.endpoint, request.service),
+                    None => server.refuse_socket(request.endpoint, request.service),
+                }
+            }
+            None => {}
         }
         Ok(())
     }

@@ -82,6 +82,12 @@ impl Entry {
 /// A channel that a device is to open, and the guest's request.
 pub type ToOpen = (Arc<dyn Device>, Channel, OpenChannel);
 
+/// What a message of the guest asks of others than the bus.
+pub enum Wanted {
+    Open(Box<ToOpen>),
+    Socket(TlConnectRequest),
+}
+
 pub struct State {
     /// Number of virtual processors.
     processors: u32,
@@ -245,7 +251,7 @@ impl State {
     // Messages.
 
     /// Acts on a message of the guest. Answers a channel that is to be opened, if it was about that.
-    pub fn message(&mut self, payload: &[u8], hub: &Arc<Hub>) -> Option<ToOpen> {
+    pub fn message(&mut self, payload: &[u8], hub: &Arc<Hub>) -> Option<Wanted> {
         let Some((message_type, body)) = decode(payload) else {
             tracing::warn!(bytes = payload.len(), "guest message without a header");
             return None;
@@ -254,14 +260,15 @@ impl State {
             tracing::debug!(?message_type, "guest message without a connection");
             return None;
         }
-        let mut to_open = None;
+        let mut wanted = None;
         let understood = match message_type {
             MessageType::INITIATE_CONTACT => parse(body).map(|message| self.initiate_contact(message)),
             MessageType::REQUEST_OFFERS => {
                 self.request_offers();
                 Some(())
             }
-            MessageType::OPEN_CHANNEL => parse(body).map(|message| to_open = self.open(message, hub)),
+            MessageType::OPEN_CHANNEL => parse(body)
+                .map(|message| wanted = self.open(message, hub).map(|open| Wanted::Open(Box::new(open)))),
             MessageType::CLOSE_CHANNEL => parse(body).map(|message| self.close(message)),
             MessageType::GPADL_HEADER => GpadlHeader::read_from_prefix(body).ok().map(|(header, rest)| {
                 self.gpadl_header(&header, rest, &hub.settings.memory);
@@ -278,13 +285,15 @@ impl State {
                 Some(())
             }
             MessageType::MODIFY_CHANNEL => parse(body).map(|message| self.modify(message)),
-            MessageType::TL_CONNECT_REQUEST => parse(body).map(|message| self.refuse_socket(message)),
+            MessageType::TL_CONNECT_REQUEST => {
+                parse(body).map(|message| wanted = Some(Wanted::Socket(message)))
+            }
             _ => None,
         };
         if understood.is_none() {
             tracing::warn!(?message_type, bytes = payload.len(), "guest message is not understood");
         }
-        to_open
+        wanted
     }
 
     fn initiate_contact(&mut self, message: InitiateContact) {
@@ -515,7 +524,7 @@ impl State {
     }
 
     /// Nobody on this bus serves sockets.
-    fn refuse_socket(&mut self, message: TlConnectRequest) {
+    pub fn refuse_socket(&mut self, message: TlConnectRequest) {
         let TlConnectRequest { endpoint, service } = message;
         let status = STATUS_CONNECTION_REFUSED;
         self.post(Encoded::new(&TlConnectResult { endpoint, service, status }));
