@@ -16,3 +16,4 @@ mod lockstep;
 mod nested;
 mod probe;
 mod stress;
+mod xen;
