@@ -22,5 +22,6 @@ mod error;
 mod grub;
 mod layout;
 mod program;
+mod subordinate;
 
 pub use error::Error;
