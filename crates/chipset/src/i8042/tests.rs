@@ -236,7 +236,7 @@ fn scan_code_sets_can_be_chosen_as_far_as_there_are_any() {
     assert_eq!(bench.read(), [0xfa, 0xfa, 0xfa, 0xfa, 0x01]);
     bench.controller.key(0x1e, false);
     assert_eq!(bench.read(), [0x9e]);
-    [0xf0, 0x03].into_iter().for_each(|byte| bench.data(byte));
+    [0xf0, 0x04].into_iter().for_each(|byte| bench.data(byte));
     assert_eq!(bench.read(), [0xfa, 0xfe]);
 }
 
