@@ -37,7 +37,7 @@ struct Releases([bool; 256]);
 impl Releases {
     fn defaults() -> Self {
         let mut releases = Self([false; 256]);
-        TELL_RELEASE.map(|code| releases.0[usize::from(code)] = true);
+        TELL_RELEASE.iter().for_each(|code| releases.0[usize::from(*code)] = true);
         releases
     }
 }

@@ -117,8 +117,11 @@ impl Vga {
     pub fn with_identity(clock: Arc<dyn Clock>, (vendor, device): (u16, u16)) -> Self {
         let identity = Identity { vendor, device, class: 0x03_0000, ..Identity::default() };
         let linear = BarKind::Memory { prefetchable: true };
-        let mut config = ConfigSpace::new(identity).with_bar(LINEAR_REGION, linear, REGION_SIZE);
-        if (vendor, device) == BOCHS {
+        let bochs = (vendor, device) == BOCHS;
+        // Drivers for Bochs's adapter miss the memory that a larger region would have.
+        let size = if bochs { MEMORY_SIZE as u32 } else { REGION_SIZE };
+        let mut config = ConfigSpace::new(identity).with_bar(LINEAR_REGION, linear, size);
+        if bochs {
             let registers = BarKind::Memory { prefetchable: false };
             config = config.with_bar(REGISTER_REGION, registers, register_window::SIZE);
         }

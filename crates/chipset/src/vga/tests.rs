@@ -397,6 +397,9 @@ fn as_bochs_s_adapter_it_has_its_registers_and_the_monitor_s_data_in_memory() {
     assert_eq!(lock(&vga).config_read(0x18), 0);
     lock(&vga).config_write(0x18, u32::MAX, u32::MAX);
     assert_eq!(lock(&vga).config_read(0x18), 0xffff_f000);
+    // The linear frame buffer is as large as the memory, as drivers want it.
+    lock(&vga).config_write(0x10, u32::MAX, u32::MAX);
+    assert_eq!(lock(&vga).config_read(0x10), 0xff00_0008);
     let mut window = RegisterWindow::new(Arc::clone(&vga));
     let read = |window: &mut RegisterWindow, offset, length| {
         let mut data = vec![0x55; length];

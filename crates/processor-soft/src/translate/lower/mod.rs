@@ -17,6 +17,7 @@
 mod data;
 mod memory;
 mod stack;
+mod string;
 mod system;
 mod transfer;
 mod x87;
@@ -370,6 +371,10 @@ impl<'a> Writer<'a> {
             Kind::System(system) => {
                 let ops = interpret(guest);
                 self.system(guest, system, ops);
+            }
+            Kind::Element(element) => {
+                let ops = interpret(guest);
+                self.element(guest, element, ops);
             }
             Kind::Lea => self.lea(guest),
             Kind::Push => self.push(guest, plan),
