@@ -15,7 +15,7 @@ ROUNDS ?=
 # A guest keeps one core busy: as many at a time as there are cores.
 GUESTS_AT_A_TIME ?= $(shell nproc)
 
-.PHONY: help build run installer nested-counts nested-probe test test-all check unit code guests bench bench-processor bench-made fuzz
+.PHONY: help build run guests-all nested-counts nested-probe test test-all check unit code guests bench bench-processor bench-made fuzz
 
 help:
 	@echo "make run        boot Debian on StorVSC and end in its shell (KERNEL=generic|cloud|backports)"
@@ -60,10 +60,12 @@ guests:
 
 test: TESTS :=
 test-all: TESTS := --include-ignored
-test-all: installer
-installer:
+test-all: guests-all
+guests-all:
 	scripts/setup build guest
 	scripts/guest installer
+	scripts/guest kernel i386 i386-pae
+	scripts/guest xen
 test test-all:
 	scripts/setup build guest
 	$(MAKE) --no-print-directory -j2 --output-sync=line code guests

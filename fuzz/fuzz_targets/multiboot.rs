@@ -1,9 +1,17 @@
-//! Images with multiboot headers.
+//! Images with multiboot headers, and the headers and notes of ELF files.
 #![no_main]
 
+use machine::boot::elf_file;
 use machine::boot::multiboot::Image;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    if let Some(header) = elf_file::Header::parse(data) {
+        let table = usize::try_from(header.table).ok().and_then(|at| data.get(at..)).unwrap_or_default();
+        for part in header.program_headers(table).into_iter().flatten() {
+            assert!(part.kind != elf_file::LOAD || part.size <= part.memory);
+        }
+    }
+    assert!(elf_file::notes(data).map(|(name, _, content)| name.len() + content.len()).sum::<usize>() <= data.len());
     // The checksum of the first header is made right, lest none be found.
     let mut bytes = data.to_vec();
     if bytes.len() >= 16 {

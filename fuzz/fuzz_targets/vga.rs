@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use chipset::pci::PciFunction;
-use chipset::vga::{DISPI_PORT, LinearWindow, PORT, PORTS, Vga};
+use chipset::vga::{BOCHS, DISPI_PORT, LinearWindow, PORT, PORTS, RegisterWindow, Vga};
 use chipset::{MmioDevice, PortDevice};
 use clock::FakeClock;
 use fuzz::Input;
@@ -12,8 +12,9 @@ use fuzz::Input;
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
     let clock = FakeClock::new();
-    let vga = Arc::new(Mutex::new(Vga::new(clock.clone())));
+    let vga = Arc::new(Mutex::new(Vga::with_identity(clock.clone(), BOCHS)));
     let mut window = LinearWindow::new(Arc::clone(&vga));
+    let mut registers = RegisterWindow::new(Arc::clone(&vga));
     while !input.is_empty() {
         let (what, value) = (input.u8(), input.u32());
         let length = [1, 2, 4][usize::from(what >> 6) % 3];
@@ -32,6 +33,8 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                 drop(device);
                 window.memory_write(u64::from(value), input.slice(64));
                 window.memory_read(u64::from(value), &mut [0; 64]);
+                registers.memory_write(u64::from(value) % 0x1000, bytes);
+                registers.memory_read(u64::from(value) % 0x1000, &mut [0; 64]);
             }
             _ => {
                 clock.advance(u64::from(value));

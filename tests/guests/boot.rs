@@ -96,3 +96,39 @@ fn without_a_script_the_guest_ends_in_a_shell() {
     running.wait(POWER_OFF).assert_powered_off();
     image.assert_clean();
 }
+
+/// The initramfs of a 32-bit kernel ends in a shell of its own, with the disk at `/root`.
+fn boot_32(kernel: Kernel, cpus: &str, synthetic: &str, driver: &str) {
+    let machine = Machine::bodhi(kernel).disk_with(&root_image(), Bus::Auto, ",snapshot");
+    let mut running = machine.options(&["--cpus", cpus, "--synthetic", synthetic]).start();
+    running.expect("bodhi: shell", BOOT);
+    running
+        .type_line("echo fac''ts: $(uname -mr) $(nproc) $(cat /sys/class/scsi_host/host*/proc_name) e''nd");
+    running.expect("facts: ", JOB);
+    let facts = running.expect_with(" end", JOB).0;
+    let mut words = facts.split_whitespace();
+    assert_eq!(words.next(), Some(kernel.release().as_str()), "{facts}");
+    assert_eq!((words.next(), words.next()), (Some("i686"), Some(cpus)), "{facts}");
+    assert!(words.any(|word| word == driver), "{facts}");
+    // What is on the disk is read and written.
+    running.type_line("dd if=/dev/urandom of=/root/a bs=1M count=8; sync; echo 3 >/proc/sys/vm/drop_caches");
+    running.type_line("cp /root/a /root/b; sync; cmp /root/a /root/b && echo sa''me");
+    running.expect("same", JOB);
+    running.type_line("poweroff -f");
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+#[test]
+#[ignore = "two boots of 32-bit kernels: make test-all"]
+fn kernels_for_32_bit_processors_read_by_storvsc() {
+    boot_32(Kernel::I386, "1", "on", "storvsc_host");
+    boot_32(Kernel::I386Pae, "2", "on", "storvsc_host");
+}
+
+#[test]
+#[ignore = "three boots of 32-bit kernels: make test-all"]
+fn kernels_for_32_bit_processors_read_by_ide() {
+    boot_32(Kernel::I386, "2", "off", "ata_piix");
+    boot_32(Kernel::I386Pvh, "1", "off", "ata_piix");
+    boot_32(Kernel::I386Pae, "1", "off", "ata_piix");
+}

@@ -19,3 +19,4 @@ mod probe;
 mod setup_disk;
 mod socket;
 mod stress;
+mod xen;

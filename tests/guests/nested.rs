@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Those that are no matter of KVM: the tiers of the software processor, and what runs tests in the nested host.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 10] = [
     "interpreter::",
     "translator::",
     "lockstep::",
@@ -16,6 +16,8 @@ const ELSEWHERE: [&str; 9] = [
     "an_idle_guest",
     // An installed system takes its time to the login, twice emulated.
     "installed::",
+    // So does a hypervisor with a guest of its own.
+    "xen::",
 ];
 
 /// A bit of what needs no disk of its own, of which the nested host would have to make a copy first.

@@ -12,6 +12,12 @@ pub enum Kernel {
     Cloud,
     /// The newest kernel offered for Debian 12.
     Backports,
+    /// Debian 12's kernel for 32-bit processors, without physical address extension.
+    I386,
+    /// The same with it.
+    I386Pae,
+    /// The same as an ELF file, which starts by PVH.
+    I386Pvh,
 }
 
 impl Kernel {
@@ -21,12 +27,15 @@ impl Kernel {
             Self::Generic => "generic",
             Self::Cloud => "cloud",
             Self::Backports => "backports",
+            Self::I386 => "i386",
+            Self::I386Pae | Self::I386Pvh => "i386-pae",
         }
     }
 
-    /// The kernel image, as Debian ships it.
+    /// The kernel image, as Debian ships it or as what is packed in that.
     pub fn image(self) -> PathBuf {
-        made(&format!("guest/{}/vmlinuz", self.name()))
+        let file = if self == Self::I386Pvh { "vmlinux" } else { "vmlinuz" };
+        made(&format!("guest/{}/{file}", self.name()))
     }
 
     /// The initramfs.
@@ -44,6 +53,11 @@ impl Kernel {
 /// The guest that measures its exits.
 pub fn probe() -> PathBuf {
     made("guest/probe/probe")
+}
+
+/// The Xen hypervisor.
+pub fn xen() -> PathBuf {
+    made("guest/xen/xen.gz")
 }
 
 /// The root file system that every guest starts from.

@@ -16,7 +16,7 @@ mod screen;
 mod script;
 mod shell;
 
-pub use artifacts::{Kernel, bench_system, installed_image, medium, root_image};
+pub use artifacts::{Kernel, bench_system, installed_image, medium, root_image, xen};
 pub use console::Console;
 pub use debugger::gdb;
 pub use devices::{Devices, row};

@@ -304,9 +304,9 @@ pub(crate) struct RunArguments {
     /// The kernel's command line
     #[arg(long, value_name = "S", allow_hyphen_values = true)]
     append: Option<String>,
-    /// The firmware to start with, in place of a kernel: bios, uefi (with its variables in the file F), or a file with a
-    /// ROM image
-    #[arg(long, value_name = "bios|uefi[,vars=F]|F", value_parser = parse::<Firmware>)]
+    /// The firmware to start with, in place of a kernel: bios, uefi, or a file with an image of either; the variables of
+    /// UEFI firmware are kept in the file that vars names
+    #[arg(long, value_name = "bios|uefi[,vars=F]|F[,vars=F]", value_parser = parse::<Firmware>)]
     firmware: Option<Firmware>,
     /// What the firmware boots from, in order: a list of cdrom and disk
     #[arg(long, value_name = "LIST", value_parser = parse::<BootOrder>)]

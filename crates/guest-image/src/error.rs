@@ -26,6 +26,25 @@ pub enum Error {
         /// Debian's package with it.
         package: &'static str,
     },
+    /// A host that lets only root be root in a namespace.
+    #[error("without root this takes user namespaces, which {switch} switches off: it is {value}")]
+    Namespaces {
+        /// The kernel's switch.
+        switch: &'static str,
+        /// What it is.
+        value: &'static str,
+    },
+    /// A user without ids besides its own.
+    #[error(
+        "{user} has no 65536 ids in {file}, which this takes without root: as root, `usermod --add-subuids \
+         100000-165535 --add-subgids 100000-165535 {user}`, with numbers that nobody else has there"
+    )]
+    Subordinate {
+        /// Who.
+        user: String,
+        /// Where they would be.
+        file: &'static str,
+    },
     /// A program that did not succeed.
     #[error("{program} failed: {said}; all it said is in {}", .log.display())]
     Failed {

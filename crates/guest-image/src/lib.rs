@@ -25,5 +25,6 @@ mod grub;
 mod layout;
 mod program;
 pub mod setup_disk;
+mod subordinate;
 
 pub use error::Error;

@@ -33,6 +33,8 @@ pub const ACPI_TABLES_SIZE: u64 = 0x1_0000;
 pub const SMBIOS_TABLES: u64 = 0xf_0000;
 /// Bytes for the SMBIOS tables.
 pub const SMBIOS_TABLES_SIZE: u64 = 0x1000;
+/// What the interrupts of a BIOS lead to where there is none.
+pub const BIOS_STUB: u64 = 0xf_f000;
 /// First byte above the first MiB.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 

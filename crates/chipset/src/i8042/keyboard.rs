@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::scancodes::{EXTENDED, PAUSE, PAUSE_SET_1, PAUSE_SET_2, RELEASE, RELEASED, set_2_of};
+use super::scancodes::{
+    EXTENDED, PAUSE, PAUSE_SET_1, PAUSE_SET_2, RELEASE, RELEASED, TELL_RELEASE, set_2_of, set_3_of,
+};
 
 pub(super) const ACKNOWLEDGE: u8 = 0xfa;
 pub(super) const RESEND: u8 = 0xfe;
@@ -21,8 +23,23 @@ enum Parameter {
     Leds,
     ScanCodeSet,
     Typematic,
-    /// Of single keys' behaviour: taken and without effect.
-    Key,
+    /// A key of set 3, and whether it is to tell when it is let go. More may follow, up to the next command.
+    Key(bool),
+}
+
+/// The lowest command; what is below is a parameter.
+const COMMANDS: u8 = 0xed;
+
+/// For each code of set 3, whether its key tells when it is let go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Releases([bool; 256]);
+
+impl Releases {
+    fn defaults() -> Self {
+        let mut releases = Self([false; 256]);
+        TELL_RELEASE.iter().for_each(|code| releases.0[usize::from(*code)] = true);
+        releases
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +50,20 @@ pub(super) struct Keyboard {
     leds: u8,
     expects: Option<Parameter>,
     last: u8,
+    releases: Releases,
 }
 
 impl Keyboard {
     pub(super) fn new() -> Self {
-        Self { queue: VecDeque::new(), scanning: true, set: 2, leds: 0, expects: None, last: 0 }
+        Self {
+            queue: VecDeque::new(),
+            scanning: true,
+            set: 2,
+            leds: 0,
+            expects: None,
+            last: 0,
+            releases: Releases::defaults(),
+        }
     }
 
     /// Scroll Lock, Num Lock, Caps Lock: bits 0–2.
@@ -54,6 +80,13 @@ impl Keyboard {
 
     /// A key goes down or up. False if it was dropped: the guest does not listen, or not fast enough.
     pub(super) fn key(&mut self, code: u16, pressed: bool) -> bool {
+        if self.set == 3 {
+            let Some(code) = set_3_of(code) else { return false };
+            return match pressed {
+                true => self.send(&[code]),
+                false => !self.releases.0[usize::from(code)] || self.send(&[RELEASE, code]),
+            };
+        }
         if code == PAUSE {
             // It says all at once when it goes down.
             let bytes: &[u8] = if self.set == 1 { &PAUSE_SET_1 } else { &PAUSE_SET_2 };
@@ -93,13 +126,14 @@ impl Keyboard {
     fn set_defaults(&mut self) {
         self.set = 2;
         self.leds = 0;
+        self.releases = Releases::defaults();
         self.queue.clear();
     }
 
     /// A byte from the controller.
     pub(super) fn write(&mut self, byte: u8) {
         match self.expects.take() {
-            Some(parameter) if byte < 0x80 => self.parameter(parameter, byte),
+            Some(parameter) if byte < COMMANDS => self.parameter(parameter, byte),
             // A command in place of a parameter is a command.
             _ => self.command(byte),
         }
@@ -112,12 +146,16 @@ impl Keyboard {
                 self.answer(&[ACKNOWLEDGE]);
             }
             (Parameter::ScanCodeSet, 0) => self.answer(&[ACKNOWLEDGE, self.set]),
-            (Parameter::ScanCodeSet, set @ 1..=2) => {
+            (Parameter::ScanCodeSet, set @ 1..=3) => {
                 self.set = set;
                 self.answer(&[ACKNOWLEDGE]);
             }
             (Parameter::ScanCodeSet, _) => self.answer(&[RESEND]),
-            (Parameter::Typematic | Parameter::Key, _) => self.answer(&[ACKNOWLEDGE]),
+            (Parameter::Typematic, _) => self.answer(&[ACKNOWLEDGE]),
+            (Parameter::Key(releases), code) => {
+                self.releases.0[usize::from(code)] = releases;
+                self.expect(parameter);
+            }
         }
     }
 
@@ -137,8 +175,16 @@ impl Keyboard {
                 self.scanning = command == 0xf6;
                 self.answer(&[ACKNOWLEDGE]);
             }
-            0xf7..=0xfa => self.answer(&[ACKNOWLEDGE]),
-            0xfb..=0xfd => self.expect(Parameter::Key),
+            // All keys of set 3 repeat, tell when they are let go, do neither, or do both.
+            0xf7..=0xfa => {
+                self.releases = Releases([matches!(command, 0xf8 | 0xfa); 256]);
+                self.answer(&[ACKNOWLEDGE]);
+            }
+            // The same of single keys, in the order repeat, tell, neither. Until 0xf4 the others say nothing.
+            0xfb..=0xfd => {
+                self.scanning = false;
+                self.expect(Parameter::Key(command == 0xfc));
+            }
             0xfe => self.answer(&[self.last]),
             0xff => {
                 self.set_defaults();

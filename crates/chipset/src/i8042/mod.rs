@@ -7,8 +7,8 @@
 //! controller's own answers ──────────────────┘
 //! ```
 //!
-//! Different from the chip: bytes take no time; A20 is kept and has no effect. Not emulated: scan-code set 3,
-//! passwords, the shifts that old keyboards send around Print Screen and the grey keys, key repeat (who types
+//! Different from the chip: bytes take no time; A20 is kept and has no effect. Not emulated:
+//! passwords (one is taken and not installed), the shifts that old keyboards send around Print Screen and the grey keys, key repeat (who types
 //! repeats), mice with more than three buttons.
 
 mod keyboard;
@@ -244,6 +244,9 @@ impl I8042 {
         match command {
             0x60 => state.command_byte = CommandByte::from_bits(value & 0x7f),
             0x61..=0x7f => state.memory[usize::from(command & 0x1f)] = value,
+            // Up to its NUL.
+            0xa5 if value != 0 => state.expects = Some(command),
+            0xa5 => {}
             0xd1 => self.write_output_port(value),
             0xd2 => state.answer(value, Source::Keyboard),
             0xd3 => state.answer(value, Source::Mouse),
@@ -267,9 +270,10 @@ impl I8042 {
         match command {
             0x20 => state.answer(state.command_byte.into_bits(), Source::Controller),
             0x21..=0x3f => state.answer(state.memory[usize::from(command & 0x1f)], Source::Controller),
-            0x60..=0x7f | 0xd1..=0xd4 => state.expects = Some(command),
+            0x60..=0x7f | 0xa5 | 0xd1..=0xd4 => state.expects = Some(command),
             // No password is installed.
             0xa4 => state.answer(0xf1, Source::Controller),
+            0xa6 => {}
             0xa7 => state.command_byte.set_mouse_disabled(true),
             0xa8 => state.command_byte.set_mouse_disabled(false),
             // The interface tests of both devices find nothing wrong.

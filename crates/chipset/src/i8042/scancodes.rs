@@ -1,4 +1,5 @@
-//! Scan-code set 2, which keyboards speak, and set 1, which the controller makes of it.
+//! Scan-code set 2, which keyboards speak, set 1, which the controller makes of it, and set 3, in which each key has one
+//! code (IBM Personal System/2 Hardware Interface Technical Reference, "Keyboards (101- and 102-Key)", 1990).
 
 /// Set 1 by set 2, for codes below 0x80: the translation table of the controller.
 const SET_1: [u8; 128] = [
@@ -15,6 +16,42 @@ const SET_1: [u8; 128] = [
 /// The set 2 code of key F7, the only one above 0x7f that has a set 1 code of another value but Alt+SysRq.
 const F7: u8 = 0x83;
 const ALT_SYSRQ: u8 = 0x84;
+
+/// Set 3 by set 1, for codes below 0x59 without a prefix; 0 where there is no key.
+const SET_3: [u8; 89] = [
+    0x00, 0x08, 0x16, 0x1e, 0x26, 0x25, 0x2e, 0x36, 0x3d, 0x3e, 0x46, 0x45, 0x4e, 0x55, 0x66, 0x0d, //
+    0x15, 0x1d, 0x24, 0x2d, 0x2c, 0x35, 0x3c, 0x43, 0x44, 0x4d, 0x54, 0x5b, 0x5a, 0x11, 0x1c, 0x1b, //
+    0x23, 0x2b, 0x34, 0x33, 0x3b, 0x42, 0x4b, 0x4c, 0x52, 0x0e, 0x12, 0x5c, 0x1a, 0x22, 0x21, 0x2a, //
+    0x32, 0x31, 0x3a, 0x41, 0x49, 0x4a, 0x59, 0x7e, 0x19, 0x29, 0x14, 0x07, 0x0f, 0x17, 0x1f, 0x27, //
+    0x2f, 0x37, 0x3f, 0x47, 0x4f, 0x76, 0x5f, 0x6c, 0x75, 0x7d, 0x84, 0x6b, 0x73, 0x74, 0x7c, 0x69, //
+    0x72, 0x7a, 0x70, 0x71, 0x57, 0x00, 0x13, 0x56, 0x5e,
+];
+/// The same for codes with the prefix 0xe0.
+const EXTENDED_SET_3: [(u8, u8); 18] = [
+    (0x1c, 0x79),
+    (0x1d, 0x58),
+    (0x35, 0x77),
+    (0x37, 0x57),
+    (0x38, 0x39),
+    (0x47, 0x6e),
+    (0x48, 0x63),
+    (0x49, 0x6f),
+    (0x4b, 0x61),
+    (0x4d, 0x6a),
+    (0x4f, 0x65),
+    (0x50, 0x60),
+    (0x51, 0x6d),
+    (0x52, 0x67),
+    (0x53, 0x64),
+    (0x5b, 0x8b),
+    (0x5c, 0x8c),
+    (0x5d, 0x8d),
+];
+/// The Pause key in set 3, where it is a key like others.
+const PAUSE_SET_3: u8 = 0x62;
+/// The keys of set 3 that tell when they are let go, before anybody has said which are to: left Ctrl, left Shift, Caps
+/// Lock, left Alt and right Shift.
+pub(super) const TELL_RELEASE: [u8; 5] = [0x11, 0x12, 0x14, 0x19, 0x59];
 
 /// What names the Pause key, which has a sequence of its own.
 pub(super) const PAUSE: u16 = 0xe11d;
@@ -51,6 +88,18 @@ pub(super) fn set_2_of(code: u8) -> Option<u8> {
     }
 }
 
+/// The set 3 code of a key, by what names it: its set 1 code with the prefix, if it has one, in the higher byte.
+pub(super) fn set_3_of(key: u16) -> Option<u8> {
+    let [code, prefix] = key.to_le_bytes();
+    let found = match prefix {
+        _ if key == PAUSE => Some(PAUSE_SET_3),
+        0 => SET_3.get(usize::from(code)).copied(),
+        EXTENDED => EXTENDED_SET_3.iter().find(|(set_1, _)| *set_1 == code).map(|(_, set_3)| *set_3),
+        _ => None,
+    };
+    found.filter(|code| *code != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +116,18 @@ mod tests {
         // Escape, A, Enter, left Shift, space.
         let keys = [(0x01, 0x76), (0x1e, 0x1c), (0x1c, 0x5a), (0x2a, 0x12), (0x39, 0x29)];
         assert_eq!(keys.map(|(set_1, _)| set_2_of(set_1)), keys.map(|(_, set_2)| Some(set_2)));
+    }
+    #[test]
+    fn in_set_3_each_key_has_a_code_of_its_own() {
+        let keys = (1..0x59).chain(0xe001..0xe080).chain([PAUSE]);
+        let mut codes: Vec<_> = keys.filter(|key| *key != 0x54).filter_map(set_3_of).collect();
+        assert_eq!(codes.len(), 104 + 1);
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), 104 + 1);
+        // Escape, A, Enter, that of the number pad, right Ctrl, cursor up, Pause.
+        let keys = [0x01, 0x1e, 0x1c, 0xe01c, 0xe01d, 0xe048, PAUSE];
+        assert_eq!(keys.map(set_3_of), [0x08, 0x1c, 0x5a, 0x79, 0x58, 0x63, 0x62].map(Some));
+        assert_eq!([0, 0x55, 0x59, 0x80, 0xe010, 0xe11e].map(set_3_of), [None; 6]);
     }
 }

@@ -94,6 +94,86 @@ fn linux_disables_and_enables_the_mouse_port_in_the_command_byte() {
     assert_eq!(bench.read()[0] & 0x20, 0x20);
 }
 
+/// A controller that leaves the keyboard's codes as they are, and the keyboard in set 3.
+fn in_set_3() -> Bench {
+    let mut bench = Bench::new();
+    bench.command(0x60);
+    bench.data(0x05);
+    for byte in [0xf0, 3] {
+        bench.data(byte);
+        assert_eq!(bench.read(), [0xfa]);
+    }
+    bench.data(0xf0);
+    bench.data(0);
+    assert_eq!(bench.read(), [0xfa, 0xfa, 3]);
+    bench
+}
+
+impl Bench {
+    /// What the keys say that are pressed and let go one after the other.
+    fn strokes(&mut self, keys: &[u16]) -> Vec<u8> {
+        for key in keys {
+            self.controller.key(*key, true);
+            self.controller.key(*key, false);
+        }
+        self.read()
+    }
+}
+
+#[test]
+fn in_set_3_only_shifts_tell_when_they_are_let_go_until_others_are_told_to() {
+    let mut bench = in_set_3();
+    // A, left Shift, cursor up, Pause.
+    let keys = [0x1e, 0x2a, 0xe048, 0xe11d];
+    assert_eq!(bench.strokes(&keys), [0x1c, 0x12, 0xf0, 0x12, 0x63, 0x62]);
+    bench.data(0xfa);
+    assert_eq!(bench.read(), [0xfa]);
+    assert_eq!(
+        bench.strokes(&keys),
+        [0x1c, 0xf0, 0x1c, 0x12, 0xf0, 0x12, 0x63, 0xf0, 0x63, 0x62, 0xf0, 0x62]
+    );
+    bench.data(0xf9);
+    assert_eq!(bench.read(), [0xfa]);
+    assert_eq!(bench.strokes(&keys), [0x1c, 0x12, 0x63, 0x62]);
+}
+
+#[test]
+fn single_keys_of_set_3_are_told_up_to_the_next_command_and_nothing_is_typed_meanwhile() {
+    let mut bench = in_set_3();
+    for byte in [0xfc, 0x1c, 0x8b] {
+        bench.data(byte);
+        assert_eq!(bench.read(), [0xfa]);
+    }
+    assert!(!bench.controller.key(0x1e, true));
+    bench.data(0xf4);
+    assert_eq!(bench.read(), [0xfa]);
+    assert_eq!(bench.strokes(&[0x1e, 0x30, 0xe05b]), [0x1c, 0xf0, 0x1c, 0x32, 0x8b, 0xf0, 0x8b]);
+    for byte in [0xfd, 0x1c, 0xf4] {
+        bench.data(byte);
+    }
+    bench.read();
+    assert_eq!(bench.strokes(&[0x1e]), [0x1c]);
+    // A reset forgets it all.
+    bench.data(0xff);
+    assert_eq!(bench.read(), [0xfa, 0xaa]);
+    assert_eq!(bench.strokes(&[0x1e]), [0x1c, 0xf0, 0x1c]);
+}
+
+#[test]
+fn a_password_is_taken_up_to_its_end_and_the_keyboard_gets_none_of_it() {
+    let mut bench = Bench::new();
+    bench.command(0xa5);
+    for byte in [0xff, 0xee, 0x00] {
+        bench.data(byte);
+    }
+    assert_eq!(bench.read(), []);
+    bench.command(0xa6);
+    bench.command(0xa4);
+    assert_eq!(bench.read(), [0xf1]);
+    bench.data(0xee);
+    assert_eq!(bench.read(), [0xee]);
+}
+
 #[test]
 fn the_keyboard_resets_and_identifies_itself() {
     let mut bench = Bench::new();
@@ -148,7 +228,7 @@ fn without_translation_keys_arrive_in_set_2() {
 }
 
 #[test]
-fn scan_code_sets_1_and_2_can_be_chosen() {
+fn scan_code_sets_can_be_chosen_as_far_as_there_are_any() {
     let mut bench = Bench::new();
     bench.command(0x60);
     bench.data(0x05);
@@ -156,7 +236,7 @@ fn scan_code_sets_1_and_2_can_be_chosen() {
     assert_eq!(bench.read(), [0xfa, 0xfa, 0xfa, 0xfa, 0x01]);
     bench.controller.key(0x1e, false);
     assert_eq!(bench.read(), [0x9e]);
-    [0xf0, 0x03].into_iter().for_each(|byte| bench.data(byte));
+    [0xf0, 0x04].into_iter().for_each(|byte| bench.data(byte));
     assert_eq!(bench.read(), [0xfa, 0xfe]);
 }
 

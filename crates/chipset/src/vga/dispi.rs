@@ -135,9 +135,15 @@ impl Dispi {
         self.enable & DAC_8_BITS != 0
     }
 
+    /// The register that the index chooses.
     pub fn read(&self) -> u16 {
+        self.read_at(self.index)
+    }
+
+    /// Register `index`.
+    pub fn read_at(&self, index: u16) -> u16 {
         let capabilities = self.enable & CAPABILITIES != 0;
-        match self.index {
+        match index {
             ID => self.id,
             X_RESOLUTION => {
                 if capabilities {
@@ -177,8 +183,9 @@ impl Dispi {
         MEMORY_SIZE.checked_div(line).unwrap_or(0).min(usize::from(u16::MAX)) as u16
     }
 
-    pub fn write(&mut self, value: u16) -> Effect {
-        match self.index {
+    /// Writes register `index`.
+    pub fn write_at(&mut self, index: u16, value: u16) -> Effect {
+        match index {
             ID if (FIRST_ID..=LAST_ID).contains(&value) => self.id = value,
             X_RESOLUTION if value <= MOST_X && value.is_multiple_of(8) => self.x_resolution = value,
             Y_RESOLUTION if value <= MOST_Y => self.y_resolution = value,

@@ -7,15 +7,21 @@
 //! 0x3b0–0x3df, 0x1ce–0x1d0: registers ─┘
 //! ```
 //!
+//! As Bochs's adapter, for firmware and drivers that know no other, it has its registers in memory too, and there what the
+//! monitor tells of itself (EDID). Hyper-V's has no such place; video BIOSes read it there only, and tell of no monitor.
+//!
 //! The guest's own font, in plane 2, makes the image of a text screen. Retrace is told from the clock, at 60 Hz; nothing
 //! ticks.
 //!
 //! Not emulated: blinking (characters and the cursor are shown in their bright half), panning by single pixels, split
-//! screens (line compare), the border, light pens, interrupts, DDC, memory beyond 256 KiB in the VGA's own modes, an
+//! screens (line compare), the border, light pens, interrupts, the wires of DDC,
+//! memory beyond 256 KiB in the VGA's own modes, an
 //! expansion ROM of its own (firmware gets it otherwise).
 
 mod dispi;
+mod edid;
 mod memory;
+mod register_window;
 mod registers;
 mod screen;
 mod text_mode;
@@ -31,6 +37,7 @@ use crate::bus::{MmioDevice, PortDevice, read_bytes, write_bytes};
 use crate::pci::{BarKind, BarMapping, ConfigSpace, FunctionAddress, Identity, PciFunction};
 use crate::sync::lock;
 use dispi::{Dispi, Effect};
+pub use register_window::RegisterWindow;
 use registers::*;
 
 /// Where the adapter sits on the PCI bus, as on Hyper-V.
@@ -51,6 +58,9 @@ pub const DISPI_PORT: u16 = 0x1ce;
 pub const DISPI_PORTS: u16 = 3;
 /// The region of the linear frame buffer; see [`crate::pci::BarMapping::region`].
 pub const LINEAR_REGION: usize = 0;
+
+/// The region of the registers in memory, which the adapter has as Bochs's.
+pub const REGISTER_REGION: usize = 2;
 
 /// Bytes of video memory.
 const MEMORY_SIZE: usize = 16 << 20;
@@ -107,6 +117,14 @@ impl Vga {
     pub fn with_identity(clock: Arc<dyn Clock>, (vendor, device): (u16, u16)) -> Self {
         let identity = Identity { vendor, device, class: 0x03_0000, ..Identity::default() };
         let linear = BarKind::Memory { prefetchable: true };
+        let bochs = (vendor, device) == BOCHS;
+        // Drivers for Bochs's adapter miss the memory that a larger region would have.
+        let size = if bochs { MEMORY_SIZE as u32 } else { REGION_SIZE };
+        let mut config = ConfigSpace::new(identity).with_bar(LINEAR_REGION, linear, size);
+        if bochs {
+            let registers = BarKind::Memory { prefetchable: false };
+            config = config.with_bar(REGISTER_REGION, registers, register_window::SIZE);
+        }
         Self {
             memory: vec![0; MEMORY_SIZE],
             latch: [0; 4],
@@ -123,7 +141,7 @@ impl Vga {
             attribute: [0; attribute::COUNT],
             dac: Dac { palette: [[0; 3]; 256], mask: 0xff, index: 0, part: 0, reading: false },
             dispi: Dispi::new(),
-            config: ConfigSpace::new(identity).with_bar(LINEAR_REGION, linear, REGION_SIZE),
+            config,
             clock,
         }
     }
@@ -230,8 +248,8 @@ impl Vga {
         self.attribute_data = !self.attribute_data;
     }
 
-    fn write_dispi(&mut self, value: u16) {
-        if self.dispi.write(value) == Effect::Clear {
+    fn write_dispi_at(&mut self, index: u16, value: u16) {
+        if self.dispi.write_at(index, value) == Effect::Clear {
             self.memory.fill(0);
         }
     }
@@ -285,7 +303,9 @@ impl PortDevice for Vga {
     fn port_write(&mut self, port: u16, data: &[u8]) {
         match (port, data) {
             (DISPI_PORT, &[low, high]) => self.dispi.index = u16::from_le_bytes([low, high]),
-            (0x1cf..=0x1d0, &[low, high]) => self.write_dispi(u16::from_le_bytes([low, high])),
+            (0x1cf..=0x1d0, &[low, high]) => {
+                self.write_dispi_at(self.dispi.index, u16::from_le_bytes([low, high]));
+            }
             (DISPI_PORT..=0x1d0, _) => {}
             _ => write_bytes(port, data, |port, value| self.write_register(port, value)),
         }

@@ -390,3 +390,33 @@ proptest! {
         prop_assert!(text.is_none_or(|text| text.cells.len() <= 256 * 1024));
     }
 }
+
+#[test]
+fn as_bochs_s_adapter_it_has_its_registers_and_the_monitor_s_data_in_memory() {
+    let vga = Arc::new(Mutex::new(Vga::with_identity(FakeClock::new(), BOCHS)));
+    assert_eq!(lock(&vga).config_read(0x18), 0);
+    lock(&vga).config_write(0x18, u32::MAX, u32::MAX);
+    assert_eq!(lock(&vga).config_read(0x18), 0xffff_f000);
+    // The linear frame buffer is as large as the memory, as drivers want it.
+    lock(&vga).config_write(0x10, u32::MAX, u32::MAX);
+    assert_eq!(lock(&vga).config_read(0x10), 0xff00_0008);
+    let mut window = RegisterWindow::new(Arc::clone(&vga));
+    let read = |window: &mut RegisterWindow, offset, length| {
+        let mut data = vec![0x55; length];
+        window.memory_read(offset, &mut data);
+        data
+    };
+    assert_eq!(read(&mut window, 0, 8), [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]);
+    // There is one block: behind it, and behind all registers, there is nothing.
+    assert_eq!(read(&mut window, 126, 4)[2..], [0, 0]);
+    assert_eq!(read(&mut window, 0x600, 4), [0; 4]);
+    assert_eq!(read(&mut window, 0x500, 2), [0xc0, 0xb0]);
+    for (register, value) in [(1_u64, 640_u16), (2, 480), (3, 32), (4, 0x41)] {
+        window.memory_write(0x500 + 2 * register, &value.to_le_bytes());
+    }
+    assert_eq!(lock(&vga).frame().width(), 640);
+    assert_eq!(read(&mut window, 0x502, 2), 640_u16.to_le_bytes());
+    // Port 0x3c2, whose value 0x3cc reads.
+    window.memory_write(0x402, &[0x67]);
+    assert_eq!(read(&mut window, 0x40c, 1), [0x67]);
+}

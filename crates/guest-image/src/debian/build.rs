@@ -13,6 +13,7 @@ use crate::Error;
 use crate::cache::Cache;
 use crate::layout;
 use crate::program::Program;
+use crate::subordinate;
 
 const MMDEBSTRAP: Program = Program { name: "mmdebstrap", package: "mmdebstrap" };
 const MKE2FS: Program = Program { name: "mke2fs", package: "e2fsprogs" };
@@ -55,7 +56,9 @@ fn image(recipe: &Recipe, work: &Path, log: &Path, tell: &dyn Fn(&str)) -> Resul
         SHELL.find()?
     } else {
         NEWUIDMAP.find()?;
-        FAKEROOT.find()?
+        let fakeroot = FAKEROOT.find()?;
+        subordinate::check()?;
+        fakeroot
     };
 
     let sources = Sources::of(recipe);

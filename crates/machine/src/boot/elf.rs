@@ -1,14 +1,14 @@
-//! An ELF vmlinux, entered by the PVH protocol.
+//! An ELF vmlinux of 32 or 64 bits, entered by the PVH protocol.
 
 use guest_memory::GuestMemory;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
-use linux_loader::loader::elf::{Elf, Error as ElfError, PvhBootCapability};
-use linux_loader::loader::{Error as LoaderError, KernelLoader};
 use processor::StartRegisters;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
+use super::bytes::u32_at;
+use super::elf_file::{self, HEADER_SIZE, Header, ProgramHeader};
 use super::registers::{self, Entry};
-use super::{BootFiles, Initrd, too_small};
+use super::{BootFiles, Initrd, InputFile, too_small};
 use crate::config::{InputError, MemorySize};
 use crate::memory_map::{self, COMMAND_LINE, PVH_START_INFO};
 
@@ -17,9 +17,10 @@ const MODULES: u64 = PVH_START_INFO + 0x100;
 const MEMORY_MAP: u64 = PVH_START_INFO + 0x200;
 /// Linux's COMMAND_LINE_SIZE on x86.
 const COMMAND_LINE_LIMIT: u64 = 2047;
-/// ELF header: the class is 64-bit.
-const CLASS_OFFSET: u64 = 4;
-const CLASS_64: u8 = 2;
+/// XEN_ELFNOTE_PHYS32_ENTRY (Xen, public/elfnote.h).
+const ENTRY_NOTE: (&[u8], u32) = (b"Xen", 18);
+/// More than the notes of any kernel have.
+const MOST_NOTES: u64 = 1 << 20;
 
 pub(super) fn load(
     files: &mut BootFiles,
@@ -27,62 +28,63 @@ pub(super) fn load(
     memory_size: u64,
     rsdp: u64,
 ) -> Result<StartRegisters, InputError> {
-    let mut class = [0];
-    files.kernel.read_at(CLASS_OFFSET, &mut class)?;
-    if class != [CLASS_64] {
-        return Err(files.kernel.wrong("is an ELF file, but not of a 64-bit x86 kernel"));
-    }
-    let loaded = Elf::load(memory, None, &mut files.kernel.file, None).map_err(|error| match error {
-        LoaderError::Elf(ElfError::ReadKernelImage) => load_failure(files, memory_size),
-        LoaderError::Elf(ElfError::ReadElfHeader | ElfError::ReadProgramHeader) => {
-            files.kernel.wrong("is truncated")
+    let parts = program_headers(&mut files.kernel)?;
+    let entry = entry(&mut files.kernel, &parts)?;
+    let mut end = 0;
+    for part in parts.iter().filter(|part| part.kind == elf_file::LOAD && part.memory > 0) {
+        let part_end = part.physical.checked_add(part.memory).ok_or_else(|| damaged(&files.kernel))?;
+        if part_end > memory_map::low_ram_end(memory_size) {
+            return Err(no_room(files, memory_size));
         }
-        error => files.kernel.wrong(format!("is a damaged ELF file ({error})")),
-    })?;
-    let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
-        return Err(files.kernel.wrong("is an ELF file without a PVH entry, so not a kernel that can start"));
-    };
-    if loaded.kernel_end > memory_map::low_ram_end(memory_size) {
-        return Err(no_room(files, memory_size));
+        if part.physical < memory_map::HIGH_MEMORY {
+            return Err(files.kernel.wrong("is to be loaded below 1 MiB, where loader and tables are"));
+        }
+        // Memory is zero at power-on: what is behind the part needs nothing.
+        files.kernel.copy_to(memory, part.physical, part.offset, part.size)?;
+        end = end.max(part_end);
     }
-    let initrd = files.load_initrd(memory, memory_size, loaded.kernel_end, u64::from(u32::MAX))?;
+    if end == 0 {
+        return Err(damaged(&files.kernel));
+    }
+    let initrd = files.load_initrd(memory, memory_size, end, u64::from(u32::MAX))?;
     files.write_command_line(memory, COMMAND_LINE_LIMIT)?;
     write_start_info(memory, memory_size, initrd, rsdp)
-        .and_then(|()| registers::start(memory, Entry::Pvh, entry.0, PVH_START_INFO))
+        .and_then(|()| registers::start(memory, Entry::Pvh, entry.into(), PVH_START_INFO))
         .map_err(|_| too_small(memory))
 }
 
-/// The loader says the same for a segment that ends behind the file and for one that ends behind RAM.
-fn load_failure(files: &BootFiles, memory_size: u64) -> InputError {
-    match needed_file_size(files) {
-        Some(needed) if needed <= files.kernel.size => no_room(files, memory_size),
-        _ => files.kernel.wrong("is truncated"),
+fn program_headers(kernel: &mut InputFile) -> Result<Vec<ProgramHeader>, InputError> {
+    let mut header = [0; HEADER_SIZE];
+    kernel.read_at(0, &mut header)?;
+    let header = Header::parse(&header).ok_or_else(|| damaged(kernel))?;
+    let mut table = vec![0; header.table_size()];
+    kernel.read_at(header.table, &mut table)?;
+    header.program_headers(&table).ok_or_else(|| damaged(kernel))
+}
+
+/// Where the notes tell that it is entered.
+fn entry(kernel: &mut InputFile, parts: &[ProgramHeader]) -> Result<u32, InputError> {
+    for part in parts.iter().filter(|part| part.kind == elf_file::NOTE) {
+        if part.size > MOST_NOTES {
+            return Err(damaged(kernel));
+        }
+        let mut bytes = vec![0; part.size as usize];
+        kernel.read_at(part.offset, &mut bytes)?;
+        let note = elf_file::notes(&bytes).find(|(owner, kind, _)| (*owner, *kind) == ENTRY_NOTE);
+        if let Some((.., description)) = note {
+            return u32_at(description, 0).ok_or_else(|| damaged(kernel));
+        }
     }
+    Err(kernel.wrong("is an ELF file without a PVH entry, so not a kernel that can start"))
+}
+
+fn damaged(kernel: &InputFile) -> InputError {
+    kernel.wrong("is a damaged ELF file")
 }
 
 fn no_room(files: &BootFiles, memory_size: u64) -> InputError {
     let reason = format!("too small for the kernel {}", files.kernel.path.display());
     InputError::new("memory", MemorySize(memory_size), reason)
-}
-
-/// The end of the last segment in the file, by the program headers.
-fn needed_file_size(files: &BootFiles) -> Option<u64> {
-    use std::os::unix::fs::FileExt;
-    const HEADER_SIZE: u64 = 56;
-    let file = &files.kernel.file;
-    let mut header = [0; 64];
-    file.read_exact_at(&mut header, 0).ok()?;
-    let table = u64::from_le_bytes(header[32..40].try_into().ok()?);
-    let count = u16::from_le_bytes(header[56..58].try_into().ok()?);
-    let mut needed = 0;
-    for index in 0..u64::from(count) {
-        let mut segment = [0; HEADER_SIZE as usize];
-        file.read_exact_at(&mut segment, table.checked_add(index * HEADER_SIZE)?).ok()?;
-        let offset = u64::from_le_bytes(segment[8..16].try_into().ok()?);
-        let size = u64::from_le_bytes(segment[32..40].try_into().ok()?);
-        needed = needed.max(offset.checked_add(size)?);
-    }
-    Some(needed)
 }
 
 fn write_start_info(

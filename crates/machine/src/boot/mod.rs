@@ -2,11 +2,13 @@
 //! and 32-bit entry) for a bzImage, the PVH protocol (Xen, docs/misc/pvh) for an ELF vmlinux, and the Multiboot
 //! protocols for what has one of their headers.
 //!
-//! Not done: the 16-bit entry (no firmware is there for it to call), EFI entry, PVH kernels for 32-bit
-//! processors, kernels above 4 GiB.
+//! Not done: the 16-bit entry (no firmware is there for it to call), EFI entry, kernels above 4 GiB.
 
+mod bios_data;
+mod bytes;
 mod bzimage;
 mod elf;
+pub mod elf_file;
 pub mod multiboot;
 mod registers;
 mod zero_page;

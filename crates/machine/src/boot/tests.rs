@@ -243,10 +243,50 @@ fn a_damaged_vmlinux_is_refused() {
     without_note[64 + 56] = 0;
     let without_note = write(&directory, "note", &without_note);
     assert!(refusal(&without_note, None, "").contains("without a PVH entry"));
-    let mut narrow = whole;
-    narrow[4] = 1;
-    let narrow = write(&directory, "narrow", &narrow);
-    assert!(refusal(&narrow, None, "").contains("not of a 64-bit x86 kernel"));
+    let mut class = whole.clone();
+    class[4] = 3;
+    let class = write(&directory, "class", &class);
+    assert!(refusal(&class, None, "").ends_with("class: is a damaged ELF file"));
+    // A segment with more bytes in the file than in memory.
+    let mut inverted = whole.clone();
+    inverted[64 + 40..64 + 48].fill(0);
+    let inverted = write(&directory, "inverted", &inverted);
+    assert!(refusal(&inverted, None, "").ends_with("inverted: is a damaged ELF file"));
+    let low = write(&directory, "low", &vmlinux(0x8000));
+    assert!(refusal(&low, None, "").contains("is to be loaded below 1 MiB"));
+}
+
+/// The file of [`vmlinux`] for a 32-bit processor.
+fn vmlinux_32(physical: u32) -> Vec<u8> {
+    let mut image = vmlinux(physical.into());
+    image[..0x200].fill(0);
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x01\x01\x01");
+    put(18, &3_u16.to_le_bytes());
+    put(24, &physical.to_le_bytes());
+    put(28, &52_u32.to_le_bytes());
+    put(42, &32_u16.to_le_bytes());
+    put(44, &2_u16.to_le_bytes());
+    let load = [1, 0x1000, 0xc000_0000 + physical, physical, 0x1000, 0x1800];
+    let note = [4, 0x200, 0, 0, 20, 20];
+    for (index, word) in load.into_iter().chain([0, 0]).chain(note).enumerate() {
+        put(52 + 4 * index, &word.to_le_bytes());
+    }
+    image
+}
+
+#[test]
+fn a_vmlinux_for_a_32_bit_processor_starts_by_pvh_too() {
+    let directory = TempDir::new().unwrap();
+    let kernel = write(&directory, "k", &vmlinux_32(16 << 20));
+    let initrd = write(&directory, "i", &[7; 4096]);
+    let (memory, registers) = boot_with(&kernel, Some(&initrd), "quiet").unwrap();
+    assert_eq!((registers.rip, registers.cr0, registers.efer), ((16 << 20) + 0x40, 0x11, 0));
+    let info: hvm_start_info = memory.read_obj(GuestAddress(PVH_START_INFO)).unwrap();
+    assert_eq!((info.magic, info.nr_modules), (0x336e_c578, 1));
+    assert_eq!(memory.read_obj::<u8>(GuestAddress((16 << 20) + 0xfff)).unwrap(), 0xcc);
+    let truncated = write(&directory, "truncated", &vmlinux_32(16 << 20)[..0x1800]);
+    assert!(refusal(&truncated, None, "").ends_with("truncated: is truncated"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use chipset::port92::{self, Port92};
 use chipset::power::PowerControl;
 use chipset::reset_control::{self, ResetControl};
 use chipset::serial::{self, Serial};
-use chipset::vga::{self, LinearWindow, Vga};
+use chipset::vga::{self, LinearWindow, RegisterWindow, Vga};
 use chipset::{PortDevice, ioapic, pic, pit, rtc};
 use clock::{Clock, Timers};
 use counters::{DeviceCounters, Kind, Registry};
@@ -165,6 +165,8 @@ fn vga(around: &Surroundings<'_>) -> Arc<Mutex<Vga>> {
     around.buses.add_memory(Arc::clone(&vga) as Arc<_>, &counters, start, end - start);
     let linear = Arc::new(Mutex::new(LinearWindow::new(Arc::clone(&vga))));
     around.buses.add_memory_region(vga::ADDRESS, vga::LINEAR_REGION, linear, &counters);
+    let registers = Arc::new(Mutex::new(RegisterWindow::new(Arc::clone(&vga))));
+    around.buses.add_memory_region(vga::ADDRESS, vga::REGISTER_REGION, registers, &counters);
     vga
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 const BIOS: &str = "bios";
 const UEFI: &str = "uefi";
 
-/// The firmware, as a user names it: `bios`, `uefi[,vars=F]`, or a file with a ROM image.
+/// The firmware, as a user names it: `bios`, `uefi[,vars=F]`, or a file with the image of either, `F[,vars=F]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Firmware {
@@ -20,8 +20,13 @@ pub enum Firmware {
         /// The file in which its variables are kept; without one they live as long as the machine.
         vars: Option<PathBuf>,
     },
-    /// A ROM image.
-    File(PathBuf),
+    /// An image of a BIOS or of UEFI firmware.
+    File {
+        /// The image.
+        path: PathBuf,
+        /// The file in which the variables of UEFI firmware are kept.
+        vars: Option<PathBuf>,
+    },
 }
 
 impl FromStr for Firmware {
@@ -39,7 +44,11 @@ impl FromStr for Firmware {
         match text {
             BIOS => Ok(Self::Bios),
             "" => Err("must be bios, uefi or a file with a ROM image".to_owned()),
-            file => Ok(Self::File(file.into())),
+            file => Ok(match file.split_once(",vars=") {
+                Some((_, "")) => return Err("vars names no file".to_owned()),
+                Some((image, vars)) => Self::File { path: image.into(), vars: Some(vars.into()) },
+                None => Self::File { path: file.into(), vars: None },
+            }),
         }
     }
 }
@@ -58,7 +67,10 @@ impl From<Firmware> for String {
             Firmware::Bios => BIOS.to_owned(),
             Firmware::Uefi { vars: None } => UEFI.to_owned(),
             Firmware::Uefi { vars: Some(file) } => format!("{UEFI},vars={}", file.display()),
-            Firmware::File(path) => path.display().to_string(),
+            Firmware::File { path, vars: None } => path.display().to_string(),
+            Firmware::File { path, vars: Some(file) } => {
+                format!("{},vars={}", path.display(), file.display())
+            }
         }
     }
 }
@@ -125,13 +137,17 @@ impl From<BootOrder> for String {
 mod tests {
     use super::*;
 
+    fn file(path: &str, vars: Option<&str>) -> Firmware {
+        Firmware::File { path: path.into(), vars: vars.map(Into::into) }
+    }
+
     #[test]
     fn uefi_may_have_a_file_for_its_variables() {
         assert_eq!("uefi".parse(), Ok(Firmware::Uefi { vars: None }));
         let kept = Firmware::Uefi { vars: Some("a.vars".into()) };
         assert_eq!("uefi,vars=a.vars".parse(), Ok(kept.clone()));
         assert_eq!(String::from(kept), "uefi,vars=a.vars");
-        assert_eq!("uefi.rom".parse(), Ok(Firmware::File("uefi.rom".into())));
+        assert_eq!("uefi.rom".parse(), Ok(file("uefi.rom", None)));
         for wrong in ["uefi,", "uefi,vars=", "uefi,size=1"] {
             assert_eq!(wrong.parse::<Firmware>(), Err("uefi takes one option: vars=F".to_owned()));
         }
@@ -140,8 +156,12 @@ mod tests {
     #[test]
     fn firmware_is_bios_or_a_file() {
         assert_eq!("bios".parse(), Ok(Firmware::Bios));
-        assert_eq!("./bios".parse(), Ok(Firmware::File("./bios".into())));
-        assert!("".parse::<Firmware>().is_err());
+        assert_eq!("./bios".parse(), Ok(file("./bios", None)));
+        assert_eq!("a.fd,vars=b".parse(), Ok(file("a.fd", Some("b"))));
+        assert_eq!(String::from(file("a.fd", Some("b"))), "a.fd,vars=b");
+        for wrong in ["", "a.fd,vars="] {
+            assert!(wrong.parse::<Firmware>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use chipset::flash::FlashImage;
 use guest_memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use super::variables;
+use super::{variables, volume};
 use crate::config::{Firmware, InputError, MachineConfig};
 use crate::memory_map::BIOS_SHADOW;
 
@@ -59,12 +59,41 @@ impl Rom {
                 let variables = Some(variables::open(template, vars.as_deref())?);
                 Ok(Self { bios: code, video_bios: None, variables })
             }
-            Firmware::File(path) => {
-                let video = Path::new(VIDEO_BIOS);
-                let video_bios = video.exists().then(|| video_bios(video)).transpose()?;
-                Ok(Self { bios: bios(&path, LEAST)?, video_bios, variables: None })
-            }
+            Firmware::File { path, vars } => Self::own(&path, vars.as_deref()),
         }
+    }
+
+    /// The image of a BIOS or of UEFI firmware in the file `path`. UEFI firmware has its variables in the same file, in
+    /// front, or in the file `vars`.
+    fn own(path: &Path, vars: Option<&Path>) -> Result<Self, InputError> {
+        let bytes = read(path, MOST)?;
+        let refused = |reason: &str| Err(InputError::file("firmware", path, reason));
+        if !volume::is_one(&bytes) {
+            if vars.is_some() {
+                return refused("is no UEFI firmware, so it has no variables to keep");
+            }
+            let video = Path::new(VIDEO_BIOS);
+            let video_bios = video.exists().then(|| video_bios(video)).transpose()?;
+            return Ok(Self { bios: whole(bytes, path, LEAST)?, video_bios, variables: None });
+        }
+        let mut bytes = whole(bytes, path, PAGE)?;
+        let variables = match volume::variables(&bytes) {
+            Some(size) if size < bytes.len() => {
+                let code = bytes.split_off(size);
+                variables::open(std::mem::replace(&mut bytes, code), vars)?
+            }
+            Some(_) => return refused("has the variables of UEFI firmware only, and no code"),
+            // Which size they have, and what is in them at first, is between the code and them.
+            None => match vars.filter(|vars| vars.exists()) {
+                Some(vars) => variables::open(bios(vars, PAGE)?, Some(vars))?,
+                None => {
+                    return refused(
+                        "is UEFI firmware without its variables: name a file that has them, as F,vars=F",
+                    );
+                }
+            },
+        };
+        Ok(Self { bios: bytes, video_bios: None, variables: Some(variables) })
     }
 
     /// A firmware of the bytes `bios`, for tests.
@@ -123,7 +152,11 @@ fn installed(firmware: &str, path: &str, package: &str) -> Result<PathBuf, Input
 
 /// An image of whole `unit`s.
 fn bios(path: &Path, unit: u64) -> Result<Vec<u8>, InputError> {
-    let bytes = read(path, MOST)?;
+    whole(read(path, MOST)?, path, unit)
+}
+
+/// `bytes` of the file `path`, if they are whole `unit`s.
+fn whole(bytes: Vec<u8>, path: &Path, unit: u64) -> Result<Vec<u8>, InputError> {
     let size = bytes.len() as u64;
     if size == 0 || !size.is_multiple_of(unit) {
         let reason =
@@ -154,15 +187,46 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, InputError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::volume::tests::header;
     use super::*;
 
-    fn refusal(size: u64) -> String {
+    /// Opens an image of `size` bytes that begins with `start`, with a file of variables of `vars` bytes.
+    fn open(start: &[u8], size: u64, vars: Option<u64>) -> Result<Rom, String> {
         let directory = tempfile::TempDir::new().unwrap();
-        let path = directory.path().join("rom");
-        std::fs::File::create(&path).unwrap().set_len(size).unwrap();
-        let config = MachineConfig { firmware: Some(Firmware::File(path)), ..MachineConfig::default() };
-        let error = Rom::open(&config).unwrap_err().to_string();
-        error.split_once("rom: ").unwrap().1.to_owned()
+        let (path, vars_path) = (directory.path().join("rom"), directory.path().join("vars"));
+        std::fs::write(&path, start).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(size).unwrap();
+        if let Some(size) = vars {
+            std::fs::File::create(&vars_path).unwrap().set_len(size).unwrap();
+        }
+        let vars = vars.map(|_| vars_path);
+        let config =
+            MachineConfig { firmware: Some(Firmware::File { path, vars }), ..MachineConfig::default() };
+        Rom::open(&config).map_err(|error| {
+            let error = error.to_string();
+            error.split_once("rom: ").map_or(error.clone(), |(_, reason)| reason.to_owned())
+        })
+    }
+
+    fn refusal(size: u64) -> String {
+        open(&[], size, None).unwrap_err()
+    }
+
+    #[test]
+    fn an_own_image_of_uefi_firmware_is_told_from_a_bios() {
+        let (code, both) = (header(false, 0x3000), header(true, 0x2000));
+        assert!(!open(&[], 64 << 10, None).unwrap().is_uefi());
+        let rom = open(&both, 0x5000, None).unwrap();
+        assert_eq!((rom.is_uefi(), rom.bios().len(), rom.base()), (true, 0x3000, 0xffff_d000));
+        let (_, base, size) = rom.variables().unwrap();
+        assert_eq!((base, size), (0xffff_b000, 0x2000));
+        let (_, base, size) = open(&code, 0x3000, Some(0x1000)).unwrap().variables().unwrap();
+        assert_eq!((base, size), (0xffff_c000, 0x1000));
+        let refusal = |start: &[u8], size, vars| open(start, size, vars).unwrap_err();
+        assert!(refusal(&code, 0x3000, None).starts_with("is UEFI firmware without its variables"));
+        assert!(refusal(&both, 0x2000, None).starts_with("has the variables of UEFI firmware only"));
+        assert!(refusal(&both, 0x5000, Some(0x1000)).ends_with("has 4096 bytes; variables have 8192"));
+        assert!(refusal(&[], 64 << 10, Some(0x1000)).starts_with("is no UEFI firmware"));
     }
 
     #[test]

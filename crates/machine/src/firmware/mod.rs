@@ -17,6 +17,7 @@
 mod files;
 mod image;
 mod variables;
+mod volume;
 
 pub(crate) use files::{File, files};
 pub use image::Rom;

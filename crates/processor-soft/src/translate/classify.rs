@@ -44,6 +44,8 @@ pub enum Kind {
     Divide,
     /// An instruction of the operating system, at privilege level 0.
     System(System),
+    /// MOVS, STOS or LODS without a prefix that repeats it.
+    Element(Element),
     /// By the interpreter's handler; whether the block goes on behind it.
     Interpret(bool),
 }
@@ -58,6 +60,17 @@ pub enum System {
     Clac,
     /// RDTSC, at any privilege level.
     ReadTime,
+}
+
+/// One element of a string, of this many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// From one place to another.
+    Move(u8),
+    /// From rAX.
+    Store(u8),
+    /// Into rAX.
+    Load(u8),
 }
 
 impl Kind {
@@ -111,6 +124,9 @@ pub fn classify(instruction: &Instruction, mode: Mode) -> Kind {
     if !instruction.code().op_code().mode64() {
         return interpret;
     }
+    if let Some(element) = element(instruction, mode) {
+        return Kind::Element(element);
+    }
     let fits = || operands_fit(instruction, mode);
     match instruction.mnemonic() {
         Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Endbr32 => Kind::Nothing,
@@ -158,6 +174,41 @@ fn is_x87_control(mnemonic: Mnemonic) -> bool {
             | M::Fsetpm
             | M::Fnsetpm
     )
+}
+
+/// MOVS, STOS or LODS of one element, by index registers as wide as addresses, in segments without a base.
+fn element(instruction: &Instruction, mode: Mode) -> Option<Element> {
+    use Mnemonic as M;
+    let (kind, size): (fn(u8) -> Element, u8) = match instruction.mnemonic() {
+        // There is an SSE instruction of the name of MOVSD, which has other operands.
+        M::Movsb => (Element::Move, 1),
+        M::Movsw => (Element::Move, 2),
+        M::Movsd => (Element::Move, 4),
+        M::Movsq => (Element::Move, 8),
+        M::Stosb => (Element::Store, 1),
+        M::Stosw => (Element::Store, 2),
+        M::Stosd => (Element::Store, 4),
+        M::Stosq => (Element::Store, 8),
+        M::Lodsb => (Element::Load, 1),
+        M::Lodsw => (Element::Load, 2),
+        M::Lodsd => (Element::Load, 4),
+        M::Lodsq => (Element::Load, 8),
+        _ => return None,
+    };
+    let (from, to) = match mode.long() {
+        true => (OpKind::MemorySegRSI, OpKind::MemoryESRDI),
+        false => (OpKind::MemorySegESI, OpKind::MemoryESEDI),
+    };
+    let kinds = (instruction.op0_kind(), instruction.op1_kind());
+    let (fits, reads) = match kind(size) {
+        Element::Move(_) => (kinds == (to, from), true),
+        Element::Store(_) => (kinds == (to, OpKind::Register), false),
+        Element::Load(_) => (kinds == (OpKind::Register, from), true),
+    };
+    let segment = instruction.memory_segment();
+    let based = matches!(segment, Register::FS | Register::GS) || !mode.may_use(segment);
+    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+    (fits && !repeated && !(reads && based)).then(|| kind(size))
 }
 
 /// Jumps, calls, returns, LEA and what uses the stack, of 64-bit code.

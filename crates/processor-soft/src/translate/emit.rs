@@ -372,6 +372,16 @@ impl Emitter {
         self.memory(false, &[0x88], from, mem);
     }
 
+    /// `mov register, [mem]`, or with `store` the other way round, of `size` bytes: the register's others stay as they
+    /// are if there are fewer than 4.
+    pub fn part(&mut self, size: u8, store: bool, register: u8, mem: Mem) {
+        if size == 2 {
+            self.bytes(&[0x66]);
+        }
+        let opcode = 0x8a + u8::from(size > 1) - 2 * u8::from(store);
+        self.memory(size == 8, &[opcode], register, mem);
+    }
+
     /// `sar register, count`.
     pub fn sar(&mut self, wide: bool, register: u8, count: u8) {
         self.registers(wide, &[0xc1], 7, register);

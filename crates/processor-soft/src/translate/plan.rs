@@ -182,7 +182,7 @@ impl Planner {
         let instruction = &guest.instruction;
         match guest.kind {
             Kind::System(System::ReadTime) => self.forget(instruction, info),
-            Kind::Interpret(_) | Kind::System(_) => {
+            Kind::Interpret(_) | Kind::System(_) | Kind::Element(_) => {
                 self.epoch += 1;
                 self.forget(instruction, info);
             }

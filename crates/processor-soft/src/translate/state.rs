@@ -246,6 +246,11 @@ pub fn flags() -> Mem {
     Mem::state(offset_of!(Vcpu, flags))
 }
 
+/// The byte of them that has the direction flag.
+pub fn direction() -> Mem {
+    Mem::state(offset_of!(Vcpu, flags) + 1)
+}
+
 /// [`Vcpu::interrupt_waiting`].
 pub fn interrupt_waiting() -> Mem {
     Mem::state(offset_of!(Vcpu, interrupt_waiting))

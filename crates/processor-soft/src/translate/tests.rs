@@ -3,6 +3,7 @@
 use iced_x86::code_asm::*;
 
 use processor::SegmentAttributes;
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::registers::{Seg, cr0};
 use crate::testing::{CODE, assemble, guest, partition_with_rom};
@@ -491,4 +492,82 @@ fn x87_registers_survive_what_the_interpreter_does_between() {
     assert!(vcpu.halted);
     assert_eq!((vcpu.regs[0], vcpu.regs[2]), (0x1122_3344_5566_7788, 0x8877_6655_4433_2211));
     assert_eq!(f64::from_le_bytes(vcpu.peek(0x3_0040)), std::f64::consts::PI);
+}
+
+#[test]
+fn single_elements_of_strings_are_moved_both_ways_with_flags_alive() {
+    let mut vcpu = guest(|a| {
+        let (mut top, mut carry) = (a.create_label(), a.create_label());
+        a.mov(rsi, 0x3_0ff0_u64).unwrap();
+        a.mov(rdi, 0x3_2ff8_u64).unwrap();
+        a.mov(ecx, 40).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.movsb().unwrap();
+        a.dec(ecx).unwrap();
+        // The flags of DEC are alive over it, and it crosses into the next page.
+        a.movsw().unwrap();
+        a.jne(top).unwrap();
+        a.stc().unwrap();
+        a.lodsb().unwrap();
+        a.stosd().unwrap();
+        a.std().unwrap();
+        a.movsq().unwrap();
+        a.lodsw().unwrap();
+        a.jc(carry).unwrap();
+        a.ud2().unwrap();
+        a.set_label(&mut carry).unwrap();
+        a.hlt().unwrap();
+    });
+    let source: Vec<u8> = (0..=255).collect();
+    vcpu.poke(0x3_0ff0, &source);
+    vcpu.regs[0] = 0x1122_3344_5566_7788;
+    run(&mut vcpu);
+    assert!(vcpu.halted);
+    assert_eq!(vcpu.regs[6], 0x3_0ff0 + 120 + 1 - 8 - 2);
+    assert_eq!(vcpu.regs[7], 0x3_2ff8 + 120 + 4 - 8);
+    let mut copy = [0; 128];
+    vcpu.shared.memory.read_slice(&mut copy, GuestAddress(0x3_2ff8)).unwrap();
+    assert_eq!(copy[..120], source[..120]);
+    // LODSB has changed AL only, which STOSD has stored with what is above; then eight bytes from 121 on.
+    assert_eq!(copy[120..124], [120, 0x77, 0x66, 0x55]);
+    assert_eq!(copy[124..], [121, 122, 123, 124]);
+    // LODSW, with the direction that goes down, at 113.
+    assert_eq!(vcpu.regs[0], 0x1122_3344_5566_0000 | 114 << 8 | 113);
+    // Most have been carried out without the interpreter.
+    assert!(vcpu.instructions < 20, "{} instructions interpreted", vcpu.instructions);
+}
+
+#[test]
+fn an_element_whose_target_faults_has_moved_nothing() {
+    let mut vcpu = guest(|a| {
+        a.mov(rsi, 0x3_0000_u64).unwrap();
+        a.mov(rdi, 0x1234_5678_9abc_u64).unwrap();
+        a.movsb().unwrap();
+        a.hlt().unwrap();
+    });
+    assert!(vcpu.execute_translated().is_err());
+    assert_eq!(vcpu.exception.unwrap().address, 0x1234_5678_9abc);
+    assert_eq!((vcpu.regs[6], vcpu.regs[7]), (0x3_0000, 0x1234_5678_9abc));
+    assert_eq!(vcpu.rip, CODE + 20);
+}
+
+#[test]
+fn an_element_stored_into_the_running_block_is_seen_by_the_next_instruction() {
+    let mut vcpu = guest(|a| {
+        let mut patched = a.create_label();
+        a.lea(rdi, ptr(patched)).unwrap();
+        a.inc(rdi).unwrap();
+        // inc ecx becomes dec ecx.
+        a.mov(eax, 0xc9).unwrap();
+        a.stosb().unwrap();
+        a.set_label(&mut patched).unwrap();
+        a.inc(ecx).unwrap();
+        a.hlt().unwrap();
+    });
+    run(&mut vcpu);
+    if !vcpu.halted {
+        run(&mut vcpu);
+    }
+    assert!(vcpu.halted);
+    assert_eq!(vcpu.regs[1], u64::from(u32::MAX));
 }

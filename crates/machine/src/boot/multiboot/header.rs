@@ -1,7 +1,7 @@
 //! The headers by which an image says that it is to be started so: of version 1 (section 3.1 of the specification 0.6.96)
 //! and of version 2 (section 3.1 of the specification 2.0).
 
-use super::bytes::{u16_at, u32_at};
+use crate::boot::bytes::{u16_at, u32_at};
 
 /// Within how many bytes of the image the header lies.
 pub const SEARCH: usize = 32 << 10;

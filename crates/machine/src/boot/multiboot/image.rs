@@ -1,14 +1,7 @@
-//! What of an image goes where: by its header, or as an ELF file (Tool Interface Standard, Executable and Linking
-//! Format 1.2; System V ABI, chapter 5) of 32 or 64 bits.
+//! What of an image goes where: by its header, or as an ELF file.
 
-use super::bytes::{u16_at, u32_at, u64_at};
 use super::header::{Addresses, Header, HeaderError, find};
-
-const ELF: &[u8] = b"\x7fELF";
-const CLASS: usize = 4;
-const LOAD: u32 = 1;
-/// More segments than any kernel has.
-const MOST_SEGMENTS: u16 = 64;
+use crate::boot::elf_file;
 
 /// A part of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,57 +109,27 @@ fn by_header(bytes: &[u8], header: &Header, addresses: Addresses) -> Result<Segm
 
 /// The segments of an ELF file, and where it is entered: the entry is told as a virtual address.
 fn by_elf(bytes: &[u8]) -> Result<(Vec<Segment>, Option<u32>), ImageError> {
-    if !bytes.starts_with(ELF) {
+    if !bytes.starts_with(elf_file::MAGIC) {
         return Err(ImageError::Place);
     }
-    let wide = match bytes.get(CLASS) {
-        Some(1) => false,
-        Some(2) => true,
-        _ => return Err(ImageError::Elf),
-    };
-    let word = |narrow_at: usize, wide_at: usize| {
-        if wide { u64_at(bytes, wide_at) } else { u32_at(bytes, narrow_at).map(u64::from) }
-            .ok_or(ImageError::Elf)
-    };
-    let half = |narrow_at: usize, wide_at: usize| {
-        u16_at(bytes, if wide { wide_at } else { narrow_at }).ok_or(ImageError::Elf)
-    };
-    let (entry, table) = (word(24, 24)?, word(28, 32)?);
-    let (entry_size, count) = (half(42, 54)?, half(44, 56)?);
-    if count == 0 || count > MOST_SEGMENTS {
-        return Err(ImageError::Elf);
-    }
+    let header = elf_file::Header::parse(bytes).ok_or(ImageError::Elf)?;
+    let table = usize::try_from(header.table).ok().and_then(|at| bytes.get(at..)).ok_or(ImageError::Elf)?;
     let mut segments = Vec::new();
     let mut physical = None;
-    for index in 0..u64::from(count) {
-        let at = table.checked_add(index * u64::from(entry_size)).and_then(|at| usize::try_from(at).ok());
-        let at = at.filter(|at| *at < bytes.len()).ok_or(ImageError::Elf)?;
-        let field = |narrow: usize, wide: usize| word(at + narrow, at + wide);
-        if u32_at(bytes, at) != Some(LOAD) {
+    for part in header.program_headers(table).ok_or(ImageError::Elf)? {
+        if part.kind != elf_file::LOAD || part.memory == 0 {
             continue;
         }
-        let segment = Segment {
-            offset: field(4, 8)?,
-            address: field(12, 24)?,
-            size: field(16, 32)?,
-            memory: field(20, 40)?,
-        };
-        if segment.size > segment.memory {
-            return Err(ImageError::Elf);
-        }
-        let linear = field(8, 16)?;
-        if let Some(inside) = entry.checked_sub(linear).filter(|inside| *inside < segment.memory) {
-            physical = physical.or(segment.address.checked_add(inside));
-        }
-        if segment.memory > 0 {
-            segments.push(segment);
-        }
+        let inside = header.entry.checked_sub(part.linear).filter(|inside| *inside < part.memory);
+        physical = physical.or(inside.and_then(|inside| part.physical.checked_add(inside)));
+        let elf_file::ProgramHeader { offset, size, physical: address, memory, .. } = part;
+        segments.push(Segment { offset, size, address, memory });
     }
     if segments.is_empty() {
         return Err(ImageError::Elf);
     }
     // Some images tell a physical address after all.
-    let entry = u32::try_from(physical.unwrap_or(entry)).map_err(|_| ImageError::TooHigh)?;
+    let entry = u32::try_from(physical.unwrap_or(header.entry)).map_err(|_| ImageError::TooHigh)?;
     Ok((segments, Some(entry)))
 }
 

@@ -120,8 +120,8 @@ impl Information<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bytes::{u32_at, u64_at};
     use super::*;
+    use crate::boot::bytes::{u32_at, u64_at};
     use crate::memory_map::e820;
 
     const BASE: u32 = 0x1_0000;

@@ -6,7 +6,6 @@
 //!
 //! Not done: symbols, frame buffers and video modes, boot devices, APM, EFI, and moving an image that could be moved.
 
-mod bytes;
 mod header;
 mod image;
 mod information;
@@ -22,7 +21,7 @@ use processor::StartRegisters;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::registers::{self, Entry};
-use super::{BootFiles, InputFile, too_small};
+use super::{BootFiles, InputFile, bios_data, too_small};
 use crate::config::{InputError, MemorySize};
 use crate::memory_map::{self, CONVENTIONAL_END, MULTIBOOT_INFORMATION};
 use information::{Information, Module};
@@ -69,8 +68,8 @@ pub(super) fn load(
     if MULTIBOOT_INFORMATION + block.len() as u64 > CONVENTIONAL_END {
         return Err(InputError::bare("append", "the command line and the modules' arguments are too long"));
     }
-    memory
-        .write_slice(&block, GuestAddress(MULTIBOOT_INFORMATION))
+    bios_data::write(memory)
+        .and_then(|()| memory.write_slice(&block, GuestAddress(MULTIBOOT_INFORMATION)))
         .and_then(|()| {
             registers::start(memory, Entry::Multiboot { magic }, image.entry.into(), MULTIBOOT_INFORMATION)
         })

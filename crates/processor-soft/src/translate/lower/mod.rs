@@ -18,6 +18,7 @@ mod data;
 mod memory;
 mod place;
 mod stack;
+mod string;
 mod system;
 mod transfer;
 mod x87;
@@ -419,6 +420,10 @@ impl<'a> Writer<'a> {
             Kind::System(system) => {
                 let which = self.instruct(guest, bytes);
                 self.system(guest, system, which);
+            }
+            Kind::Element(element) => {
+                let ops = interpret(guest);
+                self.element(guest, element, ops);
             }
             Kind::Lea => self.lea(guest),
             Kind::Push => self.push(guest, plan),
