@@ -422,8 +422,8 @@ impl<'a> Writer<'a> {
                 self.system(guest, system, which);
             }
             Kind::Element(element) => {
-                let ops = interpret(guest);
-                self.element(guest, element, ops);
+                let which = self.instruct(guest, bytes);
+                self.element(guest, element, which);
             }
             Kind::Lea => self.lea(guest),
             Kind::Push => self.push(guest, plan),

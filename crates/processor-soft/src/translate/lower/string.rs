@@ -8,8 +8,8 @@ use super::{Late, Writer};
 use crate::registers::flag;
 
 impl Writer<'_> {
-    /// Writes one element, upwards; `ops` is for the interpreter, which does it downwards.
-    pub fn element(&mut self, guest: &Guest, element: Element, ops: u64) {
+    /// Writes one element, upwards; `which` is for the interpreter, which does it downwards.
+    pub fn element(&mut self, guest: &Guest, element: Element, which: u16) {
         let (label, after) = (self.e.label(), self.e.label());
         self.clobber_flags(guest.live);
         self.e.test_mem_8(state::direction(), (flag::DF >> 8) as u8);
@@ -42,7 +42,7 @@ impl Writer<'_> {
             self.lea_address(host::RSI, Mem::base(host::RSI, i32::from(bytes)));
         }
         self.bind_after(after);
-        self.late.push(Late::Interpreted { label, after, site: Self::site(guest, 0, false), ops });
+        self.late.push(Late::Interpreted { label, after, site: Self::site(guest, 0, false), which });
         self.forget_slots();
     }
 
