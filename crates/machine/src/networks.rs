@@ -2,9 +2,11 @@
 
 use std::io;
 
+use counters::Counter;
+use network::nat::{Nat, NatSettings};
 use network::{Mac, Port, PortSettings, Switch};
 
-use crate::config::{MachineConfig, NetConfig, Network};
+use crate::config::{InputError, MachineConfig, NetConfig, Network};
 
 /// The first half of the addresses that adapters have by themselves: Microsoft's.
 const VENDOR: [u8; 3] = [0x00, 0x15, 0x5d];
@@ -12,6 +14,8 @@ const VENDOR: [u8; 3] = [0x00, 0x15, 0x5d];
 struct Adapter {
     switch: Switch,
     mac: Mac,
+    /// What leads out of its network.
+    _nat: Option<Nat>,
 }
 
 /// What a machine's adapters are connected to.
@@ -21,20 +25,38 @@ pub(crate) struct Networks {
 
 impl Networks {
     /// Those that `config` names.
-    pub fn new(config: &MachineConfig) -> Self {
+    ///
+    /// # Errors
+    /// When the host does not allow one, such as for a port that is in use.
+    pub fn new(config: &MachineConfig) -> Result<Self, InputError> {
         let isolated = Switch::new();
         let adapter = |(index, net): (usize, &NetConfig)| {
-            let switch = match net.network {
-                Network::Isolated => isolated.clone(),
+            let (switch, nat) = match &net.network {
+                Network::Nat { host, forwards } => {
+                    let switch = Switch::new();
+                    let settings = NatSettings {
+                        name: format!("nat{index}"),
+                        hostname: None,
+                        host_reachable: *host,
+                        forwards: forwards.clone(),
+                        dropped: Counter::default(),
+                    };
+                    let nat =
+                        switch.port(PortSettings::default()).and_then(|port| Nat::start(port, settings));
+                    (switch, Some(nat.map_err(|error| InputError::new("net", net, error.to_string()))?))
+                }
+                Network::Isolated => (isolated.clone(), None),
             };
-            Adapter { switch, mac: net.mac.unwrap_or_else(|| address(&config.name, index)) }
+            let mac = net.mac.unwrap_or_else(|| address(&config.name, index));
+            Ok(Adapter { switch, mac, _nat: nat })
         };
-        Self { adapters: config.nets.iter().enumerate().map(adapter).collect() }
+        let adapters = config.nets.iter().enumerate().map(adapter).collect::<Result<_, InputError>>()?;
+        Ok(Self { adapters })
     }
 
     /// A new port for each adapter, and its address.
     pub fn ports(&self) -> impl Iterator<Item = (io::Result<Port>, Mac)> {
-        self.adapters.iter().map(|Adapter { switch, mac }| (switch.port(PortSettings::default()), *mac))
+        self.adapters.iter().map(|Adapter { switch, mac, .. }| (switch.port(PortSettings::default()), *mac))
     }
 }
 

@@ -4,11 +4,19 @@ use std::fmt;
 use std::str::FromStr;
 
 use network::Mac;
+use network::nat::Forward;
 use serde::{Deserialize, Serialize};
 
 /// What an adapter is connected to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
+    /// A network of its own, from which connections lead to where the host's programs can connect.
+    Nat {
+        /// Whether the router's address leads to the host itself.
+        host: bool,
+        /// Ports of the host that lead to the guest.
+        forwards: Vec<Forward>,
+    },
     /// A network of this machine's other adapters of this kind alone.
     Isolated,
 }
@@ -26,17 +34,23 @@ pub struct NetConfig {
 impl FromStr for NetConfig {
     type Err = String;
 
-    /// `isolated[,mac=M]`.
+    /// `nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off][,mac=M]` or `isolated[,mac=M]`.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = text.split(',');
         let network = match words.next() {
+            Some("nat") => Network::Nat { host: true, forwards: Vec::new() },
             Some("isolated") => Network::Isolated,
-            _ => return Err("must be isolated or none".to_owned()),
+            _ => return Err("must be nat, isolated or none".to_owned()),
         };
         let mut net = Self { network, mac: None };
         for option in words {
-            match option.split_once('=') {
-                Some(("mac", mac)) => net.mac = Some(mac.parse()?),
+            match (option.split_once('='), &mut net.network) {
+                (Some(("mac", mac)), _) => net.mac = Some(mac.parse()?),
+                (Some(("host", "on")), Network::Nat { host, .. }) => *host = true,
+                (Some(("host", "off")), Network::Nat { host, .. }) => *host = false,
+                (Some(("hostfwd", forward)), Network::Nat { forwards, .. }) => {
+                    forwards.push(forward.parse().map_err(|error| format!("{error}"))?);
+                }
                 _ => return Err(format!("{option}: no such option of a network")),
             }
         }
@@ -61,9 +75,13 @@ impl From<NetConfig> for String {
 impl fmt::Display for NetConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { network, mac } = self;
-        f.write_str(match network {
-            Network::Isolated => "isolated",
-        })?;
+        match network {
+            Network::Nat { host, forwards } => {
+                f.write_str(if *host { "nat" } else { "nat,host=off" })?;
+                forwards.iter().try_for_each(|forward| write!(f, ",hostfwd={forward}"))?;
+            }
+            Network::Isolated => f.write_str("isolated")?,
+        }
         mac.map_or(Ok(()), |mac| write!(f, ",mac={mac}"))
     }
 }
