@@ -6,10 +6,11 @@
 //! ```
 //!
 //! A [`Switch`] carries [`Frame`]s between its [`Port`]s, as a switch of wires does: to the port where the destination
-//! has been seen, else to all. A NIC of a guest has a port; so has what leads out of the network.
+//! has been seen, else to all. A NIC of a guest has a port; so has what leads out of the network: [`nat`].
 #![forbid(unsafe_code)]
 
 mod frame;
+pub mod nat;
 mod switch;
 
 pub use frame::{Checksum, Frame, Mac, Segments, TcpOver};
