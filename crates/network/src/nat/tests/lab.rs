@@ -1,6 +1,6 @@
 //! The network with a host that is none, and with a clock that goes as it is told.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,8 +9,8 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{tcp::State, udp};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{
-    Icmpv4Message, Icmpv4Packet, IpAddress, IpEndpoint, IpProtocol, TcpControl, TcpPacket, TcpRepr,
-    TcpSeqNumber,
+    Icmpv4Message, Icmpv4Packet, Icmpv6Packet, Icmpv6Repr, IpAddress, IpCidr, IpEndpoint, IpProtocol,
+    NdiscRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
 use super::guest::{ADDRESS, GATEWAY, Guest};
@@ -376,4 +376,67 @@ fn the_router_says_where_it_is_and_nobody_else_is() {
     }
     assert!(guest.sockets.get_mut::<udp::Socket>(handle).recv().is_err());
     assert!(guest.nic.port.receive().is_none_or(|frame| frame.source() == Some(Mac(MAC.0))));
+}
+
+#[test]
+fn ipv6_is_carried_as_ipv4_is() {
+    let mut lab = Lab::new(&[]);
+    let mut guest = Guest::with_address(&lab.switch, false);
+    let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x15);
+    guest.interface.update_ip_addrs(|addresses| {
+        addresses.push(IpCidr::new(IpAddress::Ipv6(address), 64)).unwrap();
+    });
+    guest.interface.routes_mut().add_default_ipv6_route(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2)).unwrap();
+    let there = IpAddress::Ipv6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(5000).unwrap();
+    let handle = guest.sockets.add(socket);
+    guest.sockets.get_mut::<udp::Socket>(handle).send_slice(b"x", IpEndpoint::new(there, 400)).unwrap();
+    lab.until(&mut guest, "an echo", |guest| {
+        let received = guest.sockets.get_mut::<udp::Socket>(handle).recv();
+        received.is_ok_and(|(data, meta)| (data, meta.endpoint.addr) == (b"x", there))
+    });
+
+    for (port, state) in [(400, State::Established), (402, State::Closed)] {
+        let handle = guest.socket(4096);
+        let socket = guest.sockets.get_mut::<smoltcp::socket::tcp::Socket>(handle);
+        socket.connect(guest.interface.context(), (there, port), 6000).unwrap();
+        lab.until(&mut guest, "an answer", |guest| guest.state(handle) == state);
+        if state == State::Established {
+            guest.tcp(handle).send_slice(b"hello").unwrap();
+            let mut received = vec![];
+            lab.until(&mut guest, "an echo", |guest| {
+                guest.take(handle, &mut received);
+                received == b"hello"
+            });
+        }
+    }
+}
+
+#[test]
+fn a_router_is_advertised_to_who_asks() {
+    let mut lab = Lab::new(&[]);
+    let raw = lab.switch.port(PortSettings::default()).unwrap();
+    let (from, to) = (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2));
+    let message = Icmpv6Repr::Ndisc(NdiscRepr::RouterSolicit { lladdr: None });
+    let data = ip_frame((from.into(), to.into()), IpProtocol::Icmpv6, 255, message.buffer_len(), |room| {
+        let room = &mut Icmpv6Packet::new_unchecked(room);
+        message.emit(&from, &to, room, &ChecksumCapabilities::default());
+    });
+    let mut frame = from_guest(data);
+    frame.data[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0, 2]);
+    frame.data[12..14].copy_from_slice(&[0x86, 0xdd]);
+    raw.send(frame);
+    lab.step(Duration::from_millis(1), true);
+    let answer = raw.receive().unwrap();
+    assert_eq!(answer.destination(), Some(Mac([0, 0x15, 0x5d, 0, 0, 9])));
+    let router = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+    let message = Icmpv6Packet::new_checked(&answer.data[HEADER + 40..]).unwrap();
+    let message = Icmpv6Repr::parse(&router, &from, &message, &ChecksumCapabilities::default()).unwrap();
+    let Icmpv6Repr::Ndisc(NdiscRepr::RouterAdvert { prefix_info: Some(prefix), .. }) = message else {
+        panic!("{message:?}")
+    };
+    assert_eq!((prefix.prefix.to_string().as_str(), prefix.prefix_len), ("fd00::", 64));
 }
