@@ -119,5 +119,5 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     guest.close(channel);
-    assert!(adapter.state().starts_with("no driver"));
+    assert!(adapter.state().text.starts_with("no driver"));
 });

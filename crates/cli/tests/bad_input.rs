@@ -225,7 +225,26 @@ fn unknown_options_and_values() {
         "invalid value 'maybe' for '--synthetic <ON|OFF>': must be on or off",
     );
     place.refuses(&["--display", "vnc"], "invalid value 'vnc' for '--display <D>': must be none");
-    place.refuses(&["--net", "nat"], "invalid value 'nat' for '--net <N>': must be none");
+    for (net, reason) in [
+        ("tap", "must be nat, isolated or none"),
+        ("nat,mac=1", "1 is no MAC address such as 00:15:5d:00:00:01"),
+        ("isolated,host=off", "host=off: no such option of a network"),
+        (
+            "nat,hostfwd=tcp::0-:22",
+            "tcp::0-:22 is no port to forward: a port is a number from 1 to 65535; \
+                                    tcp:127.0.0.1:2222-10.0.2.15:22 is one, as is tcp::2222-:22",
+        ),
+    ] {
+        place.refuses(&["--net", net], &format!("invalid value '{net}' for '--net <N>': {reason}"));
+    }
+    let nets = ["--net", "isolated"].repeat(9);
+    place.refuses(&nets, "--net: a machine has up to 8 network adapters");
+    let reason = "--net isolated: needs a synthetic device, and --synthetic or --enlightenments leave it out";
+    place.refuses(&["--net", "isolated", "--synthetic", "off"], reason);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let net = format!("nat,hostfwd=tcp:127.0.0.1:{}-10.0.2.15:22", taken.local_addr().unwrap().port());
+    let place_taken = format!("--net {net}: TCP_TAKEN");
+    place.refuses(&["--net", &net], &place_taken);
     let expected = "invalid value 'tcp:1' for '--serial <S>': must be stdio, file:F or socket:F";
     place.refuses(&["--serial", "tcp:1"], expected);
     place.refuses(&["--cpus", "0"], "--cpus 0: must be from 1 to 64");

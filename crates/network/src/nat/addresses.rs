@@ -1,6 +1,6 @@
 //! The addresses of the network, and where those outside of it lead.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::frame::Mac;
 
@@ -51,6 +51,58 @@ pub(super) fn destination(address: IpAddr) -> Destination {
     }
 }
 
+/// What the host is asked to do for a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route {
+    /// To send it there.
+    To(SocketAddr),
+    /// Nothing: nobody is there, and the guest is told so.
+    Refused,
+    /// Nothing at all.
+    Nowhere,
+}
+
+/// The way to `peer`; `resolver` says where the host's name server is.
+pub(super) fn route(
+    peer: SocketAddr,
+    host_reachable: bool,
+    resolver: impl FnOnce() -> Option<SocketAddr>,
+) -> Route {
+    let to = match destination(peer.ip()) {
+        Destination::Outside(address) => Some(SocketAddr::new(address, peer.port())),
+        Destination::Gateway if host_reachable => Some(SocketAddr::new(loopback_of(peer.ip()), peer.port())),
+        Destination::Resolver if peer.port() == super::DNS_PORT => resolver(),
+        Destination::Gateway | Destination::Resolver => None,
+        Destination::Nowhere => return Route::Nowhere,
+    };
+    to.map_or(Route::Refused, Route::To)
+}
+
+/// The router's ports that forwarded traffic comes from.
+pub(super) struct Ports(u16);
+
+impl Ports {
+    const FIRST: u16 = 49152;
+
+    /// None in use yet.
+    pub fn new() -> Self {
+        Self(Self::FIRST)
+    }
+
+    /// The next address of the router that is not `taken` for `guest`.
+    pub fn free(
+        &mut self,
+        guest: SocketAddr,
+        taken: impl Fn(&(SocketAddr, SocketAddr)) -> bool,
+    ) -> Option<SocketAddr> {
+        (Self::FIRST..=u16::MAX).find_map(|_| {
+            let peer = SocketAddr::new(gateway_of(guest.ip()), self.0);
+            self.0 = self.0.checked_add(1).unwrap_or(Self::FIRST);
+            (!taken(&(guest, peer))).then_some(peer)
+        })
+    }
+}
+
 /// Link-local addresses stay on their link: on hosts in a cloud, credentials are behind them. Others of those left out
 /// would lead the host to itself.
 fn may_leave(address: Ipv4Addr) -> bool {
@@ -96,7 +148,7 @@ pub(super) fn gateway_of(address: IpAddr) -> IpAddr {
 }
 
 /// The host's loopback of the family of `address`.
-pub(super) fn loopback_of(address: IpAddr) -> IpAddr {
+fn loopback_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),

@@ -16,7 +16,8 @@
 //! | guests, by DHCP or router advertisement | from 10.0.2.15 on | fd00::… |
 //!
 //! Whatever has an address outside is reached as the host reaches it; the host's loopback by the router's address only,
-//! link-local and multicast addresses not at all. One thread does everything, and waits for nothing but all at once.
+//! link-local and multicast addresses not at all. The host's other addresses are outside like any: what listens there can
+//! be reached by guests whatever [`NatSettings::host_reachable`] says. One thread does everything, and waits for nothing but all at once.
 //!
 //! What a guest sends is never trusted; what it can hold is bounded: connections and flows have limits, and time limits.
 //! Fragments of IP and packets of IPv6 with extension headers are dropped and counted.

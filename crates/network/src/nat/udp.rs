@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use smoltcp::time::{Duration, Instant};
 
-use super::addresses::{self, Destination};
+use super::addresses::{self, Ports, Route};
 use super::host::{Datagrams, Host, Key, is_idle, is_unreachable};
 use super::icmp::{self, Reason};
 use super::link::Link;
@@ -24,8 +24,6 @@ const SWEEP: Duration = Duration::from_secs(5);
 const BATCH: usize = 64;
 /// Bytes of the longest datagram, and one.
 const LONGEST: usize = 1 << 16;
-/// Ports that forwarded flows come from.
-const EPHEMERAL: std::ops::RangeInclusive<u16> = 49152..=65535;
 
 /// The host's side of a flow.
 enum Side<D> {
@@ -59,7 +57,7 @@ pub(super) struct Udp<D> {
     /// By forwarded port and who has sent to it.
     forwarded: HashMap<(u64, SocketAddr), u64>,
     next: u64,
-    next_port: u16,
+    ports: Ports,
     sweep: Option<Instant>,
     data: Vec<u8>,
 }
@@ -73,7 +71,7 @@ impl<D: Datagrams> Udp<D> {
             forwards,
             forwarded: HashMap::new(),
             next: 0,
-            next_port: *EPHEMERAL.start(),
+            ports: Ports::new(),
             sweep: None,
             data: vec![0; LONGEST],
         }
@@ -100,16 +98,11 @@ impl<D: Datagrams> Udp<D> {
         let number = match self.numbers.get(&(guest, peer)) {
             Some(&number) => number,
             None => {
-                let to = match addresses::destination(peer.ip()) {
-                    Destination::Outside(address) => Some(SocketAddr::new(address, peer.port())),
-                    Destination::Gateway if host_reachable => {
-                        Some(SocketAddr::new(addresses::loopback_of(peer.ip()), peer.port()))
-                    }
-                    Destination::Resolver if peer.port() == super::DNS_PORT => host.resolver(),
-                    Destination::Gateway | Destination::Resolver => None,
-                    Destination::Nowhere => return link.dropped.count(),
+                let to = match addresses::route(peer, host_reachable, || host.resolver()) {
+                    Route::To(to) => to,
+                    Route::Refused => return icmp::unreachable(link, packet, Reason::Port),
+                    Route::Nowhere => return link.dropped.count(),
                 };
-                let Some(to) = to else { return icmp::unreachable(link, packet, Reason::Port) };
                 match host.datagrams(to, Key::Udp(self.next + 1)) {
                     Ok(socket) => self.insert(now, guest, peer, Side::Own(socket)),
                     Err(error) if is_unreachable(&error) => {
@@ -205,8 +198,8 @@ impl<D: Datagrams> Udp<D> {
             let number = match self.forwarded.get(&(index, from)) {
                 Some(&number) => number,
                 None => {
-                    let Some(port) = self.free_port(guest) else { return link.dropped.count() };
-                    let peer = SocketAddr::new(addresses::gateway_of(guest.ip()), port);
+                    let peer = self.ports.free(guest, |key| self.numbers.contains_key(key));
+                    let Some(peer) = peer else { return link.dropped.count() };
                     self.insert(now, guest, peer, Side::Forward(index, from))
                 }
             };
@@ -215,15 +208,6 @@ impl<D: Datagrams> Udp<D> {
             let payload = self.data.get(..len).unwrap_or_default();
             link.send_packet(guest.ip(), udp_frame(flow.peer, guest, payload));
         }
-    }
-
-    fn free_port(&mut self, guest: SocketAddr) -> Option<u16> {
-        let gateway = addresses::gateway_of(guest.ip());
-        EPHEMERAL.into_iter().find_map(|_| {
-            let port = self.next_port;
-            self.next_port = if port == *EPHEMERAL.end() { *EPHEMERAL.start() } else { port + 1 };
-            (!self.numbers.contains_key(&(guest, SocketAddr::new(gateway, port)))).then_some(port)
-        })
     }
 
     /// Forgets what is quiet, and says when it wants to be asked again.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use counters::DeviceCounters;
+use counters::{DeviceCounters, DeviceState};
 use network::{Mac, Port};
 use vmbus::protocol::{USER_DATA_SIZE, offer_flags};
 use vmbus::{Channel, Device, Guid, Offer, OpenError};
@@ -89,7 +89,7 @@ impl NetworkAdapter {
     }
 
     /// What the device table says.
-    pub fn state(&self) -> String {
+    pub fn state(&self) -> DeviceState {
         let Shared { permanent: mac, port, bound, ready, .. } = &*self.shared;
         let driver = match (bound.load(Ordering::Relaxed), ready.load(Ordering::Relaxed)) {
             (false, _) => "no driver",
@@ -97,10 +97,11 @@ impl NetworkAdapter {
             (true, true) => "driver bound",
         };
         let link = if port.link() { "" } else { "; no link" };
-        match port.dropped().value() {
-            0 => format!("{driver}; {mac}{link}"),
-            dropped => format!("{driver}; {mac}{link}; {dropped} frames dropped"),
-        }
+        let dropped = match port.dropped().value() {
+            0 => String::new(),
+            dropped => format!("; {dropped} frames dropped"),
+        };
+        DeviceState::with_driver(format!("{driver}; {mac}{link}{dropped}"), bound.load(Ordering::Relaxed))
     }
 }
 

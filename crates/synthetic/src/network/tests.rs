@@ -197,7 +197,7 @@ fn frames_go_both_ways() {
     let (_, message) = driver.receive(0);
     assert_eq!(words(&message)[11..15], [16, 0, 12, 0x38]);
     assert!(
-        driver.adapter.state().ends_with("00:15:5d:00:00:01; 1 frames dropped"),
+        driver.adapter.state().text.ends_with("00:15:5d:00:00:01; 1 frames dropped"),
         "{}",
         driver.adapter.state()
     );
@@ -234,7 +234,7 @@ fn the_link_is_told_of() {
         let (transaction, message) = driver.receive(0);
         assert_eq!(words(&message), [7, 20, status, 0, 0]);
         driver.give_back(transaction);
-        assert_eq!(driver.adapter.state().contains("no link"), !up);
+        assert_eq!(driver.adapter.state().text.contains("no link"), !up);
     }
 }
 

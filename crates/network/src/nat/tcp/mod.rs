@@ -25,7 +25,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{HardwareAddress, IpEndpoint};
 
-use super::addresses::{self, Destination};
+use super::addresses::{self, Ports, Route};
 use super::host::{Host, Key, Stream, is_idle, is_unreachable, is_want};
 use super::icmp;
 use super::link::Link;
@@ -42,8 +42,8 @@ const BEGINNING: usize = 1024;
 /// A connection's buffers, each way: the first connections have large ones, and what they leave is divided. All together
 /// they have `BUFFERS` + 2 * `CONNECTIONS` * `SMALLEST` bytes at the most.
 const LARGEST: usize = 512 << 10;
-const SMALLEST: usize = 16 << 10;
-const BUFFERS: usize = 192 << 20;
+const SMALLEST: usize = 8 << 10;
+const BUFFERS: usize = 64 << 20;
 /// The part of what is left that a new connection gets.
 const PART: usize = 128;
 /// How long the host may take to connect.
@@ -56,8 +56,6 @@ const SILENCE: Duration = Duration::from_secs(900);
 const KEEP_ALIVE: Duration = Duration::from_secs(50);
 /// A timer that has come too early is not asked again before that.
 const TICK: Duration = Duration::from_millis(1);
-/// Ports that forwarded connections come from.
-const EPHEMERAL: std::ops::RangeInclusive<u16> = 49152..=65535;
 
 /// How far a connection is.
 enum Phase {
@@ -111,7 +109,7 @@ pub(super) struct Tcp<S> {
     beginning: usize,
     /// Bytes of all buffers.
     buffers: usize,
-    next_port: u16,
+    ports: Ports,
 }
 
 /// What became of a connection after it was looked after.
@@ -139,7 +137,7 @@ impl<S: Stream> Tcp<S> {
             next: 0,
             beginning: 0,
             buffers: 0,
-            next_port: *EPHEMERAL.start(),
+            ports: Ports::new(),
         }
     }
 
@@ -185,16 +183,11 @@ impl<S: Stream> Tcp<S> {
         if !syn || ack || rst || fin {
             return self.refuse(now, link, frame);
         }
-        let to = match addresses::destination(peer.ip()) {
-            Destination::Outside(address) => Some(SocketAddr::new(address, peer.port())),
-            Destination::Gateway if host_reachable => {
-                Some(SocketAddr::new(addresses::loopback_of(peer.ip()), peer.port()))
-            }
-            Destination::Resolver if peer.port() == super::DNS_PORT => host.resolver(),
-            Destination::Gateway | Destination::Resolver => None,
-            Destination::Nowhere => return link.dropped.count(),
+        let to = match addresses::route(peer, host_reachable, || host.resolver()) {
+            Route::To(to) => to,
+            Route::Refused => return self.refuse(now, link, frame),
+            Route::Nowhere => return link.dropped.count(),
         };
-        let Some(to) = to else { return self.refuse(now, link, frame) };
         if !self.has_room() || frame.data.len() > LONGEST_SYN {
             return link.dropped.count();
         }
@@ -229,13 +222,12 @@ impl<S: Stream> Tcp<S> {
                 return Ok(true);
             }
         };
-        let port = self.free_port(guest).filter(|_| self.has_room());
-        let Some(port) = port else {
+        let peer = self.ports.free(guest, |key| self.numbers.contains_key(key));
+        let Some(peer) = peer.filter(|_| self.has_room()) else {
             link.dropped.count();
             stream.reset();
             return Ok(true);
         };
-        let peer = SocketAddr::new(addresses::gateway_of(guest.ip()), port);
         let mut socket = self.socket();
         let buffer = socket.recv_capacity();
         let (to, from) = (IpEndpoint::from(guest), IpEndpoint::from(peer));
@@ -291,15 +283,6 @@ impl<S: Stream> Tcp<S> {
             flow.dirty = true;
             self.dirty.push(number);
         }
-    }
-
-    fn free_port(&mut self, guest: SocketAddr) -> Option<u16> {
-        let gateway = addresses::gateway_of(guest.ip());
-        EPHEMERAL.into_iter().find_map(|_| {
-            let port = self.next_port;
-            self.next_port = if port == *EPHEMERAL.end() { *EPHEMERAL.start() } else { port + 1 };
-            (!self.numbers.contains_key(&(guest, SocketAddr::new(gateway, port)))).then_some(port)
-        })
     }
 
     fn socket(&self) -> Socket<'static> {
