@@ -1,5 +1,9 @@
 //! Networks: with the driver of Debian's kernel.
 
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
+
 use guests::{Image, POWER_OFF, Running, row};
 
 /// Two adapters of one guest, the second in a network namespace of its own, so that what they say goes over the network.
@@ -39,6 +43,50 @@ fn two_adapters_reach_each_other_by_every_kind_of_packet() {
     running.ask("ip link set eth0 down; ip link set eth0 address 00:15:5d:aa:bb:cc mtu 9000 up");
     running.ask("in_other ip link set eth1 mtu 9000");
     assert_eq!(running.ask("ping -q -c 3 -i 0.2 -M do -s 8900 10.1.0.2 | grep -c ' 0% packet loss'"), "1");
+    running.type_line("exit");
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+#[test]
+fn nat_gives_an_address_and_leads_to_the_host_and_back() {
+    let image = Image::empty(0);
+    let forwarded = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let net = format!("nat,hostfwd=tcp:{forwarded}-:7");
+    let mut running = Running::shell(&image, &["--net", &net], &[]);
+    running.ask("printf '#!/bin/sh\\n[ $1 = bound ] && echo $ip $router $dns $subnet\\n' > /run/say; chmod +x /run/say");
+    running.ask("ip link set eth0 up");
+    let lease = running.ask("busybox udhcpc -n -q -f -i eth0 -s /run/say 2>/dev/null");
+    assert_eq!(lease, "10.0.2.15 10.0.2.2 10.0.2.3 255.255.255.0");
+    running.ask("ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2");
+    assert_eq!(running.ask("ping -q -c 3 -i 0.2 10.0.2.2 | grep -c ' 0% packet loss'"), "1");
+
+    // There and back again, as much as takes many windows.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let echo = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let copied = io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        copied
+    });
+    running.ask("head -c 20M /dev/urandom > /tmp/sent");
+    running.ask(&format!("busybox nc 10.0.2.2 {port} < /tmp/sent > /tmp/got"));
+    assert_eq!(running.ask("cmp /tmp/sent /tmp/got && echo same"), "same");
+    assert_eq!(echo.join().unwrap(), 20 << 20);
+    // Nobody is there.
+    assert_eq!(
+        running.ask(&format!("busybox nc 10.0.2.2 {port} < /dev/null > /dev/null 2>&1; echo $?")),
+        "1"
+    );
+
+    // From the host to the guest.
+    running.ask("busybox nc -l -p 7 -e rev & until busybox netstat -ltn | grep -q :7; do sleep 0.1; done");
+    let mut stream = TcpStream::connect(forwarded).unwrap();
+    stream.write_all(b"good day\n").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "yad doog\n");
     running.type_line("exit");
     running.wait(POWER_OFF).assert_powered_off();
 }

@@ -242,9 +242,12 @@ fn unknown_options_and_values() {
     let reason = "--net isolated: needs a synthetic device, and --synthetic or --enlightenments leave it out";
     place.refuses(&["--net", "isolated", "--synthetic", "off"], reason);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let net = format!("nat,hostfwd=tcp:127.0.0.1:{}-10.0.2.15:22", taken.local_addr().unwrap().port());
-    let place_taken = format!("--net {net}: TCP_TAKEN");
-    place.refuses(&["--net", &net], &place_taken);
+    let address = taken.local_addr().unwrap();
+    let forward = format!("tcp:{address}-10.0.2.15:22");
+    let net = format!("nat,hostfwd={forward}");
+    let reason =
+        format!("port {address} cannot be forwarded ({forward}): Address already in use (os error 98)");
+    place.refuses(&["--net", &net], &format!("--net {net}: {reason}"));
     let expected = "invalid value 'tcp:1' for '--serial <S>': must be stdio, file:F or socket:F";
     place.refuses(&["--serial", "tcp:1"], expected);
     place.refuses(&["--cpus", "0"], "--cpus 0: must be from 1 to 64");

@@ -199,7 +199,7 @@ fn frames_go_both_ways() {
     assert!(
         driver.adapter.state().text.ends_with("00:15:5d:00:00:01; 1 frames dropped"),
         "{}",
-        driver.adapter.state()
+        driver.adapter.state().text
     );
 }
 
