@@ -41,7 +41,7 @@ const KVM: Part = Part { with: &["kvm::"], without: &["stress::"] };
 const DEBUGGER: Part = Part { with: &["debugger::"], without: &["kvm::"] };
 const FIRMWARE: Part = Part { with: &["firmware::"], without: &[] };
 const STRESS: Part = Part { with: &["stress::"], without: &[] };
-const NETWORK: Part = Part { with: &["network::"], without: &[] };
+const NETWORK: Part = Part { with: &["network::", "socket::"], without: &[] };
 const PARTS: [Part; 8] = [BOOTS, DISKS, KILLS, KVM, DEBUGGER, FIRMWARE, STRESS, NETWORK];
 
 /// Runs `program`, a program of tests, in the nested host, with `arguments` to choose them.
