@@ -80,12 +80,34 @@ impl Selection {
     }
 }
 
+/// How often the jobs of [`Class::Parallel`] are done for each number of processors; the best counts. The first time a
+/// program is loaded and translated, which is not what the comparison is about.
+const PASSES: usize = 3;
+
+/// What a machine is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Series {
+    /// All jobs, on one processor.
+    All,
+    /// The jobs of [`Class::Parallel`], on one processor.
+    Alone,
+    /// The same on two.
+    Two,
+}
+
+impl Series {
+    fn cpus(self) -> usize {
+        if self == Self::Two { 2 } else { 1 }
+    }
+}
+
 /// All that was measured of one contestant.
 pub struct Column {
     contestant: Contestant,
-    /// By job; those of [`Class::Parallel`] on one virtual processor.
+    /// By job, on one virtual processor.
     jobs: HashMap<&'static str, Outcome>,
-    /// The jobs of [`Class::Parallel`] on two virtual processors.
+    /// The jobs of [`Class::Parallel`] on one virtual processor and on two, of machines that have done nothing before.
+    alone: HashMap<&'static str, Outcome>,
     two: HashMap<&'static str, Outcome>,
     /// MiB beyond the guest's RAM after the jobs.
     memory: Option<Result<f64, String>>,
@@ -123,7 +145,8 @@ fn picture() -> PathBuf {
 
 impl Column {
     fn new(contestant: Contestant) -> Self {
-        Self { contestant, jobs: HashMap::new(), two: HashMap::new(), memory: None, idle: None }
+        let (jobs, alone, two) = Default::default();
+        Self { contestant, jobs, alone, two, memory: None, idle: None }
     }
 
     fn measure(&mut self, jobs: &[Job], upkeep: bool) {
@@ -133,19 +156,21 @@ impl Column {
             self.enter_boot(job, booted);
         }
         if !others.is_empty() || upkeep {
-            self.run(&others, 1, boots.first(), upkeep);
+            self.run(&others, Series::All, boots.first(), upkeep);
         }
         let parallel: Vec<_> = others.into_iter().filter(|job| job.class == Class::Parallel).collect();
         if !parallel.is_empty() {
-            self.run(&parallel, 2, None, false);
+            let passes = parallel.repeat(PASSES);
+            self.run(&passes, Series::Alone, None, false);
+            self.run(&passes, Series::Two, None, false);
         }
     }
 
-    /// Runs the jobs on `cpus` processors, with another machine behind a job that a machine fails at.
-    fn run(&mut self, jobs: &[Job], cpus: usize, boot: Option<&Job>, upkeep: bool) {
+    /// Runs the jobs of `series`, with another machine behind a job that a machine fails at.
+    fn run(&mut self, jobs: &[Job], series: Series, boot: Option<&Job>, upkeep: bool) {
         let mut left = jobs;
         for _ in 0..=RESTARTS {
-            let mut session = match Session::start(self.contestant, cpus) {
+            let mut session = match Session::start(self.contestant, series.cpus()) {
                 Ok((session, init)) => {
                     if let Some(boot) = boot {
                         self.enter_boot(boot, Ok(init));
@@ -153,7 +178,7 @@ impl Column {
                     session
                 }
                 Err(why) => {
-                    self.fail(left, cpus, &why);
+                    self.fail(left, series, &why);
                     self.upkeep_failed(upkeep, &why);
                     return;
                 }
@@ -162,7 +187,7 @@ impl Column {
             let ended = session.run(&names, |_, outcome| {
                 let (job, behind) = left.split_first().expect("no more outcomes than jobs");
                 left = behind;
-                self.enter(job, cpus, outcome);
+                self.enter(job, series, outcome);
             });
             match ended {
                 Ok(()) if upkeep => return self.measure_upkeep(&session),
@@ -170,17 +195,17 @@ impl Column {
                 Err(why) => {
                     self.upkeep_failed(upkeep, &why);
                     let Some((job, behind)) = left.split_first() else { return };
-                    self.enter(job, cpus, Err(why));
+                    self.enter(job, series, Err(why));
                     left = behind;
                 }
             }
         }
-        self.fail(left, cpus, "its machine failed too often");
+        self.fail(left, series, "its machine failed too often");
     }
 
-    fn fail(&mut self, jobs: &[Job], cpus: usize, why: &str) {
+    fn fail(&mut self, jobs: &[Job], series: Series, why: &str) {
         for job in jobs {
-            self.enter(job, cpus, Err(why.to_owned()));
+            self.enter(job, series, Err(why.to_owned()));
         }
     }
 
@@ -190,17 +215,21 @@ impl Column {
             Ok(None) => return,
             Err(why) => Err(why),
         };
-        self.enter(job, 1, outcome);
+        self.enter(job, Series::All, outcome);
     }
 
     /// Keeps the better outcome, and says what came.
-    fn enter(&mut self, job: &Job, cpus: usize, outcome: Outcome) {
+    fn enter(&mut self, job: &Job, series: Series, outcome: Outcome) {
         let said = match &outcome {
             Ok(figure) => report::figure(figure.value, job.unit),
             Err(why) => format!("n/a: {why}"),
         };
-        eprintln!("{:>11} x{cpus}  {:<16} {said}", self.contestant.name(), job.name);
-        let kept = if cpus == 1 { &mut self.jobs } else { &mut self.two };
+        eprintln!("{:>11} x{}  {:<16} {said}", self.contestant.name(), series.cpus(), job.name);
+        let kept = match series {
+            Series::All => &mut self.jobs,
+            Series::Alone => &mut self.alone,
+            Series::Two => &mut self.two,
+        };
         let better = match (&outcome, kept.get(job.name)) {
             (_, None) | (Ok(_), Some(Err(_))) => true,
             (Ok(new), Some(Ok(old))) => match job.unit {
@@ -238,7 +267,7 @@ impl Column {
 
     /// How many times as fast a job of [`Class::Parallel`] is on two virtual processors.
     fn gain_of_two(&self, job: &Job) -> Option<f64> {
-        Some(speed(self.two.get(job.name), job)? / self.speed(job)?)
+        Some(speed(self.two.get(job.name), job)? / speed(self.alone.get(job.name), job)?)
     }
 }
 
