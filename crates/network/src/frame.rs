@@ -5,6 +5,12 @@ use std::str::FromStr;
 
 /// Bytes of an Ethernet header.
 pub const HEADER: usize = 14;
+/// What a frame carries, as its header says.
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Bytes of the shortest headers.
+pub(crate) const IPV4_HEADER: usize = 20;
+pub(crate) const IPV6_HEADER: usize = 40;
 
 /// An address of a network interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -14,5 +14,5 @@ pub mod nat;
 mod offload;
 mod switch;
 
-pub use frame::{Checksum, Frame, Mac, Segments, TcpOver};
+pub use frame::{Checksum, Frame, HEADER, Mac, Segments, TcpOver};
 pub use switch::{Port, PortSettings, Switch};

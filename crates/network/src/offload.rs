@@ -2,33 +2,18 @@
 //!
 //! RFC 1071 (checksums), RFC 9293 (TCP), RFC 8200 (IPv6).
 
-use crate::frame::{Frame, TcpOver};
+use smoltcp::wire::checksum;
 
-/// Bytes of the shortest headers.
-const IPV4: usize = 20;
-const IPV6: usize = 40;
+use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV4_HEADER, IPV6_HEADER, TcpOver};
+
+/// Bytes of the shortest header.
 const TCP: usize = 20;
 /// Number of TCP as IP knows it.
-const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_TCP: u16 = 6;
 /// TCP's flags, at this offset of its header.
 const FLAGS: usize = 13;
 const FIN_AND_PUSH: u8 = 0x09;
 const CWR: u8 = 0x80;
-
-/// The sum of `bytes` as of big-endian words, added to `sum`.
-fn add(sum: u64, bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<2>();
-    let words: u64 = words.iter().map(|&word| u64::from(u16::from_be_bytes(word))).sum();
-    sum + words + rest.first().map_or(0, |&last| u64::from(last) << 8)
-}
-
-/// The checksum whose words sum up to `sum`.
-fn fold(mut sum: u64) -> u16 {
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
 
 fn put(data: &mut [u8], at: usize, value: &[u8]) -> Option<()> {
     data.get_mut(at..at.checked_add(value.len())?)?.copy_from_slice(value);
@@ -47,7 +32,7 @@ impl Frame {
         let start = usize::from(checksum.start);
         let Some(covered) = data.get(start..) else { return Vec::new() };
         // A UDP checksum of 0 is none. TCP's may be either.
-        let value = match fold(add(0, covered)) {
+        let value = match !checksum::data(covered) {
             0 => 0xffff,
             value => value,
         };
@@ -64,8 +49,8 @@ impl Frame {
         // TCP's checksum begins where TCP does.
         let tcp = usize::from(self.checksum?.start);
         let ip_length = match segments.tcp {
-            TcpOver::V4 => IPV4,
-            TcpOver::V6 => IPV6,
+            TcpOver::V4 => IPV4_HEADER,
+            TcpOver::V6 => IPV6_HEADER,
         };
         let ip = ip_of(headers, segments.tcp)?;
         if size == 0 || tcp < ip + ip_length || tcp + TCP > header {
@@ -91,19 +76,24 @@ impl Frame {
                     put(&mut data, ip + 2, &total.to_be_bytes())?;
                     put(&mut data, ip + 4, &id.wrapping_add(index as u16).to_be_bytes())?;
                     put(&mut data, ip + 10, &[0, 0])?;
-                    let value = fold(add(0, data.get(ip..tcp)?));
+                    let value = !checksum::data(data.get(ip..tcp)?);
                     put(&mut data, ip + 10, &value.to_be_bytes())?;
                     ip + 12..ip + 20
                 }
                 TcpOver::V6 => {
-                    let total = u16::try_from(data.len() - ip - IPV6).ok()?;
+                    let total = u16::try_from(data.len() - ip - IPV6_HEADER).ok()?;
                     put(&mut data, ip + 4, &total.to_be_bytes())?;
                     ip + 8..ip + 40
                 }
             };
             put(&mut data, tcp + 16, &[0, 0])?;
-            let pseudo = add(u64::from(PROTOCOL_TCP) + u64::from(length), data.get(addresses)?);
-            let value = fold(add(pseudo, data.get(tcp..)?));
+            let sums = [
+                checksum::data(data.get(addresses)?),
+                PROTOCOL_TCP,
+                length,
+                checksum::data(data.get(tcp..)?),
+            ];
+            let value = !checksum::combine(&sums);
             put(&mut data, tcp + 16, &value.to_be_bytes())?;
             frames.push(Self { data, verified: true, ..Self::default() });
         }
@@ -113,15 +103,15 @@ impl Frame {
 
 /// Where the IP header is: behind the Ethernet header, and perhaps a VLAN tag.
 fn ip_of(headers: &[u8], tcp: TcpOver) -> Option<usize> {
-    let wanted: [u8; 2] = match tcp {
-        TcpOver::V4 => [0x08, 0x00],
-        TcpOver::V6 => [0x86, 0xdd],
+    let wanted = match tcp {
+        TcpOver::V4 => ETHERTYPE_IPV4,
+        TcpOver::V6 => ETHERTYPE_IPV6,
     };
     let mut at = 12;
     if headers.get(at..at + 2)? == [0x81, 0x00] {
         at += 4;
     }
-    (headers.get(at..at + 2)? == wanted).then_some(at + 2)
+    (headers.get(at..at + 2)? == wanted.to_be_bytes()).then_some(at + 2)
 }
 
 #[cfg(test)]
@@ -169,7 +159,7 @@ mod tests {
                 assert!(piece.verified && piece.segments.is_none() && piece.checksum.is_none());
                 let addresses = match over {
                     TcpOver::V4 => {
-                        assert_eq!(fold(add(0, &data[ip..at])), 0);
+                        assert_eq!(!checksum::data(&data[ip..at]), 0);
                         assert_eq!(
                             usize::from(u16::from_be_bytes([data[ip + 2], data[ip + 3]])),
                             data.len() - ip
@@ -186,8 +176,9 @@ mod tests {
                         &data[ip + 8..ip + 40]
                     }
                 };
-                let pseudo = add(6 + (data.len() - at) as u64, addresses);
-                assert_eq!(fold(add(pseudo, &data[at..])), 0);
+                let length = (data.len() - at) as u16;
+                let sums = [checksum::data(addresses), 6, length, checksum::data(&data[at..])];
+                assert_eq!(!checksum::combine(&sums), 0);
                 let sequence = u32::from_be_bytes(data[at + 4..at + 8].try_into().unwrap());
                 assert_eq!(sequence, 0xffff_fff0_u32.wrapping_add(1000 * index as u32));
                 assert_eq!(data[at + 13], [0x90, 0x10, 0x19][index]);

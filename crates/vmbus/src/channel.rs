@@ -126,16 +126,27 @@ impl Channel {
     /// # Panics
     /// As [`OutgoingRing::write`].
     pub fn send(&mut self, packet: &OutgoingPacket<'_>) -> Result<bool, RingError> {
-        while !self.outgoing.write(packet)? {
-            if !self.outgoing.wait_for_room(packet.data.len())? {
-                return Ok(false);
-            }
+        if !self.outgoing.write_or_wait(packet)? {
+            return Ok(false);
         }
-        self.outgoing.stop_waiting();
         if self.outgoing.commit() {
             self.interrupt();
         }
         Ok(true)
+    }
+
+    /// Takes the next packet's data, as much as `buffer` has room for, and signals the guest if it waits for the room; how
+    /// many bytes it was. `None` if there is no packet.
+    ///
+    /// # Errors
+    /// When the guest breaks the ring.
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, RingError> {
+        let mut batch = self.incoming.batch()?;
+        let length = batch.next_packet()?.map(|packet| packet.data().read(buffer));
+        if batch.finish()? {
+            self.interrupt();
+        }
+        Ok(length)
     }
 
     /// Zero for the primary channel of a device.

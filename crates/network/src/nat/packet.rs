@@ -8,15 +8,12 @@ use smoltcp::wire::{
 };
 
 use super::addresses::MAC;
+pub(super) use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_HEADER, IPV6_HEADER};
 use crate::frame::{Frame, HEADER, Mac};
 
 /// Bytes of a packet that go in a frame.
 pub(super) const MTU: usize = 1500;
-pub(super) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(super) const ETHERTYPE_ARP: u16 = 0x0806;
-pub(super) const ETHERTYPE_IPV6: u16 = 0x86dd;
-pub(super) const IPV4_HEADER: usize = 20;
-pub(super) const IPV6_HEADER: usize = 40;
 /// Of IPv4's flags and fragment offset: whether it is a fragment.
 const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff;
 const MORE_FRAGMENTS: u16 = 0x2000;

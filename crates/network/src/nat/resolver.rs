@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 const FRESH: Duration = Duration::from_secs(2);
 /// A longer file is not read to its end.
 const LONGEST: u64 = 64 << 10;
-const PORT: u16 = 53;
 
 /// The host's name server.
 pub(super) struct Resolver {
@@ -54,7 +53,7 @@ fn first(text: &str) -> Option<SocketAddr> {
         let mut words = line.split_ascii_whitespace();
         let address: IpAddr =
             words.next().filter(|word| *word == "nameserver").and(words.next())?.parse().ok()?;
-        Some((address, PORT).into())
+        Some((address, super::DNS_PORT).into())
     })
 }
 

@@ -337,10 +337,7 @@ impl Translator {
             if scan.guests.is_empty() {
                 return None;
             }
-            let bytes = |guest: &Guest| {
-                let bytes = page.get(usize::from(guest.start)..).unwrap_or_default();
-                bytes.get(..15).unwrap_or(bytes)
-            };
+            let bytes = |guest: &Guest| page.get(usize::from(guest.start)..).unwrap_or_default();
             let source = Source::gather(scan.extents.clone(), page);
             self.translate(cpu, (name, state, None), (&scan, source), bytes, before)
         };

@@ -99,12 +99,7 @@ impl DynamicMemory {
         buffer: &mut [u8],
         unsent: &mut Option<Vec<u8>>,
     ) -> Result<bool, RingError> {
-        let mut batch = channel.incoming.batch()?;
-        let length = batch.next_packet()?.map(|packet| packet.data().read(buffer));
-        if batch.finish()? {
-            channel.interrupt();
-        }
-        let Some(length) = length else { return Ok(false) };
+        let Some(length) = channel.receive(buffer)? else { return Ok(false) };
         self.counters.bytes_out.add(length as u64);
         let (memory, code) = (channel.memory(), channel.code_pages());
         let mut free = |range: PageRange| {

@@ -2,7 +2,7 @@
 //!
 //! Remote NDIS Specification 5.0; NDIS 6.30 for what is asked; Linux `drivers/net/hyperv/rndis_filter.c`.
 
-use network::{Checksum, Frame, Mac, Segments, TcpOver};
+use network::{Checksum, Frame, HEADER as ETHERNET, Mac, Segments, TcpOver};
 
 /// Types of messages.
 mod kind {
@@ -74,8 +74,6 @@ const SUPPORTED: [u32; 17] = [
 
 /// Bytes of the longest payload of a frame.
 pub const MTU: u32 = 9000;
-/// Bytes of an Ethernet header.
-pub const ETHERNET: usize = 14;
 /// Bytes of a VLAN tag.
 const TAG: u16 = 4;
 /// Units of 100 bits a second: 10 Gbit/s.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use guest_memory::GuestMemory;
-use network::Frame;
+use network::{Frame, HEADER};
 use vm_memory::{Bytes, GuestAddress};
 use vmbus::Channel;
 use vmbus::ring::{GuestPages, OutgoingPacket, Packet, PacketType, RingError};
@@ -132,19 +132,11 @@ impl Worker {
     /// Sends what there was no room for. False if there still is none: the guest signals when there is.
     fn flush(&mut self) -> Result<bool, RingError> {
         while let Some(unsent) = self.unsent.front() {
-            let length = loop {
-                let (written, length) = write(&mut self.channel, self.receive.as_ref(), unsent)?;
-                if written {
-                    break None;
-                }
-                if !self.channel.outgoing.wait_for_room(length)? {
-                    break Some(length);
-                }
-            };
-            if length.is_some() {
+            // A buffer that the guest has taken back has nothing for it.
+            let goes = self.receive.is_some() || matches!(unsent, Unsent::Completion { .. });
+            if goes && !write(&mut self.channel, unsent)? {
                 return Ok(false);
             }
-            self.channel.outgoing.stop_waiting();
             self.unsent.pop_front();
         }
         Ok(true)
@@ -229,7 +221,7 @@ impl Worker {
             }
             kind::SEND_NDIS_CONFIG => {
                 let NdisConfig { mtu, .. } = parse(body)?;
-                self.longest = mtu.clamp(USUAL_FRAME, rndis::MTU + rndis::ETHERNET as u32);
+                self.longest = mtu.clamp(USUAL_FRAME, rndis::MTU + HEADER as u32);
                 None
             }
             kind::SEND_RECEIVE_BUFFER => {
@@ -379,20 +371,12 @@ impl Worker {
     }
 }
 
-/// Puts a packet into the ring. Whether there was room, and the bytes of its data and of what its header is longer
-/// than others'.
-fn write(
-    channel: &mut Channel,
-    receive: Option<&Sections>,
-    unsent: &Unsent,
-) -> Result<(bool, usize), RingError> {
+/// Puts a packet into the ring. False if there is no room.
+fn write(channel: &mut Channel, unsent: &Unsent) -> Result<bool, RingError> {
     match unsent {
         Unsent::Completion { transaction, data } => {
-            let written = channel.outgoing.write(&OutgoingPacket::completion(*transaction, data))?;
-            Ok((written, data.len()))
+            channel.outgoing.write_or_wait(&OutgoingPacket::completion(*transaction, data))
         }
-        // A buffer that the guest has taken back has nothing for it.
-        Unsent::Transfer { .. } if receive.is_none() => Ok((true, 0)),
         Unsent::Transfer { transaction, header, channel: kind } => {
             let message = SendRndisPacket { channel: *kind, section: NO_SECTION, size: 0 };
             let data = nvsp(kind::SEND_RNDIS_PACKET, &message);
@@ -403,7 +387,7 @@ fn write(
                 header,
                 data: &data,
             };
-            Ok((channel.outgoing.write(&packet)?, data.len() + 8 * header.len()))
+            channel.outgoing.write_or_wait(&packet)
         }
     }
 }

@@ -112,12 +112,7 @@ fn from_guest(channel: &mut Channel, way: &mut Way, buffer: &mut [u8]) -> io::Re
     if way.ended || !way.waiting.is_empty() {
         return Ok(false);
     }
-    let mut batch = channel.incoming.batch().map_err(io::Error::other)?;
-    let length = batch.next_packet().map_err(io::Error::other)?.map(|packet| packet.data().read(buffer));
-    if batch.finish().map_err(io::Error::other)? {
-        channel.interrupt();
-    }
-    let Some(length) = length else { return Ok(false) };
+    let Some(length) = channel.receive(buffer).map_err(io::Error::other)? else { return Ok(false) };
     let data = buffer.get(..length).and_then(decode);
     let data = data.ok_or_else(|| io::Error::other("the guest sends what is no packet of a stream"))?;
     way.waiting.extend_from_slice(data);

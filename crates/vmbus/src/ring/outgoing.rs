@@ -108,6 +108,23 @@ impl<M: RingMemory> OutgoingRing<M> {
         Ok(true)
     }
 
+    /// As [`Self::write`]; if there is no room, the guest is asked to signal when there is.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    ///
+    /// # Panics
+    /// As [`Self::write`].
+    pub fn write_or_wait(&mut self, packet: &OutgoingPacket<'_>) -> Result<bool, RingError> {
+        while !self.write(packet)? {
+            if !self.wait_for_room(size_of_val(packet.header) + packet.data.len())? {
+                return Ok(false);
+            }
+        }
+        self.stop_waiting();
+        Ok(true)
+    }
+
     fn put(&mut self, mut words: impl Iterator<Item = u64>) {
         let count = word_count(&self.memory);
         loop {
@@ -143,7 +160,7 @@ impl<M: RingMemory> OutgoingRing<M> {
         self.memory.control(Control::ReadIndex).load(Ordering::Acquire) == old * WORD
     }
 
-    /// Asks the guest to signal when a packet with `data` bytes of data fits. True if one fits already;
+    /// Asks the guest to signal when a packet with `data` bytes of header and data fits. True if one fits already;
     /// then nothing is asked.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use smoltcp::phy::{
 };
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Packet, TcpPacket};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint};
 
 use crate::frame::{Checksum, Frame, HEADER, Segments, TcpOver};
 use crate::switch::{Port, PortSettings, Switch};
@@ -23,35 +23,15 @@ const IP_HEADER: usize = 20;
 
 /// Cuts a frame as a NIC does, and makes the checksums that are to be made.
 pub(super) fn finish(frame: Frame) -> Vec<Vec<u8>> {
-    let Some(Segments { tcp, size, header }) = frame.segments else {
-        let mut data = frame.data;
-        if let Some(Checksum { start, offset }) = frame.checksum {
-            let at = usize::from(start + offset);
-            let sum = smoltcp::wire::checksum::data(&data[start.into()..]);
-            data[at..at + 2].copy_from_slice(&(!sum).to_be_bytes());
-        }
+    if let Some(segments) = frame.segments {
+        assert_eq!((segments.tcp, frame.checksum.is_some()), (TcpOver::V4, true));
+    }
+    let pieces: Vec<_> = frame.finish().into_iter().map(|frame| frame.data).collect();
+    assert!(!pieces.is_empty(), "what is said of a frame is not true");
+    for data in &pieces {
         assert!(data.len() <= HEADER + 1500, "a frame of {} bytes", data.len());
-        return vec![data];
-    };
-    assert_eq!((tcp, frame.checksum.is_some()), (TcpOver::V4, true));
-    let (headers, payload) = frame.data.split_at(header.into());
-    let count = payload.len().div_ceil(size.into());
-    let pieces = payload.chunks(size.into()).enumerate().map(|(index, piece)| {
-        let mut data = [headers, piece].concat();
-        let len = (data.len() - HEADER) as u16;
-        let mut ip = Ipv4Packet::new_unchecked(&mut data[HEADER..]);
-        ip.set_total_len(len);
-        ip.fill_checksum();
-        let (from, to) = (ip.src_addr(), ip.dst_addr());
-        let mut segment = TcpPacket::new_unchecked(&mut data[HEADER + IP_HEADER..]);
-        segment.set_seq_number(segment.seq_number() + index * usize::from(size));
-        segment.set_psh(segment.psh() && index + 1 == count);
-        segment.set_fin(segment.fin() && index + 1 == count);
-        segment.fill_checksum(&IpAddress::Ipv4(from), &IpAddress::Ipv4(to));
-        assert!(data.len() <= HEADER + 1500, "a segment of {} bytes", data.len());
-        data
-    });
-    pieces.collect()
+    }
+    pieces
 }
 
 /// The guest's NIC.

@@ -373,9 +373,9 @@ fn many_connections_are_open_at_once() {
     server.join().unwrap();
 }
 
-/// What it costs: run with `--release --ignored --nocapture`.
+/// What it costs.
 #[test]
-#[ignore = "prints times"]
+#[ignore = "a measurement: cargo test --release -p network times -- --ignored --nocapture"]
 fn times() {
     const LEN: usize = 256 * MIB;
     for offload in [false, true] {

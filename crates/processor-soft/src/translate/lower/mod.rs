@@ -284,7 +284,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes the block; `bytes` are those of an instruction.
+    /// Writes the block; `bytes` are those of an instruction, and may go on behind it.
     pub fn block<'b>(mut self, scan: &Scan, bytes: impl Fn(&Guest) -> &'b [u8]) -> Lowered {
         let guests = &scan.guests;
         self.mode = scan.mode;
