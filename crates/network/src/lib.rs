@@ -12,7 +12,11 @@
 mod frame;
 pub mod nat;
 mod offload;
+mod port;
+mod steering;
 mod switch;
 
 pub use frame::{Checksum, Frame, HEADER, Mac, Segments, TcpOver};
-pub use switch::{Port, PortSettings, Switch};
+pub use port::{Port, PortSettings, Queue, Sink};
+pub use steering::{KEY as STEERING_KEY, Steering};
+pub use switch::Switch;

@@ -1,67 +1,14 @@
 //! The switch.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-
-use counters::Counter;
-use doorbell::Doorbell;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::frame::{Frame, Mac};
+use crate::port::{Port, PortSettings, Sink, Socket};
 
-/// Frames and bytes that wait at a port at the most.
-const WAITING_FRAMES: usize = 4096;
-const WAITING_BYTES: usize = 16 << 20;
 /// Addresses that a switch knows at the most; one that is full forgets all.
 const ADDRESSES: usize = 4096;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a port is made of.
-#[derive(Debug, Clone, Default)]
-pub struct PortSettings {
-    /// Only frames from this address get in.
-    pub only: Option<Mac>,
-    /// Counts frames that there was no room or no permission for.
-    pub dropped: Counter,
-}
-
-#[derive(Default)]
-struct Inbox {
-    frames: VecDeque<Frame>,
-    bytes: usize,
-}
-
-/// A port's side of the switch.
-struct Socket {
-    number: u64,
-    settings: PortSettings,
-    inbox: Mutex<Inbox>,
-    bell: Doorbell,
-    link: AtomicBool,
-}
-
-impl Socket {
-    fn deliver(&self, frame: Frame) {
-        if !self.link.load(Ordering::Relaxed) {
-            return self.settings.dropped.count();
-        }
-        let mut inbox = lock(&self.inbox);
-        if inbox.frames.len() >= WAITING_FRAMES || inbox.bytes + frame.data.len() > WAITING_BYTES {
-            return self.settings.dropped.count();
-        }
-        let was_empty = inbox.frames.is_empty();
-        inbox.bytes += frame.data.len();
-        inbox.frames.push_back(frame);
-        drop(inbox);
-        if was_empty {
-            self.bell.ring();
-        }
-    }
-}
 
 #[derive(Default)]
 struct Sockets {
@@ -74,7 +21,7 @@ struct Sockets {
 pub struct Switch {
     sockets: Arc<RwLock<Sockets>>,
     /// Numbers of the ports at which addresses have been seen.
-    seen: Arc<Mutex<HashMap<Mac, u64>>>,
+    seen: Arc<RwLock<HashMap<Mac, u64>>>,
 }
 
 impl Switch {
@@ -88,38 +35,56 @@ impl Switch {
     /// # Errors
     /// When the host gives no eventfd.
     pub fn port(&self, settings: PortSettings) -> io::Result<Port> {
-        let bell = Doorbell::new()?;
+        self.add(settings, None)
+    }
+
+    /// The same, at which nothing waits: `sink` takes what comes.
+    ///
+    /// # Errors
+    /// When the host gives no eventfd.
+    pub fn sink(&self, settings: PortSettings, sink: Box<dyn Sink>) -> io::Result<Port> {
+        self.add(settings, Some(sink))
+    }
+
+    fn add(&self, settings: PortSettings, sink: Option<Box<dyn Sink>>) -> io::Result<Port> {
         let mut sockets = self.sockets.write().unwrap_or_else(PoisonError::into_inner);
         sockets.next += 1;
-        let number = sockets.next;
-        let (inbox, link) = (Mutex::default(), AtomicBool::new(true));
-        let socket = Arc::new(Socket { number, settings, inbox, bell, link });
+        let socket = Arc::new(Socket::new(sockets.next, settings, sink)?);
         sockets.list.push(Arc::clone(&socket));
-        Ok(Port { switch: self.clone(), socket })
+        Ok(Port::new(self.clone(), socket))
     }
 
-    fn remove(&self, number: u64) {
+    pub(crate) fn remove(&self, number: u64) {
         let mut sockets = self.sockets.write().unwrap_or_else(PoisonError::into_inner);
         sockets.list.retain(|socket| socket.number != number);
-        lock(&self.seen).retain(|_, at| *at != number);
+        self.seen.write().unwrap_or_else(PoisonError::into_inner).retain(|_, at| *at != number);
     }
 
-    fn carry(&self, from: &Socket, frame: Frame) {
-        let (Some(source), Some(destination)) = (frame.source(), frame.destination()) else {
-            return from.settings.dropped.count();
-        };
-        if source.is_group() || from.settings.only.is_some_and(|only| only != source) {
-            return from.settings.dropped.count();
+    /// `address` has been seen at port `number`.
+    fn learn(&self, address: Mac, number: u64) {
+        if self.seen.read().unwrap_or_else(PoisonError::into_inner).get(&address) == Some(&number) {
+            return;
         }
-        let to = {
-            let mut seen = lock(&self.seen);
-            if seen.get(&source) != Some(&from.number) {
-                if seen.len() >= ADDRESSES {
-                    seen.clear();
-                }
-                seen.insert(source, from.number);
-            }
-            if destination.is_group() { None } else { seen.get(&destination).copied() }
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= ADDRESSES {
+            seen.clear();
+        }
+        seen.insert(address, number);
+    }
+
+    /// Takes a frame from a port to where it goes.
+    pub(crate) fn carry(&self, from: &Socket, frame: Frame) {
+        let (Some(source), Some(destination)) = (frame.source(), frame.destination()) else {
+            return from.drop_frame();
+        };
+        if !from.may_send_from(source) {
+            return from.drop_frame();
+        }
+        self.learn(source, from.number);
+        let to = if destination.is_group() {
+            None
+        } else {
+            self.seen.read().unwrap_or_else(PoisonError::into_inner).get(&destination).copied()
         };
         let sockets = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
         let others = || sockets.list.iter().filter(|socket| socket.number != from.number);
@@ -143,62 +108,13 @@ impl Switch {
     }
 }
 
-/// A NIC's connection to a switch.
-pub struct Port {
-    switch: Switch,
-    socket: Arc<Socket>,
-}
-
-impl Port {
-    /// Rings when there are frames to receive after there were none, and when the link has changed.
-    pub fn doorbell(&self) -> &Doorbell {
-        &self.socket.bell
-    }
-
-    /// Sends a frame.
-    pub fn send(&self, frame: Frame) {
-        if self.link() {
-            self.switch.carry(&self.socket, frame);
-        } else {
-            self.socket.settings.dropped.count();
-        }
-    }
-
-    /// Takes the next frame that has come.
-    pub fn receive(&self) -> Option<Frame> {
-        let mut inbox = lock(&self.socket.inbox);
-        let frame = inbox.frames.pop_front()?;
-        inbox.bytes -= frame.data.len();
-        Some(frame)
-    }
-
-    /// Whether the port is connected.
-    pub fn link(&self) -> bool {
-        self.socket.link.load(Ordering::Relaxed)
-    }
-
-    /// Connects the port, or pulls its plug: frames are dropped in both directions then.
-    pub fn set_link(&self, up: bool) {
-        if self.socket.link.swap(up, Ordering::Relaxed) != up {
-            self.socket.bell.ring();
-        }
-    }
-
-    /// Counts frames that were dropped.
-    pub fn dropped(&self) -> &Counter {
-        &self.socket.settings.dropped
-    }
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        self.switch.remove(self.socket.number);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use counters::Counter;
+
+    use crate::port::WAITING_FRAMES;
+    use crate::steering::Steering;
 
     fn frame(to: u8, from: u8) -> Frame {
         let mut data = vec![0; 60];
@@ -246,6 +162,46 @@ mod tests {
         b.send(frame(1, 2));
         assert_eq!((a.receive(), b.receive()), (None, None));
         b.set_link(true);
+        a.send(frame(2, 1));
+        assert_eq!(b.receive(), Some(frame(2, 1)));
+    }
+
+    #[test]
+    fn a_sink_takes_what_would_wait() {
+        struct Count(Counter);
+        impl Sink for Count {
+            fn take(&self, frame: Frame) -> bool {
+                self.0.count();
+                frame.data.len() < 61
+            }
+        }
+        let (switch, count) = (Switch::new(), Counter::default());
+        let sink = switch.sink(PortSettings::default(), Box::new(Count(count.clone()))).unwrap();
+        let port = switch.port(PortSettings::default()).unwrap();
+        port.send(frame(2, 1));
+        let mut long = frame(2, 1);
+        long.data.push(0);
+        port.send(long);
+        assert_eq!((count.value(), sink.dropped().value(), sink.receive()), (2, 1, None));
+        sink.send(frame(1, 2));
+        assert_eq!(port.receive(), Some(frame(1, 2)));
+    }
+
+    #[test]
+    fn frames_wait_where_the_steering_says() {
+        let switch = Switch::new();
+        let a = switch.port(PortSettings::default()).unwrap();
+        let b = switch.port(PortSettings { queues: 2, ..PortSettings::default() }).unwrap();
+        let second = b.queue(1).unwrap();
+        assert!(b.queue(2).is_none());
+        a.send(frame(2, 1));
+        assert_eq!((b.receive(), second.receive()), (Some(frame(2, 1)), None));
+        // What is no IP goes to the first entry.
+        b.steer(Some(Steering { key: [0; 40], table: vec![1] }));
+        a.send(frame(2, 1));
+        assert!(second.doorbell().answer());
+        assert_eq!((b.receive(), second.receive()), (None, Some(frame(2, 1))));
+        b.steer(Some(Steering { key: [0; 40], table: vec![9] }));
         a.send(frame(2, 1));
         assert_eq!(b.receive(), Some(frame(2, 1)));
     }

@@ -55,7 +55,7 @@ use smoltcp::time::Instant;
 
 pub use forward::{Forward, ForwardError, Protocol};
 
-use crate::switch::Port;
+use crate::port::Port;
 use host::{Key, Sockets};
 use network::Network;
 

@@ -17,7 +17,8 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint};
 
 use crate::frame::{Checksum, Frame, HEADER, Segments, TcpOver};
-use crate::switch::{Port, PortSettings, Switch};
+use crate::port::{Port, PortSettings};
+use crate::switch::Switch;
 
 const IP_HEADER: usize = 20;
 

@@ -21,7 +21,8 @@ use crate::nat::fake::FakeHost;
 use crate::nat::host::{Event, Key};
 use crate::nat::network::Network;
 use crate::nat::packet::{ETHERTYPE_IPV4, ip_frame, udp_frame};
-use crate::switch::{Port, PortSettings, Switch};
+use crate::port::{Port, PortSettings};
+use crate::switch::Switch;
 
 /// Somebody who sends back what it gets; who does not answer; who refuses; to whom there is no way.
 const ECHO: (Ipv4Addr, u16) = (Ipv4Addr::new(1, 2, 3, 4), 400);

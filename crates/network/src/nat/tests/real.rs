@@ -17,7 +17,8 @@ use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpAddress, IpEndpoint};
 use super::guest::{GATEWAY, Guest};
 use crate::nat::host::{Host, Key, Sockets, is_idle};
 use crate::nat::{Forward, Nat, NatSettings};
-use crate::switch::{PortSettings, Switch};
+use crate::port::PortSettings;
+use crate::switch::Switch;
 
 const MIB: usize = 1 << 20;
 
