@@ -54,9 +54,10 @@ impl Networks {
         Ok(Self { adapters })
     }
 
-    /// A new port for each adapter, and its address.
-    pub fn ports(&self) -> impl Iterator<Item = (io::Result<Port>, Mac)> {
-        self.adapters.iter().map(|Adapter { switch, mac, .. }| (switch.port(PortSettings::default()), *mac))
+    /// A new port with so many queues for each adapter, and its address.
+    pub fn ports(&self, queues: usize) -> impl Iterator<Item = (io::Result<Port>, Mac)> {
+        let settings = move || PortSettings { queues, ..PortSettings::default() };
+        self.adapters.iter().map(move |Adapter { switch, mac, .. }| (switch.port(settings()), *mac))
     }
 }
 

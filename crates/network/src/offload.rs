@@ -42,6 +42,17 @@ impl Frame {
         }
     }
 
+    /// Makes the headers of a frame that is to be cut those of a packet as long as it is, for who takes it whole. `None` if
+    /// what is said of it is not true.
+    pub fn coalesce(mut self) -> Option<Self> {
+        let segments = self.segments?;
+        let tcp = usize::from(self.checksum?.start);
+        let ip = ip_of(&self.data, segments.tcp)?;
+        set_length(&mut self.data, segments.tcp, ip, tcp)?;
+        self.verified = true;
+        Some(self)
+    }
+
     fn cut(self) -> Option<Vec<Self>> {
         let segments = self.segments?;
         let (size, header) = (usize::from(segments.size), usize::from(segments.header));
@@ -71,21 +82,13 @@ impl Frame {
             let length = u16::try_from(data.len() - tcp).ok()?;
             let addresses = match segments.tcp {
                 TcpOver::V4 => {
-                    let total = u16::try_from(data.len() - ip).ok()?;
                     let id = u16::from_be_bytes(*headers.get(ip + 4..)?.first_chunk()?);
-                    put(&mut data, ip + 2, &total.to_be_bytes())?;
                     put(&mut data, ip + 4, &id.wrapping_add(index as u16).to_be_bytes())?;
-                    put(&mut data, ip + 10, &[0, 0])?;
-                    let value = !checksum::data(data.get(ip..tcp)?);
-                    put(&mut data, ip + 10, &value.to_be_bytes())?;
                     ip + 12..ip + 20
                 }
-                TcpOver::V6 => {
-                    let total = u16::try_from(data.len() - ip - IPV6_HEADER).ok()?;
-                    put(&mut data, ip + 4, &total.to_be_bytes())?;
-                    ip + 8..ip + 40
-                }
+                TcpOver::V6 => ip + 8..ip + 40,
             };
+            set_length(&mut data, segments.tcp, ip, tcp)?;
             put(&mut data, tcp + 16, &[0, 0])?;
             let sums = [
                 checksum::data(data.get(addresses)?),
@@ -98,6 +101,23 @@ impl Frame {
             frames.push(Self { data, verified: true, ..Self::default() });
         }
         Some(frames)
+    }
+}
+
+/// Makes the header of IP at `ip`, behind which is TCP at `tcp`, say how long the packet is.
+fn set_length(data: &mut [u8], over: TcpOver, ip: usize, tcp: usize) -> Option<()> {
+    match over {
+        TcpOver::V4 => {
+            let total = u16::try_from(data.len().checked_sub(ip)?).ok()?;
+            put(data, ip + 2, &total.to_be_bytes())?;
+            put(data, ip + 10, &[0, 0])?;
+            let value = !checksum::data(data.get(ip..tcp).filter(|header| header.len() >= IPV4_HEADER)?);
+            put(data, ip + 10, &value.to_be_bytes())
+        }
+        TcpOver::V6 => {
+            let total = u16::try_from(data.len().checked_sub(ip + IPV6_HEADER)?).ok()?;
+            put(data, ip + 4, &total.to_be_bytes())
+        }
     }
 }
 
@@ -186,6 +206,19 @@ mod tests {
             }
             assert_eq!(payload, frame.data[at + 20..]);
         }
+    }
+
+    #[test]
+    fn who_takes_segments_whole_finds_the_whole_length() {
+        let four = tcp(TcpOver::V4, 2500).coalesce().unwrap();
+        assert_eq!(four.data[16..18], 2540_u16.to_be_bytes());
+        assert_eq!(!checksum::data(&four.data[14..34]), 0);
+        assert!(four.verified && four.segments.is_some());
+        let six = tcp(TcpOver::V6, 2500).coalesce().unwrap();
+        assert_eq!(six.data[18..20], 2520_u16.to_be_bytes());
+        assert_eq!(tcp(TcpOver::V4, 0x1_0000).coalesce(), None);
+        let checksum = Some(Checksum { start: 20, offset: 16 });
+        assert_eq!(Frame { checksum, ..four }.coalesce(), None);
     }
 
     #[test]

@@ -166,6 +166,11 @@ impl Port {
         Self { switch, socket }
     }
 
+    /// Number of queues.
+    pub fn queues(&self) -> usize {
+        1 + self.socket.others.len()
+    }
+
     /// Queue `index` for frames that come. There is a first one, 0, always.
     pub fn queue(&self, index: usize) -> Option<&Queue> {
         self.socket.queue(index)

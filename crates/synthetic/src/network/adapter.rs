@@ -1,8 +1,8 @@
 //! An adapter as the machine has it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use counters::{DeviceCounters, DeviceState};
@@ -11,7 +11,11 @@ use vmbus::protocol::{USER_DATA_SIZE, offer_flags};
 use vmbus::{Channel, Device, Guid, Offer, OpenError};
 
 use super::protocol::INTERFACE;
+use super::session::Session;
 use super::worker::Worker;
+
+/// Channels at the most.
+const CHANNELS: usize = 32;
 
 /// What an adapter is made of.
 pub struct NetworkSettings {
@@ -21,7 +25,7 @@ pub struct NetworkSettings {
     pub instance: Guid,
     /// Its address.
     pub mac: Mac,
-    /// What it is connected to.
+    /// What it is connected to, with a queue for each channel that the guest may have: 32 at the most.
     pub port: Port,
     /// Its row of the device table.
     pub counters: DeviceCounters,
@@ -43,14 +47,27 @@ pub(super) struct Shared {
     mac: Mutex<Mac>,
     pub port: Port,
     pub counters: DeviceCounters,
-    /// The guest's driver has opened the channel; it takes frames.
-    pub bound: AtomicBool,
+    /// The guest's driver takes frames.
     pub ready: AtomicBool,
-    /// One worker at a time serves the port.
-    pub serving: Mutex<()>,
+    /// Channels that are open.
+    pub channels: AtomicU32,
+    /// What they share. It is that of the primary channel, which comes first.
+    session: Mutex<Option<Arc<Session>>>,
+    /// One worker at a time serves a queue of the port.
+    serving: Box<[Mutex<()>]>,
 }
 
 impl Shared {
+    /// Channels that there can be: queues of the port.
+    pub fn queues(&self) -> u16 {
+        // As many as there are, which are few.
+        self.serving.len() as u16
+    }
+
+    fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn mac(&self) -> Mac {
         *self.mac.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,10 +93,18 @@ impl NetworkAdapter {
     /// An adapter that no guest uses yet.
     pub fn new(settings: NetworkSettings) -> Arc<Self> {
         let NetworkSettings { name, instance, mac, port, counters } = settings;
-        let (bound, ready) = (AtomicBool::new(false), AtomicBool::new(false));
-        let serving = Mutex::default();
-        let shared =
-            Shared { name, permanent: mac, mac: Mutex::new(mac), port, counters, bound, ready, serving };
+        let serving = (0..port.queues().min(CHANNELS)).map(|_| Mutex::default()).collect();
+        let shared = Shared {
+            name,
+            permanent: mac,
+            mac: Mutex::new(mac),
+            port,
+            counters,
+            ready: AtomicBool::new(false),
+            channels: AtomicU32::new(0),
+            session: Mutex::default(),
+            serving,
+        };
         Arc::new(Self { shared: Arc::new(shared), instance })
     }
 
@@ -90,18 +115,22 @@ impl NetworkAdapter {
 
     /// What the device table says.
     pub fn state(&self) -> DeviceState {
-        let Shared { permanent: mac, port, bound, ready, .. } = &*self.shared;
-        let driver = match (bound.load(Ordering::Relaxed), ready.load(Ordering::Relaxed)) {
-            (false, _) => "no driver",
-            (true, false) => "driver bound, interface down",
-            (true, true) => "driver bound",
+        let Shared { permanent: mac, port, channels, ready, .. } = &*self.shared;
+        let channels = channels.load(Ordering::Relaxed);
+        let mut driver = match channels {
+            0 => "no driver".to_owned(),
+            1 => "driver bound".to_owned(),
+            channels => format!("driver bound, {channels} channels"),
         };
+        if channels > 0 && !ready.load(Ordering::Relaxed) {
+            driver.push_str(", interface down");
+        }
         let link = if port.link() { "" } else { "; no link" };
         let dropped = match port.dropped().value() {
             0 => String::new(),
             dropped => format!("; {dropped} frames dropped"),
         };
-        DeviceState::with_driver(format!("{driver}; {mac}{link}{dropped}"), bound.load(Ordering::Relaxed))
+        DeviceState::with_driver(format!("{driver}; {mac}{link}{dropped}"), channels > 0)
     }
 }
 
@@ -119,17 +148,38 @@ impl Device for NetworkAdapter {
 
     fn open(&self, channel: Channel) -> Result<(), OpenError> {
         let shared = Arc::clone(&self.shared);
-        thread::Builder::new().name(shared.name.clone()).spawn(move || {
-            let serving = shared.serving.lock().unwrap_or_else(PoisonError::into_inner);
-            shared.bound.store(true, Ordering::Relaxed);
-            let mut worker = Worker::new(Arc::clone(&shared), channel);
-            worker.run();
-            shared.bound.store(false, Ordering::Relaxed);
-            shared.ready.store(false, Ordering::Relaxed);
-            drop(serving);
-            // The channel goes last: the guest has its memory back then.
-            drop(worker);
-        })?;
+        let queue = usize::from(channel.subchannel_index());
+        let session = {
+            let mut session = shared.session();
+            if queue == 0 {
+                *session = Some(Arc::new(Session::new(&shared)));
+            }
+            session.clone().ok_or("there is no primary channel")?
+        };
+        if queue >= shared.serving.len() {
+            return Err("there are fewer queues".into());
+        }
+        // Frames may come as soon as the guest knows that the channel is open.
+        session.set_open(&shared.port, queue, true);
+        let worker = Worker::new(Arc::clone(&shared), Arc::clone(&session), channel);
+        let name = format!("{}-{queue}", shared.name);
+        let spawned = thread::Builder::new().name(name).spawn(move || serve(worker));
+        if spawned.is_err() {
+            session.set_open(&self.shared.port, queue, false);
+        }
+        spawned?;
         Ok(())
     }
+}
+
+fn serve(mut worker: Worker) {
+    let shared = Arc::clone(worker.shared());
+    let serving = shared.serving.get(worker.queue());
+    let serving = serving.map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
+    shared.channels.fetch_add(1, Ordering::Relaxed);
+    worker.run();
+    shared.channels.fetch_sub(1, Ordering::Relaxed);
+    drop(serving);
+    // The channel goes last: the guest has its memory back then.
+    drop(worker);
 }

@@ -1,6 +1,6 @@
 //! The memory that a guest lends an adapter: for frames that come, and for frames that go.
 
-use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use guest_memory::{GuestMemory, PAGE_SIZE};
 use vm_memory::{Bytes, GuestAddress};
@@ -23,7 +23,7 @@ impl Buffer {
 
     /// The pieces of pages that `length` bytes from `offset` on are: their addresses and lengths. `None` if they are
     /// not all there.
-    fn pieces(&self, offset: u64, length: usize) -> Option<impl Iterator<Item = (GuestAddress, usize)>> {
+    pub fn pieces(&self, offset: u64, length: usize) -> Option<impl Iterator<Item = (GuestAddress, usize)>> {
         let end = offset.checked_add(length as u64).filter(|&end| end <= self.len())?;
         let mut at = offset;
         Some(std::iter::from_fn(move || {
@@ -33,18 +33,6 @@ impl Buffer {
             at += length;
             Some((GuestAddress(page * PAGE_SIZE + within), length as usize))
         }))
-    }
-
-    /// Appends `length` bytes from `offset` on to `to`. `None` if they are not all there.
-    pub fn read(&self, offset: u64, length: usize, to: &mut Vec<u8>) -> Option<()> {
-        let mut at = to.len();
-        let pieces = self.pieces(offset, length)?;
-        to.resize(at + length, 0);
-        for (address, length) in pieces {
-            self.memory.read_slice(to.get_mut(at..at + length)?, address).ok()?;
-            at += length;
-        }
-        Some(())
     }
 
     /// Writes `bytes` at `offset`. `None` if there is no room.
@@ -59,40 +47,51 @@ impl Buffer {
 }
 
 /// A receive buffer: sections, of which the guest has some until it says that it has read them.
-pub(super) struct Sections {
+pub(super) struct ReceiveBuffer {
     buffer: Buffer,
     /// By which number the guest knows the buffer.
     id: u16,
+    /// Which of the buffers that the guest has lent this is.
+    pub generation: u64,
     /// Bytes of a section.
     pub size: u32,
     /// Number of sections.
     pub count: u32,
-    free: Vec<u32>,
-    /// What the guest has, by transaction.
-    lent: HashMap<u64, Vec<u32>>,
-    last: u64,
+    free: Mutex<Vec<u32>>,
 }
 
-impl Sections {
-    pub fn new(buffer: Buffer, id: u16, size: u32) -> Self {
+impl ReceiveBuffer {
+    pub fn new(buffer: Buffer, id: u16, generation: u64, size: u32) -> Self {
         // The answer to the guest has 32 bits for the end.
         let count = (buffer.len().min(u64::from(u32::MAX)) / u64::from(size)) as u32;
-        Self { buffer, id, size, count, free: (0..count).rev().collect(), lent: HashMap::new(), last: 0 }
+        Self { buffer, id, generation, size, count, free: Mutex::new((0..count).rev().collect()) }
     }
 
-    /// Sections that are free.
-    pub fn room(&self) -> usize {
-        self.free.len()
+    fn free(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a message into a free section; its number. `None` if there is none or it is too short.
-    pub fn put(&mut self, message: &[u8]) -> Option<u32> {
-        if message.len() > self.size as usize {
+    /// Adds so many free sections to `sections`. False if there are fewer.
+    pub fn take(&self, count: usize, sections: &mut Vec<u32>) -> bool {
+        let mut free = self.free();
+        let Some(left) = free.len().checked_sub(count) else { return false };
+        sections.extend(free.drain(left..).rev());
+        true
+    }
+
+    /// The sections are free again, and the first ones to be taken, in their order.
+    pub fn give_back(&self, sections: Vec<u32>) {
+        self.free().extend(sections.into_iter().rev());
+    }
+
+    /// Puts a message of two parts into a section. `None` if it is too long.
+    pub fn put(&self, section: u32, head: &[u8], data: &[u8]) -> Option<()> {
+        if head.len() + data.len() > self.size as usize {
             return None;
         }
-        let section = self.free.pop()?;
-        self.buffer.write(u64::from(section) * u64::from(self.size), message)?;
-        Some(section)
+        let at = u64::from(section) * u64::from(self.size);
+        self.buffer.write(at, head)?;
+        self.buffer.write(at + head.len() as u64, data)
     }
 
     /// The first word of the header of a packet with so many ranges of this buffer.
@@ -103,18 +102,5 @@ impl Sections {
     /// `length` bytes of `section` as such a range.
     pub fn range(&self, section: u32, length: usize) -> u64 {
         length as u64 | (u64::from(section) * u64::from(self.size)) << 32
-    }
-
-    /// The guest gets `sections`; the transaction by which it gives them back.
-    pub fn lend(&mut self, sections: Vec<u32>) -> u64 {
-        self.last += 1;
-        self.lent.insert(self.last, sections);
-        self.last
-    }
-
-    /// The guest has read what it got by `transaction`. False if it got nothing by it.
-    pub fn give_back(&mut self, transaction: u64) -> bool {
-        let sections = self.lent.remove(&transaction);
-        sections.map(|sections| self.free.extend(sections)).is_some()
     }
 }

@@ -70,6 +70,13 @@ pub const MAX_PIECES: u32 = 34;
 /// Bytes of a section of the send buffer.
 pub const SEND_SECTION: u32 = 6144;
 
+/// The first version in which the guest may put segments of TCP together.
+pub const COALESCING_VERSION: u32 = 0x6_0001;
+/// In [`NdisConfig::capabilities`]: the guest can do that.
+pub const CAN_COALESCE: u32 = 1 << 7;
+/// [`Subchannels::operation`] of the guest.
+pub const ALLOCATE: u32 = 1;
+
 /// Body of [`kind::INIT`].
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -150,7 +157,7 @@ pub struct NdisConfig {
     pub mtu: u32,
     /// Zero.
     pub reserved: u32,
-    /// What the guest can do.
+    /// What the guest can do: in the first word, [`CAN_COALESCE`] and others.
     pub capabilities: [u32; 2],
 }
 
@@ -158,7 +165,7 @@ pub struct NdisConfig {
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Subchannels {
-    /// Of the guest 1; of the host a [`status`].
+    /// Of the guest [`ALLOCATE`]; of the host a [`status`].
     pub operation: u32,
     /// How many.
     pub count: u32,

@@ -1,21 +1,22 @@
-//! The event loop of an adapter's channel.
+//! The event loop of a channel of an adapter.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use guest_memory::GuestMemory;
-use network::{Frame, HEADER};
+use network::{Frame, Queue};
 use vm_memory::{Bytes, GuestAddress};
 use vmbus::Channel;
 use vmbus::ring::{GuestPages, OutgoingPacket, Packet, PacketType, RingError};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::BATCH;
 use super::adapter::Shared;
-use super::buffers::{Buffer, Sections};
+use super::buffers::{Buffer, ReceiveBuffer};
 use super::protocol::*;
-use super::rndis::{self, Adapter};
+use super::rndis::packet::{self, OVERHEAD, Part};
+use super::rndis::{self, Source};
+use super::session::{Session, parse, transfer};
 
 /// Bytes of the longest message, of which all behind an RNDIS packet's header is padding.
 const MESSAGE: usize = 64;
@@ -23,10 +24,6 @@ const MESSAGE: usize = 64;
 const LONGEST_PACKET: usize = 128 << 10;
 /// Frames that wait for a section and have been cut already: a frame of 64 KiB makes fewer.
 const READY: usize = 1024;
-/// Bytes beside a frame and its RNDIS message that a section has room for.
-const SPARE: u32 = 214;
-/// Frames' bytes until the guest says more: an Ethernet frame's.
-const USUAL_FRAME: u32 = 1514;
 
 /// A packet for the guest that there was no room for.
 enum Unsent {
@@ -34,91 +31,124 @@ enum Unsent {
         transaction: u64,
         data: Vec<u8>,
     },
-    /// Sections of the receive buffer, with the message that goes with them.
+    /// Sections of a receive buffer, with the message that goes with them.
     Transfer {
         transaction: u64,
+        generation: u64,
         header: Vec<u64>,
         channel: u32,
     },
 }
 
+/// What the guest has of a receive buffer.
+#[derive(Default)]
+struct Lent {
+    generation: u64,
+    /// Sections, by the transaction by which the guest got them.
+    sections: HashMap<u64, Vec<u32>>,
+    last: u64,
+}
+
+impl Lent {
+    /// The guest gets sections of `buffer`; the transaction by which it gives them back.
+    fn lend(&mut self, buffer: &ReceiveBuffer, sections: Vec<u32>) -> u64 {
+        if self.generation != buffer.generation {
+            self.sections.clear();
+            self.generation = buffer.generation;
+        }
+        self.last += 1;
+        self.sections.insert(self.last, sections);
+        self.last
+    }
+
+    /// The guest has read what it got by `transaction`. False if it got nothing by it.
+    fn give_back(&mut self, buffer: Option<&ReceiveBuffer>, transaction: u64) -> bool {
+        let Some(sections) = self.sections.remove(&transaction) else { return false };
+        if let Some(buffer) = buffer.filter(|buffer| buffer.generation == self.generation) {
+            buffer.give_back(sections);
+        }
+        true
+    }
+}
+
+/// Serves a channel.
 pub(super) struct Worker {
     shared: Arc<Shared>,
+    session: Arc<Session>,
     channel: Channel,
-    memory: GuestMemory,
-    version: Option<u32>,
-    /// Bytes of the longest frame that the guest takes.
-    longest: u32,
-    adapter: Adapter,
-    receive: Option<Sections>,
-    send: Option<Buffer>,
+    queue: usize,
     unsent: VecDeque<Unsent>,
-    /// RNDIS messages that wait for a section.
+    lent: Lent,
+    /// RNDIS messages that wait for a section: of the primary channel alone.
     controls: VecDeque<Vec<u8>>,
     /// Frames that wait for a section.
     ready: VecDeque<Frame>,
-    scratch: Vec<u8>,
-}
-
-fn nvsp(kind: u32, body: &(impl IntoBytes + Immutable)) -> Vec<u8> {
-    let mut message = [&kind.to_le_bytes(), body.as_bytes()].concat();
-    message.resize(ANSWER, 0);
-    message
-}
-
-fn parse<T: FromBytes + KnownLayout + Immutable>(body: &[u8]) -> Option<T> {
-    T::read_from_prefix(body).ok().map(|(message, _)| message)
+    /// Where the parts of the guest's message are.
+    pieces: Vec<(GuestAddress, usize)>,
 }
 
 impl Worker {
-    pub fn new(shared: Arc<Shared>, channel: Channel) -> Self {
-        let memory = channel.memory().clone();
-        let adapter = Adapter::new(shared.permanent, shared.mac());
+    pub fn new(shared: Arc<Shared>, session: Arc<Session>, channel: Channel) -> Self {
         Self {
             shared,
+            session,
+            queue: channel.subchannel_index().into(),
             channel,
-            memory,
-            version: None,
-            longest: USUAL_FRAME,
-            adapter,
-            receive: None,
-            send: None,
             unsent: VecDeque::new(),
+            lent: Lent::default(),
             controls: VecDeque::new(),
             ready: VecDeque::new(),
-            scratch: Vec::new(),
+            pieces: Vec::new(),
         }
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Which channel it is: that of this queue of the port.
+    pub fn queue(&self) -> usize {
+        self.queue
+    }
+
+    fn is_primary(&self) -> bool {
+        self.queue == 0
     }
 
     /// Serves the channel until it is to be given back.
     pub fn run(&mut self) {
         self.serve();
-        self.shared.set_mac(self.adapter.mac());
+        self.session.set_open(&self.shared.port, self.queue, false);
+        if self.is_primary() {
+            self.shared.set_mac(self.session.adapter().mac());
+            self.shared.ready.store(false, Ordering::Relaxed);
+        }
     }
 
     fn serve(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let Some(queue) = shared.port.queue(self.queue) else { return };
         let mut broken = false;
         while !self.channel.closing() {
-            if !broken && let Err(error) = self.exchange() {
+            if !broken && let Err(error) = self.exchange(queue) {
                 tracing::error!(name = self.shared.name, %error, "guest breaks a ring of its network adapter");
                 broken = true;
             }
-            if let Err(error) = self.channel.wait(&[self.shared.port.doorbell()], None) {
+            if let Err(error) = self.channel.wait(&[queue.doorbell()], None) {
                 tracing::error!(name = self.shared.name, %error, "event loop of a network adapter fails");
                 return;
             }
         }
     }
 
-    fn exchange(&mut self) -> Result<(), RingError> {
+    fn exchange(&mut self, queue: &Queue) -> Result<(), RingError> {
         loop {
             self.channel.incoming.mask();
             let mut busy = self.flush()? && self.hear()?;
-            busy |= self.deliver()?;
+            busy |= self.deliver(queue)?;
             if self.channel.outgoing.commit() {
                 self.channel.interrupt();
             }
-            self.shared.ready.store(self.adapter.is_ready(), Ordering::Relaxed);
             if busy {
                 continue;
             }
@@ -133,7 +163,14 @@ impl Worker {
     fn flush(&mut self) -> Result<bool, RingError> {
         while let Some(unsent) = self.unsent.front() {
             // A buffer that the guest has taken back has nothing for it.
-            let goes = self.receive.is_some() || matches!(unsent, Unsent::Completion { .. });
+            let goes = match unsent {
+                Unsent::Completion { .. } => true,
+                Unsent::Transfer { generation, .. } => self
+                    .session
+                    .receive_buffer()
+                    .as_ref()
+                    .is_some_and(|buffer| buffer.generation == *generation),
+            };
             if goes && !write(&mut self.channel, unsent)? {
                 return Ok(false);
             }
@@ -149,6 +186,7 @@ impl Worker {
 
     /// Takes what the guest has sent. True if there was anything.
     fn hear(&mut self) -> Result<bool, RingError> {
+        let session = Arc::clone(&self.session);
         let mut heard = false;
         // What a message leads to has room before the next is read.
         while self.unsent.is_empty() && self.controls.is_empty() {
@@ -164,12 +202,12 @@ impl Worker {
             let length = packet.data().read(&mut bytes);
             let bytes = bytes.get(..length).unwrap_or_default();
             let wanted = packet.completion_requested().then_some(packet.transaction_id);
-            let (kind, transaction) = (packet.kind, packet.transaction_id);
+            let (packet_kind, transaction) = (packet.kind, packet.transaction_id);
             let message = parse::<u32>(bytes).zip(bytes.get(4..));
             let rndis = match message {
-                Some((kind::SEND_RNDIS_PACKET, body)) if kind != PacketType::COMPLETION => {
+                Some((kind::SEND_RNDIS_PACKET, body)) if packet_kind != PacketType::COMPLETION => {
                     parse::<SendRndisPacket>(body).map(|header| {
-                        (header, gather(&packet, header, self.send.as_ref(), &self.memory, &mut self.scratch))
+                        (header, gather(&packet, header, session.send_buffer().as_ref(), &mut self.pieces))
                     })
                 }
                 _ => None,
@@ -177,24 +215,23 @@ impl Worker {
             if batch.finish()? {
                 self.channel.interrupt();
             }
-            if kind == PacketType::COMPLETION {
-                let known = self.receive.as_mut().is_some_and(|sections| sections.give_back(transaction));
-                if !known {
-                    tracing::debug!(transaction, "guest gives back what it does not have");
-                }
+            if packet_kind == PacketType::COMPLETION {
+                self.give_back(transaction);
                 continue;
             }
             let answer = match (rndis, message) {
                 (Some((header, gathered)), _) => {
                     let status = match gathered {
-                        Some(()) => self.rndis(header),
+                        Some(length) => self.rndis(header, length),
                         None => status::INVALID_RNDIS_PACKET,
                     };
                     let kind = kind::SEND_RNDIS_PACKET_COMPLETE;
                     Some([kind.to_le_bytes(), status.to_le_bytes()].concat())
                 }
-                (None, Some((kind, body))) => self.message(kind, body),
-                (None, None) => None,
+                (None, Some((kind, body))) if self.is_primary() => {
+                    session.message(&self.shared, &self.channel, kind, body)
+                }
+                (None, _) => None,
             };
             if let Some(transaction) = wanted {
                 self.say(Unsent::Completion { transaction, data: answer.unwrap_or_default() })?;
@@ -204,93 +241,41 @@ impl Worker {
         Ok(heard)
     }
 
-    /// Takes a message that is no RNDIS packet; the answer.
-    fn message(&mut self, kind: u32, body: &[u8]) -> Option<Vec<u8>> {
-        match kind {
-            kind::INIT => {
-                let Init { oldest, newest } = parse(body)?;
-                let version = VERSIONS.into_iter().rev().find(|version| (oldest..=newest).contains(version));
-                self.version = version;
-                let status = match version {
-                    Some(_) => status::SUCCESS,
-                    None if VERSIONS.iter().all(|&version| version < oldest) => status::PROTOCOL_TOO_NEW,
-                    None => status::PROTOCOL_TOO_OLD,
-                };
-                let version = version.unwrap_or_default();
-                Some(nvsp(kind::INIT_COMPLETE, &InitComplete { version, max_pieces: MAX_PIECES, status }))
-            }
-            kind::SEND_NDIS_CONFIG => {
-                let NdisConfig { mtu, .. } = parse(body)?;
-                self.longest = mtu.clamp(USUAL_FRAME, rndis::MTU + HEADER as u32);
-                None
-            }
-            kind::SEND_RECEIVE_BUFFER => {
-                let size = (self.longest + SPARE).next_multiple_of(64);
-                let sections = self.buffer(body).map(|(buffer, id)| Sections::new(buffer, id, size));
-                self.receive = sections.filter(|sections| sections.count > 0);
-                let answer = match &self.receive {
-                    Some(Sections { size, count, .. }) => {
-                        let (size, count) = (*size, *count);
-                        let status = status::SUCCESS;
-                        ReceiveBufferComplete { status, kinds: 1, offset: 0, size, count, end: size * count }
-                    }
-                    None => {
-                        let status = status::FAIL;
-                        ReceiveBufferComplete { status, kinds: 0, offset: 0, size: 0, count: 0, end: 0 }
-                    }
-                };
-                Some(nvsp(kind::SEND_RECEIVE_BUFFER_COMPLETE, &answer))
-            }
-            kind::SEND_SEND_BUFFER => {
-                self.send = self.buffer(body).map(|(buffer, _)| buffer);
-                let status = if self.send.is_some() { status::SUCCESS } else { status::FAIL };
-                let answer = SendBufferComplete { status, section: SEND_SECTION };
-                Some(nvsp(kind::SEND_SEND_BUFFER_COMPLETE, &answer))
-            }
-            kind::REVOKE_RECEIVE_BUFFER => {
-                self.receive = None;
-                self.ready.clear();
-                None
-            }
-            kind::REVOKE_SEND_BUFFER => {
-                self.send = None;
-                None
-            }
-            kind::SUBCHANNEL => {
-                let answer = Subchannels { operation: status::FAIL, count: 0 };
-                Some(nvsp(kind::SUBCHANNEL, &answer))
-            }
-            kind::SEND_NDIS_VERSION | kind::SWITCH_DATA_PATH => None,
-            _ => {
-                tracing::debug!(kind, "guest sends an NVSP message that is not known");
-                None
-            }
+    fn give_back(&mut self, transaction: u64) {
+        let known = self.lent.give_back(self.session.receive_buffer().as_ref(), transaction);
+        if !known {
+            tracing::debug!(transaction, "guest gives back what it does not have");
+        }
+        if self.session.fed() {
+            let queues = (0..).map_while(|index| self.shared.port.queue(index));
+            queues.for_each(|queue| queue.doorbell().ring());
         }
     }
 
-    /// The memory that the guest lends by a message, and the guest's number for it.
-    fn buffer(&self, body: &[u8]) -> Option<(Buffer, u16)> {
-        self.version?;
-        let SendBuffer { gpadl, id } = parse(body)?;
-        let frames = self.channel.pages_of(gpadl)?;
-        Some((Buffer::new(self.memory.clone(), frames), id))
-    }
-
-    /// Takes the RNDIS messages in the scratch buffer; the status.
-    fn rndis(&mut self, header: SendRndisPacket) -> u32 {
-        let link = self.shared.port.link();
-        let bytes = std::mem::take(&mut self.scratch);
+    /// Takes the RNDIS messages of `length` bytes that have been gathered; the status.
+    fn rndis(&mut self, header: SendRndisPacket, length: usize) -> u32 {
+        let pieces = std::mem::take(&mut self.pieces);
+        let source = Gathered { memory: self.channel.memory(), pieces: &pieces, length };
         let mut status = status::SUCCESS;
         let mut any = false;
-        for (kind, body) in rndis::messages(&bytes) {
+        for message in rndis::messages(&source) {
             any = true;
-            if !rndis::is_packet(kind) {
-                if header.channel == CONTROL {
-                    self.controls.extend(self.adapter.receive(kind, body, link));
+            if !message.is_packet() {
+                if header.channel == CONTROL && self.is_primary() {
+                    let link = self.shared.port.link();
+                    let mut adapter = self.session.adapter();
+                    let before = adapter.steering().cloned();
+                    self.controls.extend(adapter.receive(&source, &message, link));
+                    let (ready, steered) = (adapter.is_ready(), adapter.steering() != before.as_ref());
+                    drop(adapter);
+                    self.shared.ready.store(ready, Ordering::Relaxed);
+                    if steered {
+                        self.session.steer(&self.shared.port);
+                    }
                 }
                 continue;
             }
-            match rndis::frame(body) {
+            match packet::frame(&source, &message) {
                 Some(frame) => {
                     self.shared.counters.requests.count();
                     self.shared.counters.bytes_out.add(frame.data.len() as u64);
@@ -299,66 +284,128 @@ impl Worker {
                 None => status = status::INVALID_RNDIS_PACKET,
             }
         }
-        self.scratch = bytes;
+        self.pieces = pieces;
         if any { status } else { status::INVALID_RNDIS_PACKET }
     }
 
     /// Sends RNDIS messages that carry no frame, as far as there is room.
     fn control(&mut self) -> Result<(), RingError> {
-        self.controls.extend(self.adapter.link_changed(self.shared.port.link()));
+        if !self.is_primary() {
+            return Ok(());
+        }
+        let session = Arc::clone(&self.session);
+        self.controls.extend(session.adapter().link_changed(self.shared.port.link()));
         while let Some(message) = self.controls.front() {
-            let Some(sections) = &mut self.receive else { break };
-            if sections.room() == 0 {
-                break;
-            }
-            let Some(section) = sections.put(message) else {
-                // Longer than a section: the guest has lent a bad buffer.
-                self.controls.pop_front();
-                continue;
+            let unsent = {
+                let buffer = session.receive_buffer();
+                let Some(buffer) = &*buffer else { break };
+                let mut sections = Vec::new();
+                if !buffer.take(1, &mut sections) {
+                    session.starve();
+                    if !buffer.take(1, &mut sections) {
+                        break;
+                    }
+                }
+                let ranges: Vec<u64> = sections
+                    .iter()
+                    .filter(|&&section| buffer.put(section, message, &[]).is_some())
+                    .map(|&section| buffer.range(section, message.len()))
+                    .collect();
+                if ranges.is_empty() {
+                    // Longer than a section: the guest has lent a bad buffer.
+                    buffer.give_back(sections);
+                    self.controls.pop_front();
+                    continue;
+                }
+                self.lend(buffer, sections, ranges, CONTROL)
             };
-            let header = vec![sections.header(1), sections.range(section, message.len())];
-            let transaction = sections.lend(vec![section]);
             self.controls.pop_front();
-            self.say(Unsent::Transfer { transaction, header, channel: CONTROL })?;
+            self.say(unsent)?;
         }
         Ok(())
     }
 
+    /// The packet by which the guest gets `sections` of `buffer`, in which `ranges` are of use to it.
+    fn lend(
+        &mut self,
+        buffer: &ReceiveBuffer,
+        sections: Vec<u32>,
+        mut ranges: Vec<u64>,
+        channel: u32,
+    ) -> Unsent {
+        ranges.insert(0, buffer.header(ranges.len()));
+        let transaction = self.lent.lend(buffer, sections);
+        Unsent::Transfer { transaction, generation: buffer.generation, header: ranges, channel }
+    }
+
     /// Hands the guest frames that have come, as far as there is room. True if there are more and room for them.
-    fn deliver(&mut self) -> Result<bool, RingError> {
+    fn deliver(&mut self, queue: &Queue) -> Result<bool, RingError> {
         self.control()?;
         if !self.unsent.is_empty() {
             return Ok(false);
         }
-        self.fetch();
-        let Some(sections) = &mut self.receive else { return Ok(false) };
-        let (mut header, mut lent) = (vec![0], Vec::new());
-        while lent.len() < BATCH && sections.room() > 0 {
-            let Some(frame) = self.ready.pop_front() else { break };
-            let message = rndis::packet(&frame);
-            let Some(section) = sections.put(&message) else {
-                self.shared.port.dropped().count();
-                continue;
+        let session = Arc::clone(&self.session);
+        let unsent = {
+            let buffer = session.receive_buffer();
+            self.fetch(queue, buffer.is_some());
+            let Some(buffer) = &*buffer else {
+                self.ready.clear();
+                return Ok(false);
             };
-            self.shared.counters.requests.count();
-            self.shared.counters.bytes_in.add(frame.data.len() as u64);
-            header.push(sections.range(section, message.len()));
-            lent.push(section);
-        }
-        if lent.is_empty() {
-            return Ok(false);
-        }
-        header[0] = sections.header(lent.len());
-        let transaction = sections.lend(lent);
-        self.say(Unsent::Transfer { transaction, header, channel: DATA })
+            let (mut ranges, mut sections) = (Vec::new(), Vec::new());
+            while ranges.len() < BATCH
+                && let Some(frame) = self.ready.front()
+            {
+                let most = buffer.size as usize - OVERHEAD;
+                let pieces = frame.data.len().div_ceil(most);
+                // Only what the guest puts together may have several pieces.
+                let too_long = pieces > 1 && frame.segments.is_none();
+                if too_long || pieces > buffer.count as usize {
+                    self.shared.port.dropped().count();
+                    self.ready.pop_front();
+                    continue;
+                }
+                let from = sections.len();
+                if !buffer.take(pieces, &mut sections) {
+                    session.starve();
+                    if !buffer.take(pieces, &mut sections) {
+                        break;
+                    }
+                }
+                let taken = sections.get(from..).unwrap_or_default();
+                for (index, (&section, data)) in taken.iter().zip(frame.data.chunks(most)).enumerate() {
+                    let part = Part { first: index == 0, last: index + 1 == pieces };
+                    let head = packet::header(data.len(), frame.verified, part);
+                    let head = head.as_ref();
+                    if buffer.put(section, head, data).is_some() {
+                        ranges.push(buffer.range(section, head.len() + data.len()));
+                    }
+                }
+                self.shared.counters.requests.count();
+                self.shared.counters.bytes_in.add(frame.data.len() as u64);
+                self.ready.pop_front();
+            }
+            if ranges.is_empty() {
+                return Ok(false);
+            }
+            self.lend(buffer, sections, ranges, DATA)
+        };
+        self.say(unsent)
     }
 
     /// Fetches frames that have come and that the guest wants.
-    fn fetch(&mut self) {
+    fn fetch(&mut self, queue: &Queue, wanted: bool) {
+        let adapter = self.session.adapter();
         while self.ready.len() < BATCH {
-            let Some(frame) = self.shared.port.receive() else { return };
-            let wanted = frame.destination().is_some_and(|to| self.adapter.wants(to));
-            if !wanted || self.receive.is_none() {
+            let Some(frame) = queue.receive() else { return };
+            if !wanted || frame.destination().is_none_or(|to| !adapter.wants(to)) {
+                continue;
+            }
+            if frame.segments.is_some_and(|segments| adapter.coalesces(segments.tcp)) {
+                match frame.coalesce() {
+                    Some(frame) => self.ready.push_back(frame),
+                    None => self.shared.port.dropped().count(),
+                }
                 continue;
             }
             let finished = frame.finish();
@@ -377,44 +424,73 @@ fn write(channel: &mut Channel, unsent: &Unsent) -> Result<bool, RingError> {
         Unsent::Completion { transaction, data } => {
             channel.outgoing.write_or_wait(&OutgoingPacket::completion(*transaction, data))
         }
-        Unsent::Transfer { transaction, header, channel: kind } => {
-            let message = SendRndisPacket { channel: *kind, section: NO_SECTION, size: 0 };
-            let data = nvsp(kind::SEND_RNDIS_PACKET, &message);
+        Unsent::Transfer { transaction, header, channel: kind, .. } => {
             let packet = OutgoingPacket {
                 kind: PacketType::TRANSFER_PAGES,
                 completion_requested: true,
                 transaction_id: *transaction,
                 header,
-                data: &data,
+                data: &transfer(*kind),
             };
             channel.outgoing.write_or_wait(&packet)
         }
     }
 }
 
-/// Makes `scratch` what the guest sends: what is in its send buffer, then what is in pages of their own.
+/// A message of the guest in several places.
+struct Gathered<'a> {
+    memory: &'a GuestMemory,
+    pieces: &'a [(GuestAddress, usize)],
+    length: usize,
+}
+
+impl Source for Gathered<'_> {
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    fn read(&self, mut at: usize, mut to: &mut [u8]) -> Option<()> {
+        for &(address, length) in self.pieces {
+            if at >= length {
+                at -= length;
+                continue;
+            }
+            let here = (length - at).min(to.len());
+            let (now, rest) = to.split_at_mut_checked(here)?;
+            self.memory.read_slice(now, GuestAddress(address.0.checked_add(at as u64)?)).ok()?;
+            (at, to) = (0, rest);
+            if to.is_empty() {
+                break;
+            }
+        }
+        to.is_empty().then_some(())
+    }
+}
+
+/// Makes `pieces` say where what the guest sends is: in its send buffer, then in pages of its own. How many bytes that is;
+/// `None` if it is no message.
 fn gather(
     packet: &Packet<'_, GuestPages>,
     header: SendRndisPacket,
     send: Option<&Buffer>,
-    memory: &GuestMemory,
-    scratch: &mut Vec<u8>,
-) -> Option<()> {
-    scratch.clear();
+    pieces: &mut Vec<(GuestAddress, usize)>,
+) -> Option<usize> {
+    pieces.clear();
+    let mut length = 0;
     if header.section != NO_SECTION {
         let offset = u64::from(header.section) * u64::from(SEND_SECTION);
-        let size = usize::try_from(header.size).ok().filter(|&size| size <= LONGEST_PACKET)?;
-        send?.read(offset, size, scratch)?;
+        length = usize::try_from(header.size).ok().filter(|&size| size <= LONGEST_PACKET)?;
+        pieces.extend(send?.pieces(offset, length)?);
     }
     for range in packet.gpa_ranges().into_iter().flatten() {
         for run in range.ok()?.runs() {
-            let (at, length) = (scratch.len(), usize::try_from(run.len).ok()?);
-            if at + length > LONGEST_PACKET {
+            let more = usize::try_from(run.len).ok().filter(|&more| more <= LONGEST_PACKET)?;
+            length += more;
+            if length > LONGEST_PACKET {
                 return None;
             }
-            scratch.resize(at + length, 0);
-            memory.read_slice(scratch.get_mut(at..)?, GuestAddress(run.gpa)).ok()?;
+            pieces.push((GuestAddress(run.gpa), more));
         }
     }
-    Some(())
+    Some(length)
 }

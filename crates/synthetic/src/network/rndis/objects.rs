@@ -1,21 +1,8 @@
-//! RNDIS: the messages in NVSP's that carry frames, and by which the guest asks and sets what an adapter is.
-//!
-//! Remote NDIS Specification 5.0; NDIS 6.30 for what is asked; Linux `drivers/net/hyperv/rndis_filter.c`.
+//! What the guest asks and sets.
 
-use network::{Checksum, Frame, HEADER as ETHERNET, Mac, Segments, TcpOver};
+use network::{HEADER as ETHERNET, Mac, Steering, TcpOver};
 
-/// Types of messages.
-mod kind {
-    pub const PACKET: u32 = 1;
-    pub const INITIALIZE: u32 = 2;
-    pub const HALT: u32 = 3;
-    pub const QUERY: u32 = 4;
-    pub const SET: u32 = 5;
-    pub const RESET: u32 = 6;
-    pub const INDICATE: u32 = 7;
-    pub const KEEPALIVE: u32 = 8;
-    pub const COMPLETION: u32 = 0x8000_0000;
-}
+use super::{Message, Source, bytes, kind, message as answer, part, word};
 
 /// Values of a `status`.
 mod status {
@@ -41,6 +28,7 @@ mod oid {
     pub const MAXIMUM_TOTAL_SIZE: u32 = 0x0001_0111;
     pub const MEDIA_CONNECT_STATUS: u32 = 0x0001_0114;
     pub const RECEIVE_SCALE_CAPABILITIES: u32 = 0x0001_0203;
+    pub const RECEIVE_SCALE_PARAMETERS: u32 = 0x0001_0204;
     pub const CONFIG_PARAMETER: u32 = 0x0001_021b;
     pub const FRIENDLY_NAME: u32 = 0x0002_0216;
     pub const PERMANENT_ADDRESS: u32 = 0x0101_0101;
@@ -74,8 +62,6 @@ const SUPPORTED: [u32; 17] = [
 
 /// Bytes of the longest payload of a frame.
 pub const MTU: u32 = 9000;
-/// Bytes of a VLAN tag.
-const TAG: u16 = 4;
 /// Units of 100 bits a second: 10 Gbit/s.
 const LINK_SPEED: u32 = 100_000_000;
 /// Frames that a message of the guest may carry, and at what multiple of 2^n bytes each begins.
@@ -83,154 +69,64 @@ const PACKETS: u32 = 8;
 const ALIGNMENT_SHIFT: u32 = 3;
 /// Bytes of a message of the guest.
 const LONGEST: u32 = 128 << 10;
-/// Bytes of type and length.
-const HEADER: usize = 8;
-/// Bytes of a packet message's fields behind those.
-const PACKET: usize = 36;
-/// Kinds of information about a packet.
-const INFO_CHECKSUM: u32 = 0;
-const INFO_LARGE_SEND: u32 = 2;
-const INFO_VLAN: u32 = 6;
-/// Bytes of such an information's header.
-const INFO: usize = 12;
-/// Bytes that a message has beside its frame at the most, as it is written here.
-pub const OVERHEAD: usize = HEADER + PACKET + INFO + 4;
+/// Entries of the table by which frames go to queues.
+const STEERING_TABLE: u16 = 128;
 /// Filters: which frames the guest wants.
 const FILTER_MULTICAST: u32 = 0x02;
 const FILTER_ALL_MULTICAST: u32 = 0x04;
 const FILTER_BROADCAST: u32 = 0x08;
 const FILTER_PROMISCUOUS: u32 = 0x20;
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-/// `length` bytes at `offset`, both from the guest.
-fn part(bytes: &[u8], offset: u32, length: u32) -> Option<&[u8]> {
-    let start = usize::try_from(offset).ok()?;
-    bytes.get(start..start.checked_add(usize::try_from(length).ok()?)?)
-}
-
-/// A message of the host: type, length and `words` with `tail` behind them.
-fn message(kind: u32, words: &[u32], tail: &[u8]) -> Vec<u8> {
-    let length = HEADER + 4 * words.len() + tail.len();
-    let header = [kind, length as u32];
-    let words = header.iter().chain(words).flat_map(|word| word.to_le_bytes());
-    words.chain(tail.iter().copied()).collect()
-}
-
-/// The messages in `bytes`, one behind the other: type, and what follows type and length.
-pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
-    std::iter::from_fn(move || {
-        let (kind, length) = (word(bytes, 0)?, usize::try_from(word(bytes, 4)?).ok()?);
-        let body = bytes.get(HEADER..length)?;
-        bytes = bytes.get(length..)?;
-        Some((kind, body))
-    })
-}
-
-/// Whether a message carries a frame.
-pub fn is_packet(kind: u32) -> bool {
-    kind == kind::PACKET
-}
-
-/// The frame in the body of a packet message. `None` if there is none.
-pub fn frame(body: &[u8]) -> Option<Frame> {
-    let data = part(body, word(body, 0)?, word(body, 4)?)?;
-    if data.len() < ETHERNET {
-        return None;
-    }
-    let mut frame = Frame::new(data.to_vec());
-    let mut infos = part(body, word(body, 20)?, word(body, 24)?)?;
-    let mut tag = None;
-    // The length of each is that of its header at the least, so this ends.
-    while let Some(size) = word(infos, 0).filter(|&size| size as usize >= INFO) {
-        let info = part(infos, 0, size)?;
-        let value = word(info, word(info, 8)? as usize);
-        match word(info, 4)? {
-            INFO_CHECKSUM => frame.checksum = checksum(value?),
-            INFO_LARGE_SEND => large_send(value?, &mut frame)?,
-            INFO_VLAN => tag = Some(value?),
-            _ => {}
-        }
-        infos = infos.get(size as usize..)?;
-    }
-    if let Some(tag) = tag {
-        insert_tag(&mut frame, tag)?;
-    }
-    Some(frame)
-}
-
-/// What NDIS_TCP_IP_CHECKSUM_NET_BUFFER_LIST_INFO says of a frame that is sent.
-fn checksum(value: u32) -> Option<Checksum> {
-    let start = (value >> 16 & 0x3ff) as u16;
-    match value >> 2 & 3 {
-        0 => None,
-        1 => Some(Checksum { start, offset: 16 }),
-        _ => Some(Checksum { start, offset: 6 }),
-    }
-}
-
-/// NDIS_TCP_LARGE_SEND_OFFLOAD_NET_BUFFER_LIST_INFO, of both versions.
-fn large_send(value: u32, frame: &mut Frame) -> Option<()> {
-    let start = (value >> 20 & 0x3ff) as u16;
-    let size = u16::try_from(value & 0xf_ffff).ok().filter(|&size| size > 0)?;
-    let words = frame.data.get(usize::from(start) + 12)? >> 4;
-    let tcp = if value >> 31 == 0 { TcpOver::V4 } else { TcpOver::V6 };
-    frame.checksum = Some(Checksum { start, offset: 16 });
-    frame.segments = Some(Segments { tcp, size, header: start + 4 * u16::from(words) });
-    Some(())
-}
-
-/// Puts a VLAN tag into the frame: priority in bits 0 to 2, DEI in bit 3, VLAN in bits 4 to 15.
-fn insert_tag(frame: &mut Frame, value: u32) -> Option<()> {
-    let control = (value & 7) << 13 | (value >> 3 & 1) << 12 | value >> 4 & 0xfff;
-    let at = 12;
-    frame.data.splice(at..at, [0x81, 0x00].into_iter().chain((control as u16).to_be_bytes()));
-    if let Some(checksum) = &mut frame.checksum {
-        checksum.start = checksum.start.checked_add(TAG)?;
-    }
-    if let Some(segments) = &mut frame.segments {
-        segments.header = segments.header.checked_add(TAG)?;
-    }
-    Some(())
-}
-
-/// The message by which the guest gets a frame of which nothing is left to be done.
-pub fn packet(frame: &Frame) -> Vec<u8> {
-    const IP_TCP_UDP_ARE_RIGHT: u32 = 0b11_1000;
-    let infos: &[u32] = if frame.verified {
-        &[INFO as u32 + 4, INFO_CHECKSUM, INFO as u32, IP_TCP_UDP_ARE_RIGHT]
-    } else {
-        &[]
-    };
-    let information = 4 * infos.len();
-    let offset = PACKET + information;
-    let fields = [offset, frame.data.len(), 0, 0, 0, PACKET, information, 0, 0].map(|value| value as u32);
-    let mut words = fields.to_vec();
-    if infos.is_empty() {
-        words[5] = 0;
-    }
-    words.extend(infos);
-    message(kind::PACKET, &words, &frame.data)
-}
-
 /// What of an adapter the guest asks and sets.
 #[derive(Debug, Clone)]
 pub struct Adapter {
     permanent: Mac,
     mac: Mac,
+    queues: u16,
     filter: u32,
     initialized: bool,
     /// What the guest has been told of the link.
     link: bool,
+    /// Whether the guest may take TCP's segments put together, and does, over IPv4 and IPv6.
+    coalescing: bool,
+    coalesces: [bool; 2],
+    steering: Option<Steering>,
 }
 
 impl Adapter {
-    /// An adapter that nobody uses yet. The guest has chosen the address `mac` in place of `permanent`, or the two are
-    /// the same.
-    pub fn new(permanent: Mac, mac: Mac) -> Self {
-        Self { permanent, mac, filter: 0, initialized: false, link: true }
+    /// An adapter with so many queues that nobody uses yet. The guest has chosen the address `mac` in place of
+    /// `permanent`, or the two are the same.
+    pub fn new(permanent: Mac, mac: Mac, queues: u16) -> Self {
+        Self {
+            permanent,
+            mac,
+            queues,
+            filter: 0,
+            initialized: false,
+            link: true,
+            coalescing: false,
+            coalesces: [false; 2],
+            steering: None,
+        }
+    }
+
+    /// The guest may be told that it can have segments put together.
+    pub fn allow_coalescing(&mut self) {
+        self.coalescing = true;
+    }
+
+    /// Whether the guest takes segments of TCP put together.
+    pub fn coalesces(&self, tcp: TcpOver) -> bool {
+        let [v4, v6] = self.coalesces;
+        match tcp {
+            TcpOver::V4 => v4,
+            TcpOver::V6 => v6,
+        }
+    }
+
+    /// How frames go to queues.
+    pub fn steering(&self) -> Option<&Steering> {
+        self.steering.as_ref()
     }
 
     /// Its address now. It outlasts the driver, which starts anew for other changes and does not say it again.
@@ -261,37 +157,45 @@ impl Adapter {
         }
         self.link = link;
         let status = if link { status::MEDIA_CONNECT } else { status::MEDIA_DISCONNECT };
-        Some(message(kind::INDICATE, &[status, 0, 0], &[]))
+        Some(answer(kind::INDICATE, &[status, 0, 0], &[]))
     }
 
     /// Takes a message that carries no frame, `link` being the state of the link; the answer, if there is one.
-    pub fn receive(&mut self, kind: u32, body: &[u8], link: bool) -> Option<Vec<u8>> {
+    pub fn receive(
+        &mut self,
+        source: &(impl Source + ?Sized),
+        message: &Message,
+        link: bool,
+    ) -> Option<Vec<u8>> {
+        let kind = message.kind;
+        let body = &*bytes(source, message.body.clone())?;
         let request = word(body, 0)?;
         let completion = kind | kind::COMPLETION;
         match kind {
             kind::INITIALIZE => {
                 (self.initialized, self.link) = (true, link);
                 let words = [request, status::SUCCESS, 1, 0, 1, 0, PACKETS, LONGEST, ALIGNMENT_SHIFT, 0, 0];
-                Some(message(completion, &words, &[]))
+                Some(answer(completion, &words, &[]))
             }
             kind::HALT => {
-                *self = Self::new(self.permanent, self.mac);
+                *self =
+                    Self { coalescing: self.coalescing, ..Self::new(self.permanent, self.mac, self.queues) };
                 None
             }
             kind::QUERY => {
-                let answer = self.query(word(body, 4)?, link);
-                let status = if answer.is_some() { status::SUCCESS } else { status::NOT_SUPPORTED };
-                let answer = answer.unwrap_or_default();
+                let object = self.query(word(body, 4)?, link);
+                let status = if object.is_some() { status::SUCCESS } else { status::NOT_SUPPORTED };
+                let object = object.unwrap_or_default();
                 // The answer begins behind these four words.
-                Some(message(completion, &[request, status, answer.len() as u32, 16], &answer))
+                Some(answer(completion, &[request, status, object.len() as u32, 16], &object))
             }
             kind::SET => {
                 let value = part(body, word(body, 12)?, word(body, 8)?);
                 let status = value.map_or(status::INVALID_DATA, |value| self.set(word(body, 4), value));
-                Some(message(completion, &[request, status], &[]))
+                Some(answer(completion, &[request, status], &[]))
             }
-            kind::RESET => Some(message(completion, &[status::SUCCESS, 0], &[])),
-            kind::KEEPALIVE => Some(message(completion, &[request, status::SUCCESS], &[])),
+            kind::RESET => Some(answer(completion, &[status::SUCCESS, 0], &[])),
+            kind::KEEPALIVE => Some(answer(completion, &[request, status::SUCCESS], &[])),
             _ => {
                 tracing::debug!(kind, "guest sends an RNDIS message that is not known");
                 None
@@ -316,8 +220,8 @@ impl Adapter {
             oid::PERMANENT_ADDRESS => Some(self.permanent.0.to_vec()),
             oid::CURRENT_ADDRESS => Some(self.mac.0.to_vec()),
             oid::MAXIMUM_LIST_SIZE => number(64),
-            oid::RECEIVE_SCALE_CAPABILITIES => Some(receive_scale()),
-            oid::OFFLOAD_CAPABILITIES => Some(offloads()),
+            oid::RECEIVE_SCALE_CAPABILITIES => Some(receive_scale(self.queues)),
+            oid::OFFLOAD_CAPABILITIES => Some(offloads(self.coalescing)),
             _ => {
                 tracing::debug!(oid, "guest asks an adapter for what it does not know");
                 None
@@ -341,13 +245,68 @@ impl Adapter {
                 }
                 _ => status::INVALID_DATA,
             },
-            // All that is offered may be used or not; groups are not told apart.
-            Some(oid::OFFLOAD_PARAMETERS | oid::LOOKAHEAD | oid::MULTICAST_LIST) => status::SUCCESS,
+            // What else is offered may be used or not.
+            Some(oid::OFFLOAD_PARAMETERS) => {
+                self.set_coalescing(value);
+                status::SUCCESS
+            }
+            Some(oid::RECEIVE_SCALE_PARAMETERS) => match self.set_steering(value) {
+                Some(()) => status::SUCCESS,
+                None => status::INVALID_DATA,
+            },
+            // Groups are not told apart.
+            Some(oid::LOOKAHEAD | oid::MULTICAST_LIST) => status::SUCCESS,
             _ => {
                 tracing::debug!(oid, "guest sets what an adapter does not know");
                 status::NOT_SUPPORTED
             }
         }
+    }
+
+    /// Takes an NDIS_OFFLOAD_PARAMETERS; that of NDIS before 6.30 says nothing of coalescing.
+    fn set_coalescing(&mut self, value: &[u8]) {
+        const OFF: u8 = 1;
+        const ON: u8 = 2;
+        const AT: usize = 22;
+        for (takes, &wanted) in self.coalesces.iter_mut().zip(value.get(AT..).unwrap_or_default()) {
+            match wanted {
+                OFF => *takes = false,
+                ON => *takes = self.coalescing,
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes an NDIS_RECEIVE_SCALE_PARAMETERS. `None` if it is none.
+    fn set_steering(&mut self, value: &[u8]) -> Option<()> {
+        const TABLE_UNCHANGED: u16 = 0x04;
+        const KEY_UNCHANGED: u16 = 0x08;
+        const OFF: u16 = 0x10;
+        let half = |at: usize| Some(u16::from_le_bytes(*value.get(at..)?.first_chunk()?));
+        let flags = half(4)?;
+        if flags & OFF != 0 {
+            self.steering = None;
+            return Some(());
+        }
+        let before = self.steering.as_ref();
+        let table = if flags & TABLE_UNCHANGED != 0 {
+            before?.table.clone()
+        } else {
+            let table = part(value, word(value, 16)?, half(12)?.into())?.chunks_exact(4);
+            let queues = table.map(|entry| u8::try_from(word(entry, 0)?).ok());
+            queues.collect::<Option<Vec<_>>>()?
+        };
+        let key = if flags & KEY_UNCHANGED != 0 {
+            before?.key
+        } else {
+            part(value, word(value, 24)?, half(20)?.into())?.try_into().ok()?
+        };
+        let good = table.len().is_power_of_two() && table.len() <= usize::from(STEERING_TABLE);
+        if !good || table.iter().any(|&queue| u16::from(queue) >= self.queues) {
+            return None;
+        }
+        self.steering = Some(Steering { key, table });
+        Some(())
     }
 }
 
@@ -369,16 +328,20 @@ fn network_address(value: &[u8]) -> Option<Mac> {
     number.get(2..)?.first_chunk().copied().map(Mac)
 }
 
-/// NDIS_RECEIVE_SCALE_CAPABILITIES, revision 2: one queue.
-fn receive_scale() -> Vec<u8> {
+/// NDIS_RECEIVE_SCALE_CAPABILITIES, revision 2.
+fn receive_scale(queues: u16) -> Vec<u8> {
+    const TOEPLITZ: u32 = 0x1;
+    const TCP4_AND_TCP6: u32 = 0x300;
     let mut object = vec![0x88, 2, 18, 0];
-    object.extend([0_u32, 1, 1].iter().flat_map(|word| word.to_le_bytes()));
-    object.extend(128_u16.to_le_bytes());
+    let queues = u32::from(queues);
+    object.extend([TOEPLITZ | TCP4_AND_TCP6, queues, queues].iter().flat_map(|word| word.to_le_bytes()));
+    object.extend(STEERING_TABLE.to_le_bytes());
     object
 }
 
-/// NDIS_OFFLOAD of NDIS 6.1: checksums of TCP and UDP, and large sends (version 2), over both versions of IP.
-fn offloads() -> Vec<u8> {
+/// NDIS_OFFLOAD of NDIS 6.1: checksums of TCP and UDP, and large sends (version 2), over both versions of IP. That of NDIS
+/// 6.30 if segments that have come may be put together.
+fn offloads(coalescing: bool) -> Vec<u8> {
     /// Frames with an Ethernet header.
     const ETHERNET: u32 = 2;
     const IP4: u32 = 0x155;
@@ -387,13 +350,20 @@ fn offloads() -> Vec<u8> {
     const FEWEST: u32 = 2;
     const IP6_OPTIONS: u32 = 0x5;
     const SIZE: usize = 144;
+    const SIZE_6_30: usize = SIZE + 12;
     let mut words = vec![ETHERNET, IP4, ETHERNET, IP4, ETHERNET, IP6, ETHERNET, IP6];
     // Large sends of version 1, and IPsec: none.
     words.extend([0; 4 + 7]);
     words.extend([ETHERNET, LARGEST, FEWEST, ETHERNET, LARGEST, FEWEST, IP6_OPTIONS]);
-    let mut object = vec![0xa7, 2, SIZE as u8, 0];
+    let (revision, size) = if coalescing { (3, SIZE_6_30) } else { (2, SIZE) };
+    let mut object = vec![0xa7, revision, size as u8, 0];
     object.extend(words.iter().flat_map(|word| word.to_le_bytes()));
     // Flags, and IPsec of version 2: none.
     object.resize(SIZE, 0);
+    if coalescing {
+        object.extend([1, 1]);
+    }
+    // Encapsulations: none.
+    object.resize(size, 0);
     object
 }
