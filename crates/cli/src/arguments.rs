@@ -353,8 +353,8 @@ pub(crate) struct RunArguments {
     /// The screen: none
     #[arg(long, value_name = "D", value_parser = parse::<Display>)]
     display: Option<Display>,
-    /// A network adapter: nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off][,mac=M] or
-    /// isolated[,mac=M]; or none; may be given several times
+    /// A network adapter: nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off][,mac=M],
+    /// tap:INTERFACE[,mac=M] or isolated[,mac=M]; or none; may be given several times
     #[arg(long = "net", value_name = "N", value_parser = parse::<NetOption>)]
     nets: Vec<NetOption>,
     /// Devices for conformance suites: debug exit (0xf4), scratch (0xe0), ISA lines (0x2000), SynIC (0x3000),

@@ -4,6 +4,7 @@ use std::io;
 
 use counters::Counter;
 use network::nat::{Nat, NatSettings};
+use network::tap::Tap;
 use network::{Mac, Port, PortSettings, Switch};
 
 use crate::config::{InputError, MachineConfig, NetConfig, Network};
@@ -15,12 +16,23 @@ struct Adapter {
     switch: Switch,
     mac: Mac,
     /// What leads out of its network.
-    _nat: Option<Nat>,
+    _outside: Outside,
 }
+
+/// What leads out of a network, as long as it is there.
+enum Outside {
+    Nat(#[expect(dead_code, reason = "it works by itself")] Nat),
+    Tap(#[expect(dead_code, reason = "it works by itself")] Tap),
+    Nothing,
+}
+
+/// Queues of an adapter, and of what leads out of its network, at the most: as many as Linux asks for.
+const QUEUES: usize = 8;
 
 /// What a machine's adapters are connected to.
 pub(crate) struct Networks {
     adapters: Vec<Adapter>,
+    queues: usize,
 }
 
 impl Networks {
@@ -30,10 +42,12 @@ impl Networks {
     /// When the host does not allow one, such as for a port that is in use.
     pub fn new(config: &MachineConfig) -> Result<Self, InputError> {
         let isolated = Switch::new();
+        let queues = (config.cpus as usize).min(QUEUES);
         let adapter = |(index, net): (usize, &NetConfig)| {
-            let (switch, nat) = match &net.network {
+            let refused = |error: io::Error| InputError::new("net", net, error.to_string());
+            let switch = Switch::new();
+            let (switch, outside) = match &net.network {
                 Network::Nat { host, forwards } => {
-                    let switch = Switch::new();
                     let settings = NatSettings {
                         name: format!("nat{index}"),
                         hostname: None,
@@ -43,19 +57,24 @@ impl Networks {
                     };
                     let nat =
                         switch.port(PortSettings::default()).and_then(|port| Nat::start(port, settings));
-                    (switch, Some(nat.map_err(|error| InputError::new("net", net, error.to_string()))?))
+                    (switch, Outside::Nat(nat.map_err(refused)?))
                 }
-                Network::Isolated => (isolated.clone(), None),
+                Network::Tap(name) => {
+                    let tap = Tap::start(&switch, PortSettings::default(), name, queues);
+                    (switch, Outside::Tap(tap.map_err(refused)?))
+                }
+                Network::Isolated => (isolated.clone(), Outside::Nothing),
             };
             let mac = net.mac.unwrap_or_else(|| address(&config.name, index));
-            Ok(Adapter { switch, mac, _nat: nat })
+            Ok(Adapter { switch, mac, _outside: outside })
         };
         let adapters = config.nets.iter().enumerate().map(adapter).collect::<Result<_, InputError>>()?;
-        Ok(Self { adapters })
+        Ok(Self { adapters, queues })
     }
 
-    /// A new port with so many queues for each adapter, and its address.
-    pub fn ports(&self, queues: usize) -> impl Iterator<Item = (io::Result<Port>, Mac)> {
+    /// A new port for each adapter, with a queue for each processor, and its address.
+    pub fn ports(&self) -> impl Iterator<Item = (io::Result<Port>, Mac)> {
+        let queues = self.queues;
         let settings = move || PortSettings { queues, ..PortSettings::default() };
         self.adapters.iter().map(move |Adapter { switch, mac, .. }| (switch.port(settings()), *mac))
     }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A [`Switch`] carries [`Frame`]s between its [`Port`]s, as a switch of wires does: to the port where the destination
-//! has been seen, else to all. A NIC of a guest has a port; so has what leads out of the network: [`nat`].
+//! has been seen, else to all. A NIC of a guest has a port; so has what leads out of the network: [`nat`], [`tap`].
 #![forbid(unsafe_code)]
 
 mod frame;
@@ -15,8 +15,9 @@ mod offload;
 mod port;
 mod steering;
 mod switch;
+pub mod tap;
 
 pub use frame::{Checksum, Frame, HEADER, Mac, Segments, TcpOver};
-pub use port::{Port, PortSettings, Queue, Sink};
+pub use port::{Port, PortSettings, Queue, Sent, Sink};
 pub use steering::{KEY as STEERING_KEY, Steering};
 pub use switch::Switch;

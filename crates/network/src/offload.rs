@@ -2,6 +2,8 @@
 //!
 //! RFC 1071 (checksums), RFC 9293 (TCP), RFC 8200 (IPv6).
 
+use std::ops::Range;
+
 use smoltcp::wire::checksum;
 
 use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV4_HEADER, IPV6_HEADER, TcpOver};
@@ -42,13 +44,17 @@ impl Frame {
         }
     }
 
-    /// Makes the headers of a frame that is to be cut those of a packet as long as it is, for who takes it whole. `None` if
-    /// what is said of it is not true.
+    /// Makes the headers of a frame that is to be cut those of a packet as long as it is, for who takes it whole; TCP's
+    /// checksum stays to be made. `None` if what is said of it is not true.
     pub fn coalesce(mut self) -> Option<Self> {
         let segments = self.segments?;
         let tcp = usize::from(self.checksum?.start);
         let ip = ip_of(&self.data, segments.tcp)?;
         set_length(&mut self.data, segments.tcp, ip, tcp)?;
+        let length = u16::try_from(self.data.len().checked_sub(tcp)?).ok()?;
+        let addresses = checksum::data(self.data.get(addresses_of(segments.tcp, ip))?);
+        let sum = checksum::combine(&[addresses, PROTOCOL_TCP, length]);
+        put(&mut self.data, tcp + 16, &sum.to_be_bytes())?;
         self.verified = true;
         Some(self)
     }
@@ -80,18 +86,14 @@ impl Frame {
             put(&mut data, tcp + 4, &sequence.wrapping_add(from as u32).to_be_bytes())?;
             put(&mut data, tcp + FLAGS, &[flags & kept])?;
             let length = u16::try_from(data.len() - tcp).ok()?;
-            let addresses = match segments.tcp {
-                TcpOver::V4 => {
-                    let id = u16::from_be_bytes(*headers.get(ip + 4..)?.first_chunk()?);
-                    put(&mut data, ip + 4, &id.wrapping_add(index as u16).to_be_bytes())?;
-                    ip + 12..ip + 20
-                }
-                TcpOver::V6 => ip + 8..ip + 40,
-            };
+            if segments.tcp == TcpOver::V4 {
+                let id = u16::from_be_bytes(*headers.get(ip + 4..)?.first_chunk()?);
+                put(&mut data, ip + 4, &id.wrapping_add(index as u16).to_be_bytes())?;
+            }
             set_length(&mut data, segments.tcp, ip, tcp)?;
             put(&mut data, tcp + 16, &[0, 0])?;
             let sums = [
-                checksum::data(data.get(addresses)?),
+                checksum::data(data.get(addresses_of(segments.tcp, ip))?),
                 PROTOCOL_TCP,
                 length,
                 checksum::data(data.get(tcp..)?),
@@ -101,6 +103,14 @@ impl Frame {
             frames.push(Self { data, verified: true, ..Self::default() });
         }
         Some(frames)
+    }
+}
+
+/// Where the addresses are in a frame whose header of IP is at `ip`.
+fn addresses_of(over: TcpOver, ip: usize) -> Range<usize> {
+    match over {
+        TcpOver::V4 => ip + 12..ip + 20,
+        TcpOver::V6 => ip + 8..ip + 40,
     }
 }
 
@@ -214,6 +224,9 @@ mod tests {
         assert_eq!(four.data[16..18], 2540_u16.to_be_bytes());
         assert_eq!(!checksum::data(&four.data[14..34]), 0);
         assert!(four.verified && four.segments.is_some());
+        // The sum over addresses, protocol and length is what the rest is added to.
+        let sum = checksum::combine(&[checksum::data(&four.data[26..34]), 6, 2520]);
+        assert_eq!(four.data[50..52], sum.to_be_bytes());
         let six = tcp(TcpOver::V6, 2500).coalesce().unwrap();
         assert_eq!(six.data[18..20], 2520_u16.to_be_bytes());
         assert_eq!(tcp(TcpOver::V4, 0x1_0000).coalesce(), None);

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use counters::Counter;
 use doorbell::Doorbell;
@@ -16,6 +17,11 @@ use crate::switch::Switch;
 /// Frames and bytes that wait at a queue of a port at the most.
 pub(crate) const WAITING_FRAMES: usize = 4096;
 const WAITING_BYTES: usize = 16 << 20;
+/// From how many on it is crowded.
+const CROWDED_FRAMES: usize = WAITING_FRAMES / 4;
+const CROWDED_BYTES: usize = WAITING_BYTES / 4;
+/// Who has taken nothing of a crowded queue for so long may never do so.
+const ATTENTION: Duration = Duration::from_millis(20);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -23,8 +29,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Takes frames as they come, on the thread of who sends them: what leads out of the host's memory. It must not wait.
 pub trait Sink: Send + Sync {
-    /// Takes a frame. False if it is dropped.
-    fn take(&self, frame: Frame) -> bool;
+    /// Takes a frame, or drops it; who has sent it counts that.
+    fn take(&self, frame: Frame) -> Sent;
 }
 
 /// What a port is made of.
@@ -48,6 +54,26 @@ impl Default for PortSettings {
 struct Waiting {
     frames: VecDeque<Frame>,
     bytes: usize,
+    /// When one was taken while there were many.
+    taken: Option<Instant>,
+}
+
+impl Waiting {
+    fn is_crowded(&self) -> bool {
+        self.frames.len() > CROWDED_FRAMES || self.bytes > CROWDED_BYTES
+    }
+}
+
+/// What has become of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// It is on its way, or has no way to go.
+    Gone,
+    /// It waits behind many others, which are being taken. Who can leave what comes next to wait should do so for a moment,
+    /// as what has no room is dropped.
+    Crowded,
+    /// It is dropped.
+    Dropped,
 }
 
 /// A queue of a port.
@@ -70,24 +96,28 @@ impl Queue {
     pub fn receive(&self) -> Option<Frame> {
         let mut waiting = lock(&self.waiting);
         let frame = waiting.frames.pop_front()?;
+        if waiting.is_crowded() {
+            waiting.taken = Some(Instant::now());
+        }
         waiting.bytes -= frame.data.len();
         Some(frame)
     }
 
-    /// Puts a frame at the end. False if there is no room.
-    fn put(&self, frame: Frame) -> bool {
+    /// Puts a frame at the end, if there is room.
+    fn put(&self, frame: Frame) -> Sent {
         let mut waiting = lock(&self.waiting);
         if waiting.frames.len() >= WAITING_FRAMES || waiting.bytes + frame.data.len() > WAITING_BYTES {
-            return false;
+            return Sent::Dropped;
         }
         let was_empty = waiting.frames.is_empty();
         waiting.bytes += frame.data.len();
         waiting.frames.push_back(frame);
+        let crowded = waiting.is_crowded() && waiting.taken.is_some_and(|taken| taken.elapsed() < ATTENTION);
         drop(waiting);
         if was_empty {
             self.bell.ring();
         }
-        true
+        if crowded { Sent::Crowded } else { Sent::Gone }
     }
 }
 
@@ -119,20 +149,19 @@ impl Socket {
     }
 
     /// Counts a frame that is dropped.
-    pub fn drop_frame(&self) {
+    pub fn drop_frame(&self) -> Sent {
         self.settings.dropped.count();
+        Sent::Dropped
     }
 
     /// Takes a frame from the switch.
-    pub fn deliver(&self, frame: Frame) {
-        let taken = self.link.load(Ordering::Relaxed)
-            && match &self.sink {
-                Some(sink) => sink.take(frame),
-                None => self.queue_of(&frame).put(frame),
-            };
-        if !taken {
-            self.drop_frame();
-        }
+    pub fn deliver(&self, frame: Frame) -> Sent {
+        let sent = match &self.sink {
+            _ if !self.link.load(Ordering::Relaxed) => Sent::Dropped,
+            Some(sink) => sink.take(frame),
+            None => self.queue_of(&frame).put(frame),
+        };
+        if sent == Sent::Dropped { self.drop_frame() } else { sent }
     }
 
     fn queue(&self, index: usize) -> Option<&Queue> {
@@ -191,13 +220,9 @@ impl Port {
         *self.socket.steering.write().unwrap_or_else(PoisonError::into_inner) = steering;
     }
 
-    /// Sends a frame.
-    pub fn send(&self, frame: Frame) {
-        if self.link() {
-            self.switch.carry(&self.socket, frame);
-        } else {
-            self.socket.drop_frame();
-        }
+    /// Sends a frame. What is said of one that goes to several is of the last of them.
+    pub fn send(&self, frame: Frame) -> Sent {
+        if self.link() { self.switch.carry(&self.socket, frame) } else { self.socket.drop_frame() }
     }
 
     /// Whether the port is connected.

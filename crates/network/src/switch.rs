@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::frame::{Frame, Mac};
-use crate::port::{Port, PortSettings, Sink, Socket};
+use crate::port::{Port, PortSettings, Sent, Sink, Socket};
 
 /// Addresses that a switch knows at the most; one that is full forgets all.
 const ADDRESSES: usize = 4096;
@@ -73,7 +73,7 @@ impl Switch {
     }
 
     /// Takes a frame from a port to where it goes.
-    pub(crate) fn carry(&self, from: &Socket, frame: Frame) {
+    pub(crate) fn carry(&self, from: &Socket, frame: Frame) -> Sent {
         let (Some(source), Some(destination)) = (frame.source(), frame.destination()) else {
             return from.drop_frame();
         };
@@ -89,11 +89,9 @@ impl Switch {
         let sockets = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
         let others = || sockets.list.iter().filter(|socket| socket.number != from.number);
         match to {
-            Some(number) if number == from.number => {}
             Some(number) => {
-                if let Some(socket) = others().find(|socket| socket.number == number) {
-                    socket.deliver(frame);
-                }
+                let to = others().find(|socket| socket.number == number);
+                to.map_or(Sent::Gone, |socket| socket.deliver(frame))
             }
             None => {
                 let mut others = others().peekable();
@@ -103,6 +101,7 @@ impl Switch {
                     }
                     socket.deliver(frame.clone());
                 }
+                Sent::Gone
             }
         }
     }
@@ -170,9 +169,9 @@ mod tests {
     fn a_sink_takes_what_would_wait() {
         struct Count(Counter);
         impl Sink for Count {
-            fn take(&self, frame: Frame) -> bool {
+            fn take(&self, frame: Frame) -> Sent {
                 self.0.count();
-                frame.data.len() < 61
+                if frame.data.len() < 61 { Sent::Gone } else { Sent::Dropped }
             }
         }
         let (switch, count) = (Switch::new(), Counter::default());
@@ -204,6 +203,19 @@ mod tests {
         b.steer(Some(Steering { key: [0; 40], table: vec![9] }));
         a.send(frame(2, 1));
         assert_eq!(b.receive(), Some(frame(2, 1)));
+    }
+
+    #[test]
+    fn who_sends_more_than_is_taken_is_told() {
+        let [a, b] = ports();
+        let crowd = WAITING_FRAMES / 4;
+        let sent: Vec<_> = (0..crowd + 2).map(|_| a.send(frame(2, 1))).collect();
+        // Nobody has taken anything.
+        assert!(sent.iter().all(|&sent| sent == Sent::Gone));
+        b.receive();
+        assert_eq!((a.send(frame(2, 1)), a.send(Frame::default())), (Sent::Crowded, Sent::Dropped));
+        while b.receive().is_some() {}
+        assert_eq!(a.send(frame(2, 1)), Sent::Gone);
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl Board {
                 let server = hypervisor::vmbus(&around, enlightenment);
                 storage::offer(&server, config, disks, &registry)?;
                 memory::offer(&server, config, &registry)?;
-                network::offer(&server, networks, config.cpus as usize, &registry)?;
+                network::offer(&server, networks, &registry)?;
                 if let Some(sockets) = sockets {
                     sockets.attach(&server);
                 }

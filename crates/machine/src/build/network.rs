@@ -7,17 +7,9 @@ use vmbus::Server;
 use crate::Error;
 use crate::networks::Networks;
 
-/// Queues of an adapter at the most: as many as Linux asks for.
-const QUEUES: usize = 8;
-
-/// Offers them on `bus`, with a queue for each of so many processors.
-pub(super) fn offer(
-    bus: &Server,
-    networks: &Networks,
-    processors: usize,
-    registry: &Registry,
-) -> Result<(), Error> {
-    for (index, (port, mac)) in (0..).zip(networks.ports(processors.min(QUEUES))) {
+/// Offers them on `bus`.
+pub(super) fn offer(bus: &Server, networks: &Networks, registry: &Registry) -> Result<(), Error> {
+    for (index, (port, mac)) in (0..).zip(networks.ports()) {
         let (name, port) = (format!("network{index}"), port.map_err(Error::Network)?);
         let adapter = registry.owner(&name, Kind::Synthetic, NetworkAdapter::state, |counters| {
             let instance = network_instance(index);

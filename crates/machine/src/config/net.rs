@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use network::Mac;
 use network::nat::Forward;
+use network::tap::Name;
 use serde::{Deserialize, Serialize};
 
 /// What an adapter is connected to.
@@ -17,6 +18,8 @@ pub enum Network {
         /// Ports of the host that lead to the guest.
         forwards: Vec<Forward>,
     },
+    /// The host's network, by a TAP interface.
+    Tap(Name),
     /// A network of this machine's other adapters of this kind alone.
     Isolated,
 }
@@ -34,13 +37,18 @@ pub struct NetConfig {
 impl FromStr for NetConfig {
     type Err = String;
 
-    /// `nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off][,mac=M]` or `isolated[,mac=M]`.
+    /// `nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off][,mac=M]`, `tap:INTERFACE[,mac=M]` or
+    /// `isolated[,mac=M]`.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = text.split(',');
         let network = match words.next() {
             Some("nat") => Network::Nat { host: true, forwards: Vec::new() },
             Some("isolated") => Network::Isolated,
-            _ => return Err("must be nat, isolated or none".to_owned()),
+            Some(word) => match word.strip_prefix("tap:") {
+                Some(name) => Network::Tap(name.parse()?),
+                None => return Err("must be nat, tap:INTERFACE, isolated or none".to_owned()),
+            },
+            None => return Err("must not be empty".to_owned()),
         };
         let mut net = Self { network, mac: None };
         for option in words {
@@ -80,6 +88,7 @@ impl fmt::Display for NetConfig {
                 f.write_str(if *host { "nat" } else { "nat,host=off" })?;
                 forwards.iter().try_for_each(|forward| write!(f, ",hostfwd={forward}"))?;
             }
+            Network::Tap(name) => write!(f, "tap:{name}")?,
             Network::Isolated => f.write_str("isolated")?,
         }
         mac.map_or(Ok(()), |mac| write!(f, ",mac={mac}"))

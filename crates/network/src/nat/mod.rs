@@ -103,7 +103,14 @@ impl Nat {
         sockets.watch(stop.as_fd(), Key::Stop, EventFlags::IN)?;
         let output = Arc::clone(&port);
         let seed = RandomState::new().hash_one(0);
-        let network = Network::new(sockets, &settings, seed, Box::new(move |frame| output.send(frame)))?;
+        let network = Network::new(
+            sockets,
+            &settings,
+            seed,
+            Box::new(move |frame| {
+                output.send(frame);
+            }),
+        )?;
         let thread = std::thread::Builder::new().name(format!("nat {}", settings.name)).spawn(move || {
             if let Err(error) = run(&port, network) {
                 tracing::error!(%error, name = %settings.name, "network has stopped");

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use guest_memory::GuestMemory;
-use network::{Frame, Queue};
+use network::{Frame, Queue, Sent};
 use vm_memory::{Bytes, GuestAddress};
 use vmbus::Channel;
 use vmbus::ring::{GuestPages, OutgoingPacket, Packet, PacketType, RingError};
@@ -24,6 +25,9 @@ const MESSAGE: usize = 64;
 const LONGEST_PACKET: usize = 128 << 10;
 /// Frames that wait for a section and have been cut already: a frame of 64 KiB makes fewer.
 const READY: usize = 1024;
+
+/// How long the guest is not heard when more of what it sends wait than are taken.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// A packet for the guest that there was no room for.
 enum Unsent {
@@ -83,6 +87,8 @@ pub(super) struct Worker {
     controls: VecDeque<Vec<u8>>,
     /// Frames that wait for a section.
     ready: VecDeque<Frame>,
+    /// More of what the guest sends wait than are taken.
+    crowded: bool,
     /// Where the parts of the guest's message are.
     pieces: Vec<(GuestAddress, usize)>,
 }
@@ -98,6 +104,7 @@ impl Worker {
             lent: Lent::default(),
             controls: VecDeque::new(),
             ready: VecDeque::new(),
+            crowded: false,
             pieces: Vec::new(),
         }
     }
@@ -134,7 +141,8 @@ impl Worker {
                 tracing::error!(name = self.shared.name, %error, "guest breaks a ring of its network adapter");
                 broken = true;
             }
-            if let Err(error) = self.channel.wait(&[queue.doorbell()], None) {
+            let patience = std::mem::take(&mut self.crowded).then_some(MOMENT);
+            if let Err(error) = self.channel.wait(&[queue.doorbell()], patience) {
                 tracing::error!(name = self.shared.name, %error, "event loop of a network adapter fails");
                 return;
             }
@@ -153,7 +161,7 @@ impl Worker {
                 continue;
             }
             let more = self.channel.incoming.unmask()?;
-            if !more || !self.unsent.is_empty() || self.channel.closing() {
+            if !more || !self.unsent.is_empty() || self.crowded || self.channel.closing() {
                 return Ok(());
             }
         }
@@ -189,7 +197,7 @@ impl Worker {
         let session = Arc::clone(&self.session);
         let mut heard = false;
         // What a message leads to has room before the next is read.
-        while self.unsent.is_empty() && self.controls.is_empty() {
+        while self.unsent.is_empty() && self.controls.is_empty() && !self.crowded {
             let mut bytes = [0; MESSAGE];
             let mut batch = self.channel.incoming.batch()?;
             let Some(packet) = batch.next_packet()? else {
@@ -279,7 +287,7 @@ impl Worker {
                 Some(frame) => {
                     self.shared.counters.requests.count();
                     self.shared.counters.bytes_out.add(frame.data.len() as u64);
-                    self.shared.port.send(frame);
+                    self.crowded |= self.shared.port.send(frame) == Sent::Crowded;
                 }
                 None => status = status::INVALID_RNDIS_PACKET,
             }

@@ -47,9 +47,15 @@ impl Lab {
         let forwards = forwards.iter().map(|forward| forward.parse().unwrap()).collect();
         let settings = NatSettings { host_reachable: true, forwards, ..NatSettings::default() };
         let dropped = settings.dropped.clone();
-        let network =
-            Network::new(FakeHost::default(), &settings, 1, Box::new(move |frame| output.send(frame)))
-                .unwrap();
+        let network = Network::new(
+            FakeHost::default(),
+            &settings,
+            1,
+            Box::new(move |frame| {
+                output.send(frame);
+            }),
+        )
+        .unwrap();
         Self { switch, network, port, now: Instant::ZERO, dropped, keys: vec![] }
     }
 
