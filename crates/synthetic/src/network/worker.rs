@@ -141,7 +141,9 @@ impl Worker {
                 tracing::error!(name = self.shared.name, %error, "guest breaks a ring of its network adapter");
                 broken = true;
             }
-            let patience = std::mem::take(&mut self.crowded).then_some(MOMENT);
+            let crowded = std::mem::take(&mut self.crowded).then_some(MOMENT);
+            // What the port does not let through yet is left where it is.
+            let patience = [crowded, shared.port.pause(), queue.pause()].into_iter().flatten().min();
             if let Err(error) = self.channel.wait(&[queue.doorbell()], patience) {
                 tracing::error!(name = self.shared.name, %error, "event loop of a network adapter fails");
                 return;
@@ -161,7 +163,12 @@ impl Worker {
                 continue;
             }
             let more = self.channel.incoming.unmask()?;
-            if !more || !self.unsent.is_empty() || self.crowded || self.channel.closing() {
+            if !more
+                || !self.unsent.is_empty()
+                || self.crowded
+                || self.shared.port.pause().is_some()
+                || self.channel.closing()
+            {
                 return Ok(());
             }
         }
@@ -197,7 +204,11 @@ impl Worker {
         let session = Arc::clone(&self.session);
         let mut heard = false;
         // What a message leads to has room before the next is read.
-        while self.unsent.is_empty() && self.controls.is_empty() && !self.crowded {
+        while self.unsent.is_empty()
+            && self.controls.is_empty()
+            && !self.crowded
+            && self.shared.port.pause().is_none()
+        {
             let mut bytes = [0; MESSAGE];
             let mut batch = self.channel.incoming.batch()?;
             let Some(packet) = batch.next_packet()? else {
