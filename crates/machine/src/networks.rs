@@ -6,7 +6,7 @@ use counters::Counter;
 use network::nat::{Nat, NatSettings};
 use network::{Mac, Port, PortSettings, Switch};
 
-use crate::config::{InputError, MachineConfig, NetConfig, Network};
+use crate::config::{InputError, MachineConfig, NetConfig, Network, Nic};
 
 /// The first half of the addresses that adapters have by themselves: Microsoft's.
 const VENDOR: [u8; 3] = [0x00, 0x15, 0x5d];
@@ -14,6 +14,7 @@ const VENDOR: [u8; 3] = [0x00, 0x15, 0x5d];
 struct Adapter {
     switch: Switch,
     mac: Mac,
+    nic: Nic,
     /// What leads out of its network.
     _nat: Option<Nat>,
 }
@@ -48,15 +49,17 @@ impl Networks {
                 Network::Isolated => (isolated.clone(), None),
             };
             let mac = net.mac.unwrap_or_else(|| address(&config.name, index));
-            Ok(Adapter { switch, mac, _nat: nat })
+            Ok(Adapter { switch, mac, nic: config.nic_of(net), _nat: nat })
         };
         let adapters = config.nets.iter().enumerate().map(adapter).collect::<Result<_, InputError>>()?;
         Ok(Self { adapters })
     }
 
-    /// A new port for each adapter, and its address.
-    pub fn ports(&self) -> impl Iterator<Item = (io::Result<Port>, Mac)> {
-        self.adapters.iter().map(|Adapter { switch, mac, .. }| (switch.port(PortSettings::default()), *mac))
+    /// The number of each adapter of this kind, a new port for it, and its address.
+    pub fn ports(&self, kind: Nic) -> impl Iterator<Item = (u16, io::Result<Port>, Mac)> {
+        let adapters = (0..).zip(&self.adapters).filter(move |(_, adapter)| adapter.nic == kind);
+        adapters
+            .map(|(index, Adapter { switch, mac, .. })| (index, switch.port(PortSettings::default()), *mac))
     }
 }
 
