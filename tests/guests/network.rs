@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
 
-use guests::{Image, Kernel, POWER_OFF, Running, row};
+use guests::{Content, Image, Kernel, POWER_OFF, Running, row, serve};
 
 /// Two adapters of one guest, the second in a network namespace of its own, so that what they say goes over the network.
 const TWO: &str = "ip link set eth0 up; ip addr add 10.1.0.1/24 dev eth0; ip -6 addr add fd01::1/64 dev eth0 nodad; \
@@ -121,7 +121,9 @@ fn adapters_come_and_go_and_ports_let_through_what_they_are_told() {
     let image = Image::empty(0);
     let capture = image.folder().join("capture.pcap");
     let mut running = Running::shell(&image, &["--cpus", "2", "--net", "isolated"], &[]);
-    let net = |running: &Running, words: &[&str]| running.bodhi(&[&["net"], words].concat()).assert_done().to_owned();
+    let net = |running: &Running, words: &[&str]| {
+        running.bodhi(&[&["net"], words].concat()).assert_done().to_owned()
+    };
     let second = format!("isolated,mac=00:15:5d:01:02:03,rate=20M,capture={}", capture.display());
     assert_eq!(net(&running, &["attach", &second]), "network1\n");
     running.ask("until [ -e /sys/class/net/eth1 ]; do sleep 0.1; done");
@@ -206,6 +208,36 @@ fn a_tap_leads_to_the_host_with_all_that_is_left_to_be_done() {
     // Without the interface frames are dropped; everything else goes on.
     drop(interface);
     assert_eq!(running.ask("ping -q -c 1 -W 1 10.9.8.1 > /dev/null; echo $?"), "1");
+    running.type_line("exit");
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_gigabyte_and_thousands_of_connections_go_through_the_nat_and_leave_nothing() {
+    let image = Image::empty(0);
+    let file = image.folder().join("large");
+    std::fs::write(&file, (0..64_u32 << 20).map(|n| (n >> 3 ^ n) as u8).collect::<Vec<_>>()).unwrap();
+    let output = Command::new("md5sum").arg(&file).output().unwrap();
+    let sum = String::from_utf8(output.stdout).unwrap()[..32].to_owned();
+    let port =
+        serve(|_| vec![("large", Content::File(file)), ("small", Content::Text("good day\n".to_owned()))]);
+    let mut running = Running::shell(&image, &["--net", "nat"], &[]);
+    running.ask("ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2");
+    let mut take = |files: u32, connections: u32| {
+        let url = format!("http://10.0.2.2:{port}");
+        let small =
+            format!("curl -sZ --parallel-max 50 '{url}/small?[1-{connections}]' 2>/dev/null | grep -c 'good day'");
+        assert_eq!(running.ask(&small), connections.to_string());
+        let large =
+            format!("for n in $(seq {files}); do curl -s {url}/large | md5sum; done | sort | uniq -c");
+        assert_eq!(running.ask(&large), format!("{files} {sum}  -"));
+        (running.descriptors(), running.resident())
+    };
+    let before = take(1, 200);
+    let after = take(16, 4000);
+    assert!(after.0 <= before.0 + 4, "{before:?} {after:?}");
+    assert!(after.1 < before.1 + (64 << 20), "{before:?} {after:?}");
     running.type_line("exit");
     running.wait(POWER_OFF).assert_powered_off();
 }
