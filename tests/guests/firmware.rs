@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use guests::{BOOT, Machine, Running, medium, processor, row};
+use guests::{
+    BOOT, Bus, Content, Kernel, Machine, POWER_OFF, Running, encode, medium, processor, root_image, row,
+    serve,
+};
 use tempfile::TempDir;
 
 /// Processor time from power-on to a boot loader's menu.
@@ -71,6 +74,37 @@ fn without_anything_bootable_the_firmware_says_so_and_the_machine_obeys() {
     let Booted { running, directory: _directory } = boot(&["--firmware", "bios", "--disk", path(&disk)]);
     running.expect_screen("No bootable device", SHOWN);
     assert_eq!(row(&running.devices(), "vga")["state"], "text, 80×25");
+}
+
+#[test]
+fn ipxe_boots_a_kernel_over_the_legacy_adapter() {
+    // The kernel's own driver fetches what it then says.
+    let port = serve(|port| {
+        let from = format!("http://10.0.2.2:{port}");
+        let fetch = format!(
+            "ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; curl -s --retry 5 --retry-connrefused {from}/word"
+        );
+        let append = format!("console=ttyS0 panic=-1 loglevel=1 {}", encode(&fetch));
+        let script = format!("#!ipxe\nkernel {from}/vmlinuz {append}\ninitrd {from}/initrd\nboot\n");
+        vec![
+            ("boot.ipxe", Content::Text(script)),
+            ("word", Content::Text("fetched by tulip".to_owned())),
+            ("vmlinuz", Content::File(Kernel::Generic.image())),
+            ("initrd", Content::File(Kernel::Generic.initrd())),
+        ]
+    });
+    let directory = TempDir::new().expect("a folder");
+    let disc = medium("ipxe.iso");
+    let options = ["--cdrom", path(&disc), "--boot", "cdrom", "--net", "nat", "--nic", "legacy"];
+    let machine = Machine::firmware(directory.path().join("api")).options(&options);
+    let running = machine.disk_with(&root_image(), Bus::Auto, ",snapshot").start();
+    running.expect_socket(&directory.path().join("api"));
+    running.expect_screen("iPXE initialising devices", SHOWN);
+    running.press(&["ctrl-b"]);
+    running.expect_screen("iPXE>", SHOWN);
+    running.type_text(&format!("dhcp && chain http://10.0.2.2:{port}/boot.ipxe\n"));
+    running.expect("fetched by tulip", BOOT);
+    running.wait(POWER_OFF).assert_powered_off();
 }
 
 #[test]

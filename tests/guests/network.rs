@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
-use guests::{Image, POWER_OFF, Running, row};
+use guests::{Image, Kernel, POWER_OFF, Running, row};
 
 /// Two adapters of one guest, the second in a network namespace of its own, so that what they say goes over the network.
 const TWO: &str = "ip link set eth0 up; ip addr add 10.1.0.1/24 dev eth0; ip -6 addr add fd01::1/64 dev eth0 nodad; \
@@ -43,6 +43,74 @@ fn two_adapters_reach_each_other_by_every_kind_of_packet() {
     running.ask("ip link set eth0 down; ip link set eth0 address 00:15:5d:aa:bb:cc mtu 9000 up");
     running.ask("in_other ip link set eth1 mtu 9000");
     assert_eq!(running.ask("ping -q -c 3 -i 0.2 -M do -s 8900 10.1.0.2 | grep -c ' 0% packet loss'"), "1");
+    running.type_line("exit");
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+/// Legacy adapters by the places that their driver finds them at, and the synthetic one, get names of their own; the
+/// latter and the second of the former find each other on a network between two namespaces.
+const NAMES: &str = "legacy() { ls /sys/bus/pci/drivers/tulip/0000:00:0$1.0/net; }; \
+                     ip link set $(legacy a) name legacy0; ip link set $(legacy b) name legacy1; \
+                     ip link set $(ls /sys/bus/vmbus/drivers/hv_netvsc/*/net) name synthetic0";
+const KINDS: &str = "ip link set synthetic0 up; ip addr add 10.1.0.1/24 dev synthetic0; \
+                     ip -6 addr add fd01::1/64 dev synthetic0 nodad; \
+                     unshare -n sleep 1000 & other=$!; sleep 0.3; ip link set legacy1 netns $other; \
+                     in_other() { nsenter -n -t $other \"$@\"; }; \
+                     in_other ip addr add 10.1.0.2/24 dev legacy1; in_other ip -6 addr add fd01::2/64 dev legacy1 nodad; \
+                     in_other ip link set legacy1 up";
+
+#[test]
+fn a_legacy_adapter_reaches_the_nat_and_a_synthetic_one() {
+    let image = Image::empty(0);
+    let nets = ["--net", "nat", "--net", "isolated,mac=00:15:5d:01:02:03", "--net", "isolated,nic=synthetic"];
+    let options = [&nets[..], &["--nic", "legacy"]].concat();
+    let mut running = Running::shell_of(Kernel::Generic, &image, &options, &[]);
+    let state =
+        |running: &Running, name: &str| row(&running.devices(), name)["state"].as_str().unwrap().to_owned();
+    assert_eq!(state(&running, "network1"), "interface down; 00:15:5d:01:02:03");
+    let kinds = ["network0", "network1", "network2"]
+        .map(|name| row(&running.devices(), name)["kind"].as_str().unwrap().to_owned());
+    assert_eq!(kinds, ["emulated", "emulated", "synthetic"]);
+    running.ask(NAMES);
+    assert_eq!(running.ask("cat /sys/class/net/legacy1/address"), "00:15:5d:01:02:03");
+
+    running.ask("printf '#!/bin/sh\\n[ $1 = bound ] && echo $ip $router $dns $subnet\\n' > /run/say; chmod +x /run/say");
+    running.ask("ip link set legacy0 up");
+    let lease = running.ask("busybox udhcpc -n -q -f -i legacy0 -s /run/say 2>/dev/null");
+    assert_eq!(lease, "10.0.2.15 10.0.2.2 10.0.2.3 255.255.255.0");
+    running.ask("ip addr add 10.0.2.15/24 dev legacy0; ip route add default via 10.0.2.2");
+    assert_eq!(running.ask("ping -q -c 3 -i 0.2 10.0.2.2 | grep -c ' 0% packet loss'"), "1");
+    assert!(state(&running, "network0").starts_with("interface up; "));
+    // There and back again.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let echo = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let copied = io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        copied
+    });
+    running.ask("head -c 20M /dev/urandom > /tmp/sent");
+    running.ask(&format!("busybox nc 10.0.2.2 {port} < /tmp/sent > /tmp/got"));
+    assert_eq!(running.ask("cmp /tmp/sent /tmp/got && echo same"), "same");
+    assert_eq!(echo.join().unwrap(), 20 << 20);
+
+    running.ask(KINDS);
+    assert_eq!(running.ask("ping -q -c 3 -i 0.2 -s 8000 10.1.0.2 | grep -c ' 0% packet loss'"), "1");
+    // What the synthetic adapter leaves to be cut and summed is done for the legacy one.
+    for (from, to) in [("", "in_other"), ("in_other", "")] {
+        let address = if to.is_empty() { "fd01::1" } else { "10.1.0.2" };
+        let copy = format!(
+            "{to} busybox nc -l -p 99 > /tmp/got & nc=$!; sleep 0.3; {from} busybox nc {address} 99 < /tmp/sent; \
+             wait $nc; cmp /tmp/sent /tmp/got && echo same"
+        );
+        assert!(running.ask(&copy).ends_with("same"));
+    }
+    let counted = row(&running.devices(), "network0").clone();
+    assert!(
+        counted["exits"].as_u64() > Some(10_000) && counted["bytes_in"].as_u64() > Some(20 << 20),
+        "{counted}"
+    );
     running.type_line("exit");
     running.wait(POWER_OFF).assert_powered_off();
 }

@@ -9,6 +9,7 @@ mod console;
 mod debugger;
 mod devices;
 mod disk;
+mod http;
 mod iso;
 mod machine;
 mod probe;
@@ -21,6 +22,7 @@ pub use console::Console;
 pub use debugger::gdb;
 pub use devices::{Devices, row};
 pub use disk::Image;
+pub use http::{Content, serve};
 pub use iso::iso;
 pub use machine::{
     Answer, Bus, End, Machine, Program, Running, has_kvm, insert_setup_disk, is_nested, processor,

@@ -22,6 +22,7 @@ pub mod acpi_pm;
 pub mod apic;
 pub mod bus;
 pub mod debug_ports;
+pub mod dec21140;
 pub mod flash;
 pub mod fw_cfg;
 pub mod i8042;

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use machine::MachineConfig;
 use machine::config::{
     BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemorySize,
-    ModuleConfig, NetOption, ProcessorChoice, Serial, ServiceKind, Services, Switch, Translator,
+    ModuleConfig, NetOption, Nic, ProcessorChoice, Serial, ServiceKind, Services, Switch, Translator,
 };
 
 use crate::{BAD_INPUT, say};
@@ -353,10 +353,13 @@ pub(crate) struct RunArguments {
     /// The screen: none
     #[arg(long, value_name = "D", value_parser = parse::<Display>)]
     display: Option<Display>,
-    /// A network adapter: nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off][,mac=M],
-    /// tap:INTERFACE[,mac=M] or isolated[,mac=M]; or none; may be given several times
+    /// A network adapter: nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off], tap:INTERFACE or isolated,
+    /// each with [,mac=M][,nic=synthetic|legacy]; or none; may be given several times
     #[arg(long = "net", value_name = "N", value_parser = parse::<NetOption>)]
     nets: Vec<NetOption>,
+    /// What the guest sees of network adapters: synthetic or legacy, a DEC 21140
+    #[arg(long, value_name = "NIC", value_parser = parse::<Nic>)]
+    nic: Option<Nic>,
     /// Devices for conformance suites: debug exit (0xf4), scratch (0xe0), ISA lines (0x2000), SynIC (0x3000),
     /// memory (0xff000000)
     #[arg(long)]
@@ -473,6 +476,7 @@ impl RunArguments {
         set(&mut config.integration, &self.integration);
         set(&mut config.serial, &self.serial);
         set(&mut config.display, &self.display);
+        set(&mut config.nic, &self.nic);
         if !self.nets.is_empty() {
             config.nets = self.nets.iter().filter_map(|net| net.0.clone()).collect();
         }

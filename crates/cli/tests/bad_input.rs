@@ -228,6 +228,7 @@ fn unknown_options_and_values() {
     for (net, reason) in [
         ("tap", "must be nat, isolated or none"),
         ("nat,mac=1", "1 is no MAC address such as 00:15:5d:00:00:01"),
+        ("isolated,nic=e1000", "nic=e1000: the nic must be synthetic or legacy"),
         ("isolated,host=off", "host=off: no such option of a network"),
         (
             "nat,hostfwd=tcp::0-:22",
@@ -237,9 +238,11 @@ fn unknown_options_and_values() {
     ] {
         place.refuses(&["--net", net], &format!("invalid value '{net}' for '--net <N>': {reason}"));
     }
+    place.refuses(&["--nic", "fast"], "invalid value 'fast' for '--nic <NIC>': must be synthetic or legacy");
     let nets = ["--net", "isolated"].repeat(9);
     place.refuses(&nets, "--net: a machine has up to 8 network adapters");
-    let reason = "--net isolated: needs a synthetic device, and --synthetic or --enlightenments leave it out";
+    let reason = "--net isolated: needs a synthetic device, and --synthetic or --enlightenments leave it out; \
+                  --nic legacy needs none";
     place.refuses(&["--net", "isolated", "--synthetic", "off"], reason);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();

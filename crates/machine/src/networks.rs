@@ -7,7 +7,7 @@ use network::nat::{Nat, NatSettings};
 use network::tap::Tap;
 use network::{Mac, Port, PortSettings, Switch};
 
-use crate::config::{InputError, MachineConfig, NetConfig, Network};
+use crate::config::{InputError, MachineConfig, NetConfig, Network, Nic};
 
 /// The first half of the addresses that adapters have by themselves: Microsoft's.
 const VENDOR: [u8; 3] = [0x00, 0x15, 0x5d];
@@ -15,6 +15,7 @@ const VENDOR: [u8; 3] = [0x00, 0x15, 0x5d];
 struct Adapter {
     switch: Switch,
     mac: Mac,
+    nic: Nic,
     /// What leads out of its network.
     _outside: Outside,
 }
@@ -66,17 +67,19 @@ impl Networks {
                 Network::Isolated => (isolated.clone(), Outside::Nothing),
             };
             let mac = net.mac.unwrap_or_else(|| address(&config.name, index));
-            Ok(Adapter { switch, mac, _outside: outside })
+            Ok(Adapter { switch, mac, nic: config.nic_of(net), _outside: outside })
         };
         let adapters = config.nets.iter().enumerate().map(adapter).collect::<Result<_, InputError>>()?;
         Ok(Self { adapters, queues })
     }
 
-    /// A new port for each adapter, with a queue for each processor, and its address.
-    pub fn ports(&self) -> impl Iterator<Item = (io::Result<Port>, Mac)> {
-        let queues = self.queues;
+    /// The number of each adapter of this kind, a new port for it, and its address. A synthetic one has a queue for each
+    /// processor.
+    pub fn ports(&self, kind: Nic) -> impl Iterator<Item = (u16, io::Result<Port>, Mac)> {
+        let queues = if kind == Nic::Synthetic { self.queues } else { 1 };
         let settings = move || PortSettings { queues, ..PortSettings::default() };
-        self.adapters.iter().map(move |Adapter { switch, mac, .. }| (switch.port(settings()), *mac))
+        let adapters = (0..).zip(&self.adapters).filter(move |(_, adapter)| adapter.nic == kind);
+        adapters.map(move |(index, Adapter { switch, mac, .. })| (index, switch.port(settings()), *mac))
     }
 }
 

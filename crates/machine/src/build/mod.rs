@@ -3,6 +3,7 @@
 mod chipset;
 mod hypervisor;
 mod integration;
+mod legacy_network;
 mod memory;
 mod network;
 mod output;
@@ -56,6 +57,7 @@ use crate::networks::Networks;
 use crate::run::SerialOutput;
 use crate::smbios;
 use chipset::{Chipset, Surroundings};
+use legacy_network::LegacyAdapters;
 pub(crate) use processors::Engine;
 use processors::{Processors, Setting};
 use wiring::{Interrupts, WeakSignal};
@@ -86,6 +88,8 @@ pub(crate) struct Board {
     apics: Option<Arc<ApicBus>>,
     enlightenment: Option<Arc<Enlightenment>>,
     vmbus: Option<Bus>,
+    /// The emulated network adapters, at work for as long as they live.
+    legacy_adapters: LegacyAdapters,
     /// Serves the timers of all devices for as long as it lives.
     timers: Arc<TimerQueue>,
     panel: Arc<Panel>,
@@ -201,9 +205,10 @@ impl Board {
         let files = firmware.map(|rom| firmware::files(rom, config, &platform, identity, disks));
         let chipset = Chipset::new(&around, &memory, serial, files.unwrap_or_default())?;
         storage::ide(&chipset, &around, &memory, disks);
+        let legacy_adapters = LegacyAdapters::new(&chipset, &around, &memory, networks)?;
         match firmware {
             Some(rom) => rom::add(&around, rom),
-            None => set_up::functions(&*buses),
+            None => set_up::functions(&*buses, legacy_adapters.addresses()),
         }
         if config.test_devices {
             test_devices::add(&around);
@@ -272,6 +277,7 @@ impl Board {
             apics: interrupts.apics.clone(),
             enlightenment,
             vmbus,
+            legacy_adapters,
             timers,
             panel,
             disks: Arc::clone(disks),
@@ -321,6 +327,7 @@ impl Board {
         if let Some(enlightenment) = &self.enlightenment {
             enlightenment.detach();
         }
+        drop(self.legacy_adapters);
         drop(self.signals);
         drop(self.apics);
         drop(self.timers);

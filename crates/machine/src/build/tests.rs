@@ -36,6 +36,7 @@ fn a_board_that_is_shut_down_gives_its_memory_back() {
     let config = MachineConfig {
         kernel: Some(kernel),
         cpus: 2,
+        nets: vec!["isolated".parse().unwrap(), "isolated,nic=legacy".parse().unwrap()],
         disks: vec![crate::config::DiskConfig { file: disk, .."d,bus=auto".parse().unwrap() }],
         ..MachineConfig::default()
     };
@@ -57,7 +58,9 @@ fn a_board_that_is_shut_down_gives_its_memory_back() {
     })
     .unwrap();
     let names: Vec<_> = registry.table().into_iter().map(|row| row.name).collect();
-    assert!(names.contains(&"storvsc-ide0".to_owned()), "{names:?}");
+    for name in ["storvsc-ide0", "network0", "network1"] {
+        assert!(names.contains(&name.to_owned()), "{names:?}");
+    }
     let code = Arc::downgrade(&board.code);
     board.shut_down();
     assert!(code.upgrade().is_none(), "guest memory is still referred to");

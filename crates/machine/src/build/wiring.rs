@@ -33,6 +33,7 @@ pub(super) struct Interrupts {
     pub apics: Option<Arc<ApicBus>>,
     /// ISA lines, each of which several devices may drive.
     isa: [SharedLine; ISA_LINES],
+    router: Arc<InterruptRouter>,
 }
 
 impl Interrupts {
@@ -57,12 +58,14 @@ impl Interrupts {
     pub fn before(output: Arc<dyn Line>, target: Weak<dyn MessageTarget>) -> Self {
         let pic = Pic::new(output);
         let ioapic = IoApic::new(Arc::new(WeakTarget(target)));
-        let isa = std::array::from_fn(|irq| {
+        let isa: [SharedLine; ISA_LINES] = std::array::from_fn(|irq| {
             let irq = irq as u8;
             let input = if irq == TIMER_IRQ { TIMER_INPUT } else { irq };
             SharedLine::new(Arc::new(FanOut::new(vec![pic.line(irq), ioapic.line(input)])))
         });
-        Self { pic, ioapic, apics: None, isa }
+        let drivers = std::array::from_fn(|irq| isa[irq].driver());
+        let router = InterruptRouter::new(drivers, IOAPIC_PINS.map(|pin| ioapic.line(pin)));
+        Self { pic, ioapic, apics: None, isa, router }
     }
 
     /// A driver of ISA line `irq`.
@@ -77,8 +80,7 @@ impl Interrupts {
 
     /// The router of PCI interrupts in front of the ISA lines and the IOAPIC.
     pub fn router(&self) -> Arc<InterruptRouter> {
-        let isa = std::array::from_fn(|irq| self.isa(irq as u8));
-        InterruptRouter::new(isa, IOAPIC_PINS.map(|pin| self.ioapic.line(pin)))
+        Arc::clone(&self.router)
     }
 }
 

@@ -16,7 +16,7 @@ pub use error::InputError;
 pub use firmware::{BootDevice, BootOrder, Firmware};
 pub use gdb::{Gdb, GdbEndpoint};
 pub use module::ModuleConfig;
-pub use net::{NetConfig, NetOption, Network};
+pub use net::{NetConfig, NetOption, Network, Nic};
 pub use size::MemorySize;
 pub use translator::Translator;
 
@@ -95,6 +95,8 @@ pub struct MachineConfig {
     /// The network adapters, in order.
     #[serde(rename = "net", skip_serializing_if = "Vec::is_empty")]
     pub nets: Vec<NetConfig>,
+    /// What the guest sees of those of them that do not say it themselves.
+    pub nic: Nic,
     /// Whether the guest gets devices for conformance suites and test guests.
     pub test_devices: bool,
     /// Where a debugger may connect.
@@ -129,6 +131,7 @@ impl Default for MachineConfig {
             serial: Serial::Stdio,
             display: Display::None,
             nets: Vec::new(),
+            nic: Nic::default(),
             test_devices: false,
             gdb: None,
             api: None,
@@ -179,8 +182,10 @@ impl MachineConfig {
             return Err(InputError::new("translator", String::from(self.translator.clone()), reason));
         }
         let vmbus = self.has_vmbus()?;
-        if let Some(net) = self.nets.first().filter(|_| !vmbus) {
-            let reason = "needs a synthetic device, and --synthetic or --enlightenments leave it out";
+        let synthetic = |net: &&NetConfig| self.nic_of(net) == Nic::Synthetic;
+        if let Some(net) = self.nets.iter().find(synthetic).filter(|_| !vmbus) {
+            let reason = "needs a synthetic device, and --synthetic or --enlightenments leave it out; \
+                          --nic legacy needs none";
             return Err(InputError::new("net", net, reason));
         }
         if self.nets.len() > MAX_NETS {
@@ -188,6 +193,11 @@ impl MachineConfig {
             return Err(InputError::bare("net", reason));
         }
         self.validate_disks(vmbus)
+    }
+
+    /// What the guest sees of an adapter.
+    pub fn nic_of(&self, net: &NetConfig) -> Nic {
+        net.nic.unwrap_or(self.nic)
     }
 
     /// Whether the machine starts with firmware: if that is named, or there is no kernel, and something else to boot

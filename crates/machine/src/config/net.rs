@@ -24,6 +24,38 @@ pub enum Network {
     Isolated,
 }
 
+/// What a guest sees of an adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Nic {
+    /// A synthetic one, behind VMBus.
+    #[default]
+    Synthetic,
+    /// An emulated one, a DEC 21140.
+    Legacy,
+}
+
+impl FromStr for Nic {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "synthetic" => Ok(Self::Synthetic),
+            "legacy" => Ok(Self::Legacy),
+            _ => Err("must be synthetic or legacy".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Nic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Synthetic => "synthetic",
+            Self::Legacy => "legacy",
+        })
+    }
+}
+
 /// A network adapter, as a user describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -32,13 +64,15 @@ pub struct NetConfig {
     pub network: Network,
     /// Its address, if the user has chosen one.
     pub mac: Option<Mac>,
+    /// What the guest sees of it, if that is not what it sees of others.
+    pub nic: Option<Nic>,
 }
 
 impl FromStr for NetConfig {
     type Err = String;
 
-    /// `nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off][,mac=M]`, `tap:INTERFACE[,mac=M]` or
-    /// `isolated[,mac=M]`.
+    /// `nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off]`, `tap:INTERFACE` or `isolated`, each with
+    /// `[,mac=M][,nic=synthetic|legacy]`.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = text.split(',');
         let network = match words.next() {
@@ -50,10 +84,13 @@ impl FromStr for NetConfig {
             },
             None => return Err("must not be empty".to_owned()),
         };
-        let mut net = Self { network, mac: None };
+        let mut net = Self { network, mac: None, nic: None };
         for option in words {
             match (option.split_once('='), &mut net.network) {
                 (Some(("mac", mac)), _) => net.mac = Some(mac.parse()?),
+                (Some(("nic", nic)), _) => {
+                    net.nic = Some(nic.parse().map_err(|reason| format!("{option}: the nic {reason}"))?);
+                }
                 (Some(("host", "on")), Network::Nat { host, .. }) => *host = true,
                 (Some(("host", "off")), Network::Nat { host, .. }) => *host = false,
                 (Some(("hostfwd", forward)), Network::Nat { forwards, .. }) => {
@@ -82,7 +119,7 @@ impl From<NetConfig> for String {
 
 impl fmt::Display for NetConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { network, mac } = self;
+        let Self { network, mac, nic } = self;
         match network {
             Network::Nat { host, forwards } => {
                 f.write_str(if *host { "nat" } else { "nat,host=off" })?;
@@ -91,7 +128,8 @@ impl fmt::Display for NetConfig {
             Network::Tap(name) => write!(f, "tap:{name}")?,
             Network::Isolated => f.write_str("isolated")?,
         }
-        mac.map_or(Ok(()), |mac| write!(f, ",mac={mac}"))
+        mac.map_or(Ok(()), |mac| write!(f, ",mac={mac}"))?;
+        nic.map_or(Ok(()), |nic| write!(f, ",nic={nic}"))
     }
 }
 
