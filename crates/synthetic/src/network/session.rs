@@ -14,6 +14,10 @@ use super::rndis::objects::{Adapter, MTU};
 
 /// Bytes beside a frame and its RNDIS message that a section has room for.
 const SPARE: u32 = 214;
+/// Bytes of a section at the most for a guest that puts segments together, which takes long frames in as many parts as there
+/// are sections, and as many sections as there are at the least then.
+const LONG_SECTION: u64 = 16 << 10;
+const MANY: u64 = 1024;
 /// Frames' bytes until the guest says more: an Ethernet frame's.
 const USUAL_FRAME: u32 = 1514;
 
@@ -225,7 +229,9 @@ impl Session {
         let (buffer, id) = self.buffer(channel, body)?;
         let mut negotiated = self.negotiated();
         negotiated.generation += 1;
-        let size = (negotiated.longest + SPARE).next_multiple_of(64);
+        let least = (negotiated.longest + SPARE).next_multiple_of(64);
+        let long = if negotiated.coalescing { (buffer.len() / MANY).min(LONG_SECTION) as u32 } else { 0 };
+        let size = least.max(long & !63);
         let buffer = ReceiveBuffer::new(buffer, id, negotiated.generation, size);
         (buffer.count > 0).then_some(buffer)
     }
