@@ -353,8 +353,8 @@ pub(crate) struct RunArguments {
     /// The screen: none
     #[arg(long, value_name = "D", value_parser = parse::<Display>)]
     display: Option<Display>,
-    /// A network adapter: nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off], tap:INTERFACE or isolated,
-    /// each with [,mac=M][,nic=synthetic|legacy]; or none; may be given several times
+    /// A network adapter: nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off], tap:INTERFACE or
+    /// isolated, each with [,mac=M][,nic=synthetic|legacy]; or none; may be given several times
     #[arg(long = "net", value_name = "N", value_parser = parse::<NetOption>)]
     nets: Vec<NetOption>,
     /// What the guest sees of network adapters: synthetic or legacy, a DEC 21140

@@ -73,8 +73,7 @@ impl Networks {
         Ok(Self { adapters, queues })
     }
 
-    /// The number of each adapter of this kind, a new port for it, and its address. A synthetic one has a queue for each
-    /// processor.
+    /// The number of each adapter of this kind, a new port for it, with a queue for each processor, and its address.
     pub fn ports(&self, kind: Nic) -> impl Iterator<Item = (u16, io::Result<Port>, Mac)> {
         let queues = if kind == Nic::Synthetic { self.queues } else { 1 };
         let settings = move || PortSettings { queues, ..PortSettings::default() };

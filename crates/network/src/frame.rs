@@ -102,6 +102,13 @@ impl Frame {
         Self { data, ..Self::default() }
     }
 
+    /// How many frames it is on the wire.
+    pub fn pieces(&self) -> usize {
+        self.segments.map_or(1, |Segments { size, header, .. }| {
+            self.data.len().saturating_sub(header.into()).div_ceil(usize::from(size).max(1)).max(1)
+        })
+    }
+
     fn address(&self, at: usize) -> Option<Mac> {
         self.data.get(at..)?.first_chunk().copied().map(Mac)
     }

@@ -6,10 +6,13 @@
 //! ```
 //!
 //! A [`Switch`] carries [`Frame`]s between its [`Port`]s, as a switch of wires does: to the port where the destination
-//! has been seen, else to all. A NIC of a guest has a port; so has what leads out of the network: [`nat`], [`tap`].
+//! has been seen, else to all. [`PortSettings`] say what a port lets through. A NIC of a guest has a port; so has what leads out of the network: [`nat`], [`tap`].
 #![forbid(unsafe_code)]
 
+mod capture;
 mod frame;
+mod guard;
+mod limit;
 pub mod nat;
 mod offload;
 mod port;
@@ -17,7 +20,10 @@ mod steering;
 mod switch;
 pub mod tap;
 
+pub use capture::Capture;
 pub use frame::{Checksum, Frame, HEADER, Mac, Segments, TcpOver};
+pub use guard::Guards;
+pub use limit::RateLimit;
 pub use port::{Port, PortSettings, Queue, Sent, Sink};
 pub use steering::{KEY as STEERING_KEY, Steering};
 pub use switch::Switch;

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use counters::Counter;
 use doorbell::Doorbell;
 
+use crate::capture::Capture;
 use crate::frame::{Frame, Mac};
+use crate::guard::Guards;
+use crate::limit::{Limiter, RateLimit};
 use crate::steering::Steering;
 use crate::switch::Switch;
 
@@ -40,13 +43,26 @@ pub struct PortSettings {
     pub queues: usize,
     /// Only frames from this address get in.
     pub only: Option<Mac>,
+    /// What does not get in.
+    pub guards: Guards,
+    /// How much gets in, and out.
+    pub limit: Option<RateLimit>,
+    /// Where everything is written that goes through.
+    pub capture: Option<Capture>,
     /// Counts frames that there was no room or no permission for.
     pub dropped: Counter,
 }
 
 impl Default for PortSettings {
     fn default() -> Self {
-        Self { queues: 1, only: None, dropped: Counter::default() }
+        Self {
+            queues: 1,
+            only: None,
+            guards: Guards::default(),
+            limit: None,
+            capture: None,
+            dropped: Counter::default(),
+        }
     }
 }
 
@@ -80,11 +96,13 @@ pub enum Sent {
 pub struct Queue {
     waiting: Mutex<Waiting>,
     bell: Doorbell,
+    /// That of all queues of the port.
+    limiter: Option<Arc<Limiter>>,
 }
 
 impl Queue {
-    fn new() -> io::Result<Self> {
-        Ok(Self { waiting: Mutex::default(), bell: Doorbell::new()? })
+    fn new(limiter: Option<Arc<Limiter>>) -> io::Result<Self> {
+        Ok(Self { waiting: Mutex::default(), bell: Doorbell::new()?, limiter })
     }
 
     /// Rings when there are frames to receive after there were none.
@@ -92,14 +110,27 @@ impl Queue {
         &self.bell
     }
 
-    /// Takes the next frame that has come.
+    /// How long frames that wait still have to. `None` if there are none, or they may be taken now.
+    pub fn pause(&self) -> Option<Duration> {
+        let pause = self.limiter.as_ref()?.wait(Instant::now())?;
+        (!lock(&self.waiting).frames.is_empty()).then_some(pause)
+    }
+
+    /// Takes the next frame that has come, unless it has to wait.
     pub fn receive(&self) -> Option<Frame> {
+        let now = self.limiter.as_ref().map(|limiter| (limiter, Instant::now()));
+        if now.is_some_and(|(limiter, now)| limiter.wait(now).is_some()) {
+            return None;
+        }
         let mut waiting = lock(&self.waiting);
         let frame = waiting.frames.pop_front()?;
         if waiting.is_crowded() {
             waiting.taken = Some(Instant::now());
         }
         waiting.bytes -= frame.data.len();
+        if let Some((limiter, now)) = now {
+            limiter.charge(now, frame.data.len(), frame.pieces());
+        }
         Some(frame)
     }
 
@@ -132,20 +163,42 @@ pub(crate) struct Socket {
     /// Which queue a frame waits in.
     steering: RwLock<Option<Steering>>,
     link: AtomicBool,
+    /// Of what gets in.
+    limiter: Option<Limiter>,
 }
 
 impl Socket {
     /// That of a port whose frames wait, or go to `sink`.
     pub fn new(number: u64, settings: PortSettings, sink: Option<Box<dyn Sink>>) -> io::Result<Self> {
-        let first = Queue::new()?;
-        let others = (1..settings.queues).map(|_| Queue::new()).collect::<io::Result<_>>()?;
-        let (steering, link) = (RwLock::default(), AtomicBool::new(true));
-        Ok(Self { number, settings, first, others, sink, steering, link })
+        let outgoing = settings.limit.map(|limit| Arc::new(Limiter::new(limit)));
+        let queue = || Queue::new(outgoing.clone());
+        let others = (1..settings.queues).map(|_| queue()).collect::<io::Result<_>>()?;
+        let (first, steering, link) = (queue()?, RwLock::default(), AtomicBool::new(true));
+        let limiter = settings.limit.map(Limiter::new);
+        Ok(Self { number, settings, first, others, sink, steering, link, limiter })
     }
 
-    /// Whether it may send from this address.
-    pub fn may_send_from(&self, source: Mac) -> bool {
-        !source.is_group() && self.settings.only.is_none_or(|only| only == source)
+    /// Whether a frame from `source` may get in now.
+    pub fn admit(&self, source: Mac, frame: &Frame) -> bool {
+        let PortSettings { only, guards, .. } = &self.settings;
+        if source.is_group() || only.is_some_and(|only| only != source) || !guards.allow(&frame.data) {
+            return false;
+        }
+        if let Some(limiter) = &self.limiter {
+            let now = Instant::now();
+            if limiter.wait(now).is_some() {
+                return false;
+            }
+            limiter.charge(now, frame.data.len(), frame.pieces());
+        }
+        self.capture(frame);
+        true
+    }
+
+    fn capture(&self, frame: &Frame) {
+        if let Some(capture) = &self.settings.capture {
+            capture.write(frame);
+        }
     }
 
     /// Counts a frame that is dropped.
@@ -158,8 +211,14 @@ impl Socket {
     pub fn deliver(&self, frame: Frame) -> Sent {
         let sent = match &self.sink {
             _ if !self.link.load(Ordering::Relaxed) => Sent::Dropped,
-            Some(sink) => sink.take(frame),
-            None => self.queue_of(&frame).put(frame),
+            Some(sink) => {
+                self.capture(&frame);
+                sink.take(frame)
+            }
+            None => {
+                self.capture(&frame);
+                self.queue_of(&frame).put(frame)
+            }
         };
         if sent == Sent::Dropped { self.drop_frame() } else { sent }
     }
@@ -218,6 +277,11 @@ impl Port {
     /// Says which frames wait in which queue; all in the first one if nothing does. What waits already stays.
     pub fn steer(&self, steering: Option<Steering>) {
         *self.socket.steering.write().unwrap_or_else(PoisonError::into_inner) = steering;
+    }
+
+    /// How long a frame that is sent now would have to wait; it is dropped. `None` if it need not.
+    pub fn pause(&self) -> Option<Duration> {
+        self.socket.limiter.as_ref()?.wait(Instant::now())
     }
 
     /// Sends a frame. What is said of one that goes to several is of the last of them.

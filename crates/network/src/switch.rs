@@ -77,7 +77,7 @@ impl Switch {
         let (Some(source), Some(destination)) = (frame.source(), frame.destination()) else {
             return from.drop_frame();
         };
-        if !from.may_send_from(source) {
+        if !from.admit(source, &frame) {
             return from.drop_frame();
         }
         self.learn(source, from.number);
@@ -110,8 +110,11 @@ impl Switch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use counters::Counter;
 
+    use crate::limit::RateLimit;
     use crate::port::WAITING_FRAMES;
     use crate::steering::Steering;
 
@@ -203,6 +206,21 @@ mod tests {
         b.steer(Some(Steering { key: [0; 40], table: vec![9] }));
         a.send(frame(2, 1));
         assert_eq!(b.receive(), Some(frame(2, 1)));
+    }
+
+    #[test]
+    fn what_a_port_lets_through_is_limited_both_ways() {
+        let switch = Switch::new();
+        let limit = RateLimit { bits: None, frames: Some(1), burst: Duration::ZERO };
+        let a = switch.port(PortSettings { limit: Some(limit), ..PortSettings::default() }).unwrap();
+        let b = switch.port(PortSettings::default()).unwrap();
+        assert_eq!((a.pause(), a.send(frame(2, 1))), (None, Sent::Gone));
+        assert!(a.pause().is_some());
+        assert_eq!((a.send(frame(2, 1)), a.dropped().value()), (Sent::Dropped, 1));
+        let queue = a.queue(0).unwrap();
+        assert_eq!((b.send(frame(1, 2)), b.send(frame(1, 2)), queue.pause()), (Sent::Gone, Sent::Gone, None));
+        assert_eq!((a.receive(), a.receive()), (Some(frame(1, 2)), None));
+        assert!(queue.pause().is_some());
     }
 
     #[test]

@@ -148,6 +148,8 @@ impl Worker {
                 broken = true;
                 None
             });
+            // What the port does not let through yet is left where it is.
+            let patience = [patience, shared.port.pause(), queue.pause()].into_iter().flatten().min();
             if let Err(error) = self.channel.wait(&[queue.doorbell()], patience) {
                 tracing::error!(name = self.shared.name, %error, "event loop of a network adapter fails");
                 return;
@@ -177,7 +179,12 @@ impl Worker {
             }
             let more = self.channel.incoming.unmask()?;
             let crowded = std::mem::take(&mut self.crowded);
-            if !more || !self.unsent.is_empty() || crowded || self.channel.closing() {
+            if !more
+                || !self.unsent.is_empty()
+                || crowded
+                || self.shared.port.pause().is_some()
+                || self.channel.closing()
+            {
                 return Ok(crowded.then_some(MOMENT));
             }
         }
@@ -213,7 +220,11 @@ impl Worker {
         let session = Arc::clone(&self.session);
         let mut heard = false;
         // What a message leads to has room before the next is read.
-        while self.unsent.is_empty() && self.controls.is_empty() && !self.crowded {
+        while self.unsent.is_empty()
+            && self.controls.is_empty()
+            && !self.crowded
+            && self.shared.port.pause().is_none()
+        {
             let mut bytes = [0; MESSAGE];
             let mut batch = self.channel.incoming.batch()?;
             let Some(packet) = batch.next_packet()? else {
