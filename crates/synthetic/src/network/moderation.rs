@@ -1,48 +1,48 @@
 //! When a guest need not signal.
 //!
-//! A guest in the middle of a transfer signals for each frame that it sends, and for each that it has read. Who looks at its
-//! ring again soon anyway spares it that. What is quick to be answered must not wait for the look, though.
+//! A guest that gets much at a time signals whenever it has read something, and when it acknowledges it. Who looks at its ring
+//! again soon anyway spares it that. What somebody may wait for must not wait for the look, though.
 
 use std::time::Duration;
 
 /// How long the guest is not asked for signals.
 pub(super) const LINGER: Duration = Duration::from_micros(200);
-/// Bytes of frames in a turn from which on a transfer goes on.
+/// Bytes of frames for the guest in a turn from which on a transfer goes on.
 const TRANSFER: usize = 32 << 10;
 /// Turns without so many bytes after which it has ended.
 const PAUSE: u32 = 8;
 /// Bytes of a frame up to which it may just acknowledge others.
 const ACKNOWLEDGEMENT: usize = 128;
-/// Turns for which the guest signals after a frame has waited for no other one.
+/// Turns for which the guest signals after another frame of its own had to wait.
 const PROMPT: u32 = 256;
 
 /// What an event loop has done between two waits.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
-    /// There was something to be done.
+    /// The guest has said or got anything.
     active: bool,
-    /// Bytes of frames in both directions.
+    /// Bytes of frames that the guest has got.
     bytes: usize,
-    /// Frames of the guest's that somebody may wait for.
-    frames: u32,
+    /// The guest has sent what somebody may wait for.
+    asked: bool,
 }
 
 impl Turn {
+    /// The guest has said anything.
+    pub fn acted(&mut self) {
+        self.active = true;
+    }
+
     /// The guest has sent a frame of so many bytes.
     pub fn sent(&mut self, bytes: usize) {
-        self.received(bytes);
-        self.frames += u32::from(bytes > ACKNOWLEDGEMENT);
+        self.acted();
+        self.asked |= bytes > ACKNOWLEDGEMENT;
     }
 
     /// The guest has got one.
     pub fn received(&mut self, bytes: usize) {
         self.acted();
         self.bytes += bytes;
-    }
-
-    /// The guest has said anything.
-    pub fn acted(&mut self) {
-        self.active = true;
     }
 }
 
@@ -59,8 +59,7 @@ pub(super) struct Moderation {
 impl Moderation {
     /// Whether the next wait is to last [`LINGER`] at the most, and the guest need not signal meanwhile.
     pub fn lingers(&mut self, turn: &Turn) -> bool {
-        if self.lingering && turn.frames == 1 {
-            // Its answer could have been on its way already.
+        if self.lingering && turn.asked {
             self.prompt = PROMPT;
         }
         self.prompt = self.prompt.saturating_sub(1);
@@ -102,10 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_from_the_guest_needs_no_signals() {
+    fn a_transfer_from_the_guest_has_its_signals() {
         let mut moderation = Moderation::default();
         for _ in 0..1000 {
-            assert!(moderation.lingers(&turn(&[60_000, 60_000], &[66])));
+            assert!(!moderation.lingers(&turn(&[60_000, 60_000], &[66])));
         }
     }
 
