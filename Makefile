@@ -6,6 +6,8 @@ unexport MAKEFLAGS
 
 # Kernel of `make run`: generic, cloud or backports.
 KERNEL ?= cloud
+# Virtual processors of the guests of `make bench-network`.
+CPUS ?=
 # How long `make fuzz` runs each target.
 FUZZ_SECONDS ?= 120
 # What `make bench-processor` is limited to: jobs or classes, programs, rounds.
@@ -15,14 +17,15 @@ ROUNDS ?=
 # A guest keeps one core busy: as many at a time as there are cores.
 GUESTS_AT_A_TIME ?= $(shell nproc)
 
-.PHONY: help build run guests-all nested-counts nested-probe test test-all check unit code guests bench bench-processor bench-made fuzz
+.PHONY: help build run guests-all nested-counts nested-probe test test-all check unit code guests bench bench-processor bench-network bench-made fuzz
 
 help:
 	@echo "make run        boot Debian on StorVSC and end in its shell (KERNEL=generic|cloud|backports)"
 	@echo "make test       formatting, lints, unit tests, guests that boot real kernels"
 	@echo "make test-all   the same with the slow guest tests"
-	@echo "make bench      processors and disks next to QEMU TCG and the host, with tables and a picture"
+	@echo "make bench      processors, disks and networks next to QEMU TCG and the host, with tables and a picture"
 	@echo "make bench-processor   its first half; ONLY=sha256,boot PROGRAMS=translator,tcg ROUNDS=1 for a part of it"
+	@echo "make bench-network     its last part; ONLY=tap,nat,legacy CPUS=2 ROUNDS=1 for a part of it or other guests"
 	@echo "make nested-counts   exits and interrupts of KVM for bodhi's and QEMU's disks, counted in the nested host"
 	@echo "make nested-probe    exits of KVM by their reason for a guest that leaves in every way, beside QEMU's"
 	@echo "make fuzz       every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)) seconds"
@@ -82,7 +85,17 @@ bench-made:
 
 bench: bench-made
 	scripts/guest root
+	scripts/guest kernel generic
 	cargo run --release -p bench
+
+bench-network:
+	scripts/setup build guest bench
+	scripts/guest kernel cloud generic
+	scripts/guest root
+	scripts/guest qemu
+	cargo build --release -p bodhi
+	cargo run --release -p bench -- network $(if $(ONLY),--only $(ONLY)) $(if $(CPUS),--cpus $(CPUS)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS))
 
 bench-processor: bench-made
 	cargo run --release -p bench -- processor $(if $(ONLY),--only $(ONLY)) $(if $(PROGRAMS),--programs $(PROGRAMS)) \

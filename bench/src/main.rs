@@ -3,6 +3,7 @@
 //! ratio tells.
 
 mod disk;
+mod network;
 mod probe;
 mod processor;
 mod start;
@@ -30,12 +31,15 @@ enum Part {
     Start,
     /// The disks: fio on StorVSC and IDE.
     Disk,
+    /// The networks: iperf3 and ping by TAP and NAT, and the adapters of bodhi side by side.
+    Network(network::Selection),
 }
 
 fn main() {
     match Arguments::parse().part {
         Some(Part::Processor(selection)) => processor::measure(&selection),
         Some(Part::Disk) => measure_disks(),
+        Some(Part::Network(selection)) => network::measure(&selection),
         Some(Part::Probe) => probe::measure(),
         Some(Part::Start) => start::measure(),
         None => {
@@ -43,6 +47,7 @@ fn main() {
             probe::measure();
             processor::measure(&processor::Selection::default());
             measure_disks();
+            network::measure(&network::Selection::default());
         }
     }
 }

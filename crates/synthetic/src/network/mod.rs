@@ -16,6 +16,7 @@
 
 mod adapter;
 mod buffers;
+mod moderation;
 pub mod protocol;
 pub mod rndis;
 mod session;

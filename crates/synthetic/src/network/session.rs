@@ -14,6 +14,10 @@ use super::rndis::objects::{Adapter, MTU};
 
 /// Bytes beside a frame and its RNDIS message that a section has room for.
 const SPARE: u32 = 214;
+/// Bytes of a section at the most for a guest that puts segments together, so that a long frame takes few of them.
+const LONG_SECTION: u64 = 16 << 10;
+/// Sections that are left of such a guest's buffer at the least, unless it has not even room for so many short ones.
+const MANY: u64 = 1024;
 /// Frames' bytes until the guest says more: an Ethernet frame's.
 const USUAL_FRAME: u32 = 1514;
 
@@ -225,8 +229,32 @@ impl Session {
         let (buffer, id) = self.buffer(channel, body)?;
         let mut negotiated = self.negotiated();
         negotiated.generation += 1;
-        let size = (negotiated.longest + SPARE).next_multiple_of(64);
+        let size = section_size(buffer.len(), negotiated.longest, negotiated.coalescing);
         let buffer = ReceiveBuffer::new(buffer, id, negotiated.generation, size);
         (buffer.count > 0).then_some(buffer)
+    }
+}
+
+/// Bytes of a section of a buffer of so many, in which frames of `longest` bytes go.
+fn section_size(buffer: u64, longest: u32, coalescing: bool) -> u32 {
+    let least = longest + SPARE;
+    let long = if coalescing { (buffer / MANY).min(LONG_SECTION) as u32 } else { 0 };
+    // Whole lines of a cache.
+    least.max(long).next_multiple_of(64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_are_long_where_frames_are_and_there_is_room() {
+        // What Linux lends.
+        let usual = 16 << 20;
+        assert_eq!(section_size(usual, USUAL_FRAME, false), 1728);
+        assert_eq!(section_size(usual, USUAL_FRAME, true), 16 << 10);
+        assert_eq!(section_size(2 << 20, USUAL_FRAME, true), 2 << 10);
+        assert_eq!(section_size(64 << 10, USUAL_FRAME, true), 1728);
+        assert_eq!(section_size(64 << 10, 9014, true), 9280);
     }
 }

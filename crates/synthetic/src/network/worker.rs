@@ -14,6 +14,7 @@ use vmbus::ring::{GuestPages, OutgoingPacket, Packet, PacketType, RingError};
 use super::BATCH;
 use super::adapter::Shared;
 use super::buffers::{Buffer, ReceiveBuffer};
+use super::moderation::{LINGER, Moderation, Turn};
 use super::protocol::*;
 use super::rndis::packet::{self, OVERHEAD, Part};
 use super::rndis::{self, Source};
@@ -89,6 +90,8 @@ pub(super) struct Worker {
     ready: VecDeque<Frame>,
     /// More of what the guest sends wait than are taken.
     crowded: bool,
+    turn: Turn,
+    moderation: Moderation,
     /// Where the parts of the guest's message are.
     pieces: Vec<(GuestAddress, usize)>,
 }
@@ -105,6 +108,8 @@ impl Worker {
             controls: VecDeque::new(),
             ready: VecDeque::new(),
             crowded: false,
+            turn: Turn::default(),
+            moderation: Moderation::default(),
             pieces: Vec::new(),
         }
     }
@@ -137,13 +142,14 @@ impl Worker {
         let Some(queue) = shared.port.queue(self.queue) else { return };
         let mut broken = false;
         while !self.channel.closing() {
-            if !broken && let Err(error) = self.exchange(queue) {
+            let patience = if broken { Ok(None) } else { self.exchange(queue) };
+            let patience = patience.unwrap_or_else(|error| {
                 tracing::error!(name = self.shared.name, %error, "guest breaks a ring of its network adapter");
                 broken = true;
-            }
-            let crowded = std::mem::take(&mut self.crowded).then_some(MOMENT);
+                None
+            });
             // What the port does not let through yet is left where it is.
-            let patience = [crowded, shared.port.pause(), queue.pause()].into_iter().flatten().min();
+            let patience = [patience, shared.port.pause(), queue.pause()].into_iter().flatten().min();
             if let Err(error) = self.channel.wait(&[queue.doorbell()], patience) {
                 tracing::error!(name = self.shared.name, %error, "event loop of a network adapter fails");
                 return;
@@ -151,7 +157,8 @@ impl Worker {
         }
     }
 
-    fn exchange(&mut self, queue: &Queue) -> Result<(), RingError> {
+    /// Does what there is to be done. For how long to wait for more at the most.
+    fn exchange(&mut self, queue: &Queue) -> Result<Option<Duration>, RingError> {
         loop {
             self.channel.incoming.mask();
             let mut busy = self.flush()? && self.hear()?;
@@ -162,14 +169,23 @@ impl Worker {
             if busy {
                 continue;
             }
+            let idle = self.unsent.is_empty() && self.controls.is_empty() && self.ready.is_empty();
+            if idle
+                && !self.crowded
+                && !self.channel.closing()
+                && self.moderation.lingers(&std::mem::take(&mut self.turn))
+            {
+                return Ok(Some(LINGER));
+            }
             let more = self.channel.incoming.unmask()?;
+            let crowded = std::mem::take(&mut self.crowded);
             if !more
                 || !self.unsent.is_empty()
-                || self.crowded
+                || crowded
                 || self.shared.port.pause().is_some()
                 || self.channel.closing()
             {
-                return Ok(());
+                return Ok(crowded.then_some(MOMENT));
             }
         }
     }
@@ -218,6 +234,7 @@ impl Worker {
                 break;
             };
             heard = true;
+            self.turn.acted();
             let length = packet.data().read(&mut bytes);
             let bytes = bytes.get(..length).unwrap_or_default();
             let wanted = packet.completion_requested().then_some(packet.transaction_id);
@@ -298,6 +315,7 @@ impl Worker {
                 Some(frame) => {
                     self.shared.counters.requests.count();
                     self.shared.counters.bytes_out.add(frame.data.len() as u64);
+                    self.turn.sent(frame.data.len());
                     self.crowded |= self.shared.port.send(frame) == Sent::Crowded;
                 }
                 None => status = status::INVALID_RNDIS_PACKET,
@@ -402,6 +420,7 @@ impl Worker {
                 }
                 self.shared.counters.requests.count();
                 self.shared.counters.bytes_in.add(frame.data.len() as u64);
+                self.turn.received(frame.data.len());
                 self.ready.pop_front();
             }
             if ranges.is_empty() {
