@@ -296,7 +296,7 @@ fn memory_that_the_guest_does_not_need_is_the_host_s_until_it_does() {
     let image = Image::empty(0);
     // By itself Linux says nothing before it has run for 45 seconds.
     let append = ["hv_balloon.pressure_report_delay=0"];
-    let mut running = Running::shell(&image, &["--memory", "2G", "--memory-min", "512M"], &append);
+    let mut running = Running::shell(&image, &["--memory", "2G,min=512M"], &append);
     let keep = "head -c 100M /dev/urandom > /dev/shm/keep; md5sum < /dev/shm/keep";
     let sum = running.ask(keep);
     // Half a second each, as the guest reports once a second.
@@ -312,6 +312,42 @@ fn memory_that_the_guest_does_not_need_is_the_host_s_until_it_does() {
     assert_eq!(running.ask("md5sum < /dev/shm/keep"), sum);
     assert_eq!(running.ask(fill), "full");
     assert_eq!(running.ask("md5sum < /dev/shm/keep"), sum);
+    running.bodhi(&["shutdown"]).assert_done();
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+/// MiB of RAM that the guest's kernel has.
+fn total(running: &mut Running) -> u64 {
+    running.ask("awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo").parse().unwrap()
+}
+
+#[test]
+#[ignore = "half a minute of a guest that reports once a second: make test-all"]
+fn a_guest_that_needs_more_than_it_started_with_gets_it_and_gives_it_back() {
+    let image = Image::empty(0);
+    let append = ["hv_balloon.pressure_report_delay=0", "memhp_default_state=online"];
+    let mut running = Running::shell(&image, &["--memory", "512M,max=2G"], &append);
+    let before = total(&mut running);
+    assert!((400..=512).contains(&before), "{before}");
+    // No faster than a guest can tell.
+    let fill = "mount -t tmpfs -o size=3G none /mnt; for i in $(seq 40); do head -c 20M /dev/urandom > /mnt/f$i; sleep 0.7; \
+                done; md5sum /mnt/f* | md5sum";
+    let sum = running.ask(fill);
+    let grown = total(&mut running);
+    assert!(grown > before + 400, "{before} MiB have become {grown}");
+    let full = resident(&running);
+    assert_eq!(running.ask("md5sum /mnt/f* | md5sum"), sum);
+    // What is below 4 GiB is reached by every device.
+    assert_eq!(running.ask("dmesg | grep -c 'software IO TLB: mapped'"), "0");
+    running.ask("rm /mnt/f*");
+    wait_until("the host gets 512 MiB back", || resident(&running) + (512 << 20) < full);
+    let state = row(&running.devices(), "memory")["state"].as_str().unwrap().to_owned();
+    assert!(state.starts_with("driver bound; ") && state.ends_with(" of 2048 MiB with the guest"), "{state}");
+    assert_eq!(running.ask(fill), running.ask("md5sum /mnt/f* | md5sum"));
+    // A reset has what there was at the start.
+    running.bodhi(&["shutdown", "--restart"]).assert_done();
+    running.expect("bodhi: shell", BOOT);
+    assert_eq!(total(&mut running), before);
     running.bodhi(&["shutdown"]).assert_done();
     running.wait(POWER_OFF).assert_powered_off();
 }

@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use machine::MachineConfig;
 use machine::config::{
-    BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemorySize,
-    ModuleConfig, NetOption, ProcessorChoice, Serial, ServiceKind, Services, Switch, Translator,
+    BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemoryOption,
+    MemorySize, ModuleConfig, NetOption, ProcessorChoice, Serial, ServiceKind, Services, Switch, Translator,
 };
 
 use crate::{BAD_INPUT, say};
@@ -320,12 +320,10 @@ pub(crate) struct RunArguments {
     /// Number of virtual processors
     #[arg(long, value_name = "N")]
     cpus: Option<u32>,
-    /// Amount of RAM, such as 512M or 4G
-    #[arg(long, value_name = "SIZE", value_parser = parse::<MemorySize>)]
-    memory: Option<MemorySize>,
-    /// How little of it the guest may be left with: it gives back what it does not need
-    #[arg(long, value_name = "SIZE", value_parser = parse::<MemorySize>)]
-    memory_min: Option<MemorySize>,
+    /// Amount of RAM, such as 512M or 4G; how little of it the guest may be left with, so that it gives back what it does
+    /// not need; how much it may get
+    #[arg(long, value_name = "SIZE[,min=SIZE][,max=SIZE]", value_parser = parse::<MemoryOption>)]
+    memory: Option<MemoryOption>,
     /// A Unix socket to be made, by which programs reach ports of the guest's AF_VSOCK: they write `CONNECT PORT` and a
     /// line end. Ports of the host that the guest connects to are sockets F_PORT
     #[arg(long, value_name = "F")]
@@ -460,9 +458,8 @@ impl RunArguments {
         }
         set(&mut config.name, &self.name);
         set(&mut config.cpus, &self.cpus);
-        set(&mut config.memory, &self.memory);
-        if self.memory_min.is_some() {
-            config.memory_min = self.memory_min;
+        if let Some(MemoryOption { size, min, max }) = self.memory {
+            (config.memory, config.memory_min, config.memory_max) = (size, min, max);
         }
         set(&mut config.append, &self.append);
         set(&mut config.boot, &self.boot);

@@ -117,7 +117,7 @@ impl KvmPartition {
         let dirty = DirtyState::new(&host, &vm)?;
         sys::map_memory(&vm, &memory, 0).map_err(failed("giving guest memory to KVM"))?;
         if let Some(rom) = &rom {
-            sys::map_rom(&vm, &memory, rom).map_err(failed("giving the firmware to KVM"))?;
+            sys::map_rom(&vm, rom).map_err(failed("giving the firmware to KVM"))?;
         }
 
         let page_size = host.kvm.get_vcpu_mmap_size();
@@ -265,6 +265,10 @@ impl Partition for KvmPartition {
 
     fn instructions(&self) -> Option<u64> {
         None
+    }
+
+    fn memory_grown(&self) -> Result<(), Error> {
+        self.shared.map_memory()
     }
 
     fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {

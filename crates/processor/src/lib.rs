@@ -126,6 +126,13 @@ pub trait Partition: Send + Sync {
     fn virtual_processors(&self) -> Arc<dyn VirtualProcessors>;
     /// Guest instructions carried out so far by all processors, where the processor counts them.
     fn instructions(&self) -> Option<u64>;
+    /// Guest RAM has grown ([`GuestMemory::grow`]): the processors have all of it from the return on.
+    ///
+    /// [`GuestMemory::grow`]: ../guest_memory/struct.GuestMemory.html#method.grow
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn memory_grown(&self) -> Result<(), Error>;
     /// The log of written pages; `None` if this kind of processor keeps none.
     fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {
         None
