@@ -61,7 +61,13 @@ enum Programs {
 impl Programs {
     /// A guest in its shell, which has the programs.
     fn shell(self, kernel: Kernel, image: &Image) -> Running {
-        let mut running = Running::shell_of(kernel, image, &["--cdrom", "empty"], &[]);
+        self.shell_with(kernel, image, &[])
+    }
+
+    /// The same, of a machine with further options.
+    fn shell_with(self, kernel: Kernel, image: &Image, options: &[&str]) -> Running {
+        let options = [&["--cdrom", "empty"], options].concat();
+        let mut running = Running::shell_of(kernel, image, &options, &[]);
         if let Self::SetupDisk = self {
             insert_setup_disk(&running).assert_done();
             let take = "until mount -r /dev/sr0 /mnt 2>/dev/null; do sleep 0.1; done; cd /mnt; \
@@ -177,6 +183,59 @@ fn services_answer(programs: Programs, kernel: Kernel) {
     let restarted = wait_for(&running, "shutdown", "ok");
     assert_eq!(service(&restarted, "heartbeat")["state"], "disabled");
     running.bodhi(&["shutdown"]).assert_done();
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+/// A program of the guest's owner, which gets a file of settings.
+const SET_ADDRESSES: &str = "#!/bin/sh -e\n. $1; ip addr flush dev $DEVICE; ip link set $DEVICE up\n\
+    [ $BOOTPROTO = none ] || exit 7\nip addr add $IPADDR0/$NETMASK0 dev $DEVICE\n\
+    ip -6 addr add $IPV6ADDR/$IPV6NETMASK dev $DEVICE nodad\n\
+    ip route add default via $GATEWAY\necho nameserver $DNS1 > /etc/resolv.conf\n";
+
+#[test]
+fn addresses_are_told_and_set_by_the_setup_disk_s_program() {
+    addresses_are_told_and_set(Programs::SetupDisk, "/etc/bodhi/set-addresses");
+}
+
+#[test]
+#[ignore = "the same by Debian's program: make test-all"]
+fn addresses_are_told_and_set_by_debian_s_program() {
+    addresses_are_told_and_set(Programs::Debian, "/usr/libexec/hypervkvpd/hv_set_ifconfig");
+}
+
+fn addresses_are_told_and_set(programs: Programs, program: &str) {
+    let image = Image::empty(0);
+    let mut running = programs.shell_with(Kernel::Cloud, &image, &["--net", "nat", "--net", "isolated"]);
+    let refused = running.bodhi(&["ip"]).refusal(1).to_owned();
+    assert!(refused.contains("\"key-value\" is negotiating"), "{refused}");
+    let script = SET_ADDRESSES.replace('\n', "\\n").replace('$', "\\044");
+    running.ask(&format!("mkdir -p /etc/bodhi; printf '{script}' > {program}; chmod +x {program}"));
+    programs.start(&mut running, "key-value");
+    wait_for(&running, "key-value", "ok");
+
+    let set = |running: &Running, words: &[&str]| running.bodhi(&[&["ip"], words].concat());
+    let several = set(&running, &["--dhcp"]).refusal(2).to_owned();
+    assert_eq!(several, "which network adapter: network0, network1?");
+    let missing = set(&running, &["--adapter", "network2", "--dhcp"]).refusal(2).to_owned();
+    assert_eq!(missing, "network2: there is network0, network1");
+    let wrong = set(&running, &["--adapter", "network0", "--address", "10.0.2.300/24"]).refusal(2).to_owned();
+    assert!(wrong.contains("10.0.2.300 is no IP address"), "{wrong}");
+    let failed = set(&running, &["--adapter", "network0", "--dhcp"]).refusal(1).to_owned();
+    assert!(failed.starts_with("the guest refuses: status 0x80004005"), "{failed}");
+    let words = "--adapter network0 --address 10.0.2.50/24 --address fd00::50/64 --gateway 10.0.2.2 --name-server 10.0.2.3";
+    set(&running, &words.split(' ').collect::<Vec<_>>()).assert_done();
+
+    assert_eq!(running.ask("ping -q -c 2 -i 0.2 10.0.2.2 | grep -c ' 0% packet loss'"), "1");
+    let told: Value = serde_json::from_str(running.bodhi(&["ip", "--json"]).assert_done()).unwrap();
+    let adapter = &told[0];
+    assert_eq!((&adapter["device"], &adapter["dhcp"]), (&"network0".into(), &false.into()), "{told:#}");
+    let addresses: Vec<_> =
+        adapter["addresses"].as_array().unwrap().iter().map(|ip| ip.as_str().unwrap()).collect();
+    assert!(addresses.contains(&"10.0.2.50/24") && addresses.contains(&"fd00::50/64"), "{addresses:?}");
+    assert_eq!(adapter["gateways"][0], "10.0.2.2");
+    let text = running.bodhi(&["integration"]).assert_done().to_owned();
+    assert!(text.contains("10.0.2.50/24"), "{text}");
+    running.type_line("exit");
     running.wait(POWER_OFF).assert_powered_off();
 }
 

@@ -1,16 +1,17 @@
 //! The arguments, and how they change the configuration.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
-use machine::MachineConfig;
 use machine::config::{
     BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemoryOption,
     MemorySize, ModuleConfig, NetOption, ProcessorChoice, Serial, ServiceKind, Services, Switch, Translator,
 };
+use machine::{Address, MachineConfig};
 
 use crate::{BAD_INPUT, say};
 
@@ -62,6 +63,35 @@ pub(crate) enum Command {
                       bodhi integration NAME --set KEY=VALUE | --delete KEY\n       \
                       bodhi integration NAME --enable SERVICE | --disable SERVICE")]
     Integration(IntegrationArguments),
+    /// Show the addresses of a guest's network adapters, or set them
+    #[command(override_usage = "bodhi ip NAME [--json]\n       \
+                      bodhi ip NAME [--adapter DEVICE] --address ADDRESS/BITS... [--gateway ADDRESS]... [--name-server ADDRESS]...\n       \
+                      bodhi ip NAME [--adapter DEVICE] --dhcp")]
+    Ip(IpArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IpArguments {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// As JSON
+    #[arg(long, conflicts_with_all = ["addresses", "dhcp"])]
+    pub(crate) json: bool,
+    /// The adapter, as `bodhi devices` calls it, if there are several
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) adapter: Option<String>,
+    /// An address of it with the bits of the network, such as 10.0.0.5/24; may be given several times
+    #[arg(long = "address", value_name = "ADDRESS/BITS", value_parser = parse::<Address>)]
+    pub(crate) addresses: Vec<Address>,
+    /// A default gateway; may be given several times
+    #[arg(long = "gateway", value_name = "ADDRESS", value_parser = parse::<IpAddr>)]
+    pub(crate) gateways: Vec<IpAddr>,
+    /// Who is asked for names; may be given several times
+    #[arg(long = "name-server", value_name = "ADDRESS", value_parser = parse::<IpAddr>)]
+    pub(crate) name_servers: Vec<IpAddr>,
+    /// The addresses come from DHCP
+    #[arg(long, conflicts_with_all = ["addresses", "gateways"])]
+    pub(crate) dhcp: bool,
 }
 
 #[derive(Debug, Args)]

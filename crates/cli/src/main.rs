@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         Command::Copy(arguments) => integration::copy(&arguments),
         Command::Shutdown(arguments) => integration::shutdown(&arguments),
         Command::Integration(arguments) => integration::integration(&arguments),
+        Command::Ip(arguments) => integration::ip(&arguments),
     }
 }
 

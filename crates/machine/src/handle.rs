@@ -11,10 +11,12 @@ use chipset::vga::Vga;
 use counters::{DeviceRow, Kind, Registry};
 use display::Key;
 use gdb::Debuggee;
-use integration::{AskError, KeyValues, ServiceKind, ServiceStatus, Services, Shutdown};
+use integration::{Addresses, AskError, KeyValues, ServiceKind, ServiceStatus, Services, Shutdown};
+use network::Mac;
 use processor_soft::Inspection;
 use serde::{Deserialize, Serialize};
 use synthetic::socket::Sockets;
+use vmbus::Guid;
 
 use crate::backup::{self, BackupError};
 use crate::build::{Bus, Engine, Panel};
@@ -62,6 +64,9 @@ pub enum IntegrationError {
     /// A file of the host cannot be read.
     #[error("{0}: {1}")]
     File(String, String),
+    /// There is no such network adapter.
+    #[error("{0}")]
+    Adapter(String),
     /// The guest does not do it.
     #[error(transparent)]
     Guest(#[from] AskError),
@@ -83,6 +88,22 @@ pub struct IntegrationStatus {
     pub devices: Vec<SyntheticDevice>,
     /// The key-value pairs, if the guest's program tells them.
     pub key_values: Option<KeyValues>,
+    /// Each network adapter that the guest's program tells of.
+    #[serde(default)]
+    pub adapters: Vec<AdapterStatus>,
+}
+
+/// A network adapter, as the guest uses it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AdapterStatus {
+    /// Its name in the device table.
+    pub device: String,
+    /// Its own address.
+    pub mac: String,
+    /// What else the guest's program says of it.
+    #[serde(flatten)]
+    pub addresses: Addresses,
 }
 
 /// A synthetic device, as the guest uses it.
@@ -198,8 +219,9 @@ impl MachineHandle {
             let talks = |service: &ServiceStatus| {
                 service.service == ServiceKind::KeyValue && service.state == integration::State::Ok
             };
-            let key_values =
-                if services.iter().any(talks) { bus.integration.key_values().ok() } else { None };
+            let talks = services.iter().any(talks);
+            let key_values = if talks { bus.integration.key_values().ok() } else { None };
+            let adapters = if key_values.is_some() { self.adapters(bus) } else { Vec::new() };
             let is_service =
                 |row: &DeviceRow| services.iter().any(|service| service.service.name() == row.name);
             let synthetic = |row: &DeviceRow| row.kind == Kind::Synthetic && !is_service(row);
@@ -208,8 +230,48 @@ impl MachineHandle {
                 Some(SyntheticDevice { device, driver: driver?, state })
             };
             let devices = rows.filter_map(device).collect();
-            Ok(IntegrationStatus { components, services, devices, key_values })
+            Ok(IntegrationStatus { components, services, devices, key_values, adapters })
         })
+    }
+
+    fn adapters(&self, bus: &Bus) -> Vec<AdapterStatus> {
+        let ask = |(device, _, mac): (String, Guid, Mac)| {
+            let mac = mac.to_string();
+            let addresses = bus.integration.addresses(&mac);
+            // Who has no driver for it does not know it.
+            addresses.ok().map(|addresses| AdapterStatus { device, mac, addresses })
+        };
+        self.shared.networks.adapters().filter_map(ask).collect()
+    }
+
+    /// Has the guest's network adapter `device`, or the only one, be as `wanted`, now and after restarts of the guest.
+    ///
+    /// # Errors
+    /// When there is no such adapter, the addresses do not do, or the guest has no program for it, refuses or does not
+    /// answer.
+    pub fn set_addresses(&self, device: Option<&str>, wanted: &Addresses) -> Result<(), IntegrationError> {
+        let adapters: Vec<_> = self.shared.networks.adapters().collect();
+        let names = || adapters.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let instance = match (device, &adapters[..]) {
+            (None, [(_, instance, _)]) => Some(*instance),
+            (None, []) => None,
+            (None, _) => {
+                return Err(IntegrationError::Adapter(format!("which network adapter: {}?", names())));
+            }
+            (Some(device), _) => {
+                adapters.iter().find(|(name, ..)| name == device).map(|(_, instance, _)| *instance)
+            }
+        };
+        let Some(instance) = instance else {
+            let there = if adapters.is_empty() {
+                "there is none".to_owned()
+            } else {
+                format!("there is {}", names())
+            };
+            let device = device.unwrap_or("network adapter");
+            return Err(IntegrationError::Adapter(format!("{device}: {there}")));
+        };
+        self.bus(|bus| Ok(bus.integration.set_addresses(instance, wanted)?))
     }
 
     /// Asks the guest's system to power off, restart or hibernate. On return it has said that it will.

@@ -34,9 +34,10 @@ pub use config::{InputError, MachineConfig};
 pub use control::{End, Failure};
 pub use disks::{ChangeError, DiskStatus, DriveStatus};
 pub use handle::{
-    Components, IntegrationError, IntegrationStatus, MachineHandle, ScreenError, Status, SyntheticDevice,
+    AdapterStatus, Components, IntegrationError, IntegrationStatus, MachineHandle, ScreenError, Status,
+    SyntheticDevice,
 };
-pub use integration::{AskError, KeyValues, ServiceStatus, Shutdown, State};
+pub use integration::{Address, Addresses, AskError, KeyValues, ServiceStatus, Shutdown, State};
 pub use run::Machine;
 
 use thiserror::Error;

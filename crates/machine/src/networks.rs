@@ -5,6 +5,8 @@ use std::io;
 use counters::Counter;
 use network::nat::{Nat, NatSettings};
 use network::{Mac, Port, PortSettings, Switch};
+use synthetic::network::network_instance;
+use vmbus::Guid;
 
 use crate::config::{InputError, MachineConfig, NetConfig, Network};
 
@@ -52,6 +54,13 @@ impl Networks {
         };
         let adapters = config.nets.iter().enumerate().map(adapter).collect::<Result<_, InputError>>()?;
         Ok(Self { adapters })
+    }
+
+    /// The name of each adapter in the device table, what VMBus device it is, and its address.
+    pub fn adapters(&self) -> impl Iterator<Item = (String, Guid, Mac)> {
+        (0_u16..)
+            .zip(&self.adapters)
+            .map(|(index, Adapter { mac, .. })| (format!("network{index}"), network_instance(index), *mac))
     }
 
     /// A new port for each adapter, and its address.

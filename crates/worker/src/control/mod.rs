@@ -21,6 +21,7 @@
 //! → {"command":"shutdown","what":"power-off","force":false} ← "done"      the guest has said that it will
 //! → {"command":"set-key","key":"K","value":"V"}            ← "done"
 //! → {"command":"delete-key","key":"K"}                     ← "done"
+//! → {"command":"set-addresses","adapter":null,"addresses":{"dhcp":true}}   ← "done"      the guest's program has done it
 //! → {"command":"copy-file","from":"F","to":"/F","overwrite":false}   ← "done"
 //! → {"command":"back-up","file":"F"}                       ← "done"      there is a copy of all disks
 //! → {"command":"enable-service","service":"heartbeat","on":false}   ← "done"
@@ -48,7 +49,7 @@ use std::path::PathBuf;
 
 use counters::DeviceRow;
 use machine::config::{DiskConfig, ServiceKind};
-use machine::{DiskStatus, DriveStatus, IntegrationStatus, MachineConfig, Shutdown, Status};
+use machine::{Addresses, DiskStatus, DriveStatus, IntegrationStatus, MachineConfig, Shutdown, Status};
 use serde::{Deserialize, Serialize};
 
 /// What a client asks.
@@ -128,6 +129,14 @@ pub enum Request {
     DeleteKey {
         /// Its key.
         key: String,
+    },
+    /// Have a network adapter of the guest have these addresses.
+    SetAddresses {
+        /// Its name in the device table; none if there is only one.
+        #[serde(default)]
+        adapter: Option<String>,
+        /// What it is to be like.
+        addresses: Addresses,
     },
     /// Put a file into the guest.
     CopyFile {

@@ -179,6 +179,10 @@ fn serve(client: &UnixStream, machine: &MachineHandle, console: &Console) -> io:
             Ok(Request::DeleteKey { key }) => {
                 reply(client, &served(machine.delete_key(&key), |()| Reply::Done))?;
             }
+            Ok(Request::SetAddresses { adapter, addresses }) => {
+                let set = machine.set_addresses(adapter.as_deref(), &addresses);
+                reply(client, &served(set, |()| Reply::Done))?;
+            }
             Ok(Request::CopyFile { from, to, overwrite }) => {
                 reply(client, &served(machine.copy_file(&from, &to, overwrite), |()| Reply::Done))?;
             }
@@ -210,6 +214,7 @@ fn served<T>(result: Result<T, IntegrationError>, reply: impl FnOnce(T) -> Reply
         Ok(value) => reply(value),
         Err(
             error @ (IntegrationError::Guest(AskError::Text(_))
+            | IntegrationError::Adapter(_)
             | IntegrationError::File(..)
             | IntegrationError::Backup(BackupError::Target { .. })),
         ) => Reply::Input(error.to_string()),
