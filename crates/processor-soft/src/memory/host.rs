@@ -278,3 +278,25 @@ pub unsafe fn store_bytes(pointer: *mut u8, data: &[u8]) {
             options(nostack, preserves_flags));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_added_is_found_from_then_on() {
+        const MIB: u64 = 1 << 20;
+        let high = DEVICE_HOLE_END..DEVICE_HOLE_END + 128 * MIB;
+        let layout =
+            guest_memory::Layout { size: 128 * MIB, more: vec![128 * MIB..256 * MIB, high], rom: 0..0 };
+        let (memory, code) = guest_memory::allocate_as(&layout).unwrap();
+        let host = HostMemory::new(memory.clone(), None, code);
+        let addresses = [128 * MIB - 1, 128 * MIB, 256 * MIB - 1, 256 * MIB, DEVICE_HOLE_END];
+        let found = || addresses.map(|gpa| !host.pointer(gpa).is_null());
+        assert_eq!(found(), [true, false, false, false, false]);
+        memory.grow();
+        assert_eq!(found(), [true, true, true, false, false]);
+        memory.grow();
+        assert_eq!(found(), [true, true, true, false, true]);
+    }
+}
