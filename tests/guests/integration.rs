@@ -115,6 +115,18 @@ fn the_setup_disk_s_services_answer_on_the_newest_kernel() {
     services_answer(Programs::SetupDisk, Kernel::Backports);
 }
 
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn the_setup_disk_s_services_answer_on_debian_11_s_kernel() {
+    services_answer(Programs::SetupDisk, Kernel::Bullseye);
+}
+
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn the_setup_disk_s_services_answer_on_debian_13_s_kernel() {
+    services_answer(Programs::SetupDisk, Kernel::Trixie);
+}
+
 fn services_answer(programs: Programs, kernel: Kernel) {
     let image = Image::empty(0);
     let mut running = programs.shell(kernel, &image);
@@ -135,7 +147,7 @@ fn services_answer(programs: Programs, kernel: Kernel) {
     assert!(early.contains("\"key-value\" is negotiating"), "{early}");
 
     programs.start(&mut running, "key-value");
-    if kernel == Kernel::Backports {
+    if matches!(kernel, Kernel::Backports | Kernel::Trixie) {
         // Without its program that kernel has nobody who opens the channel.
         programs.start(&mut running, "file-copy");
         wait_for(&running, "file-copy", "ok");
@@ -273,6 +285,18 @@ fn files_come_by_the_channel_itself_on_the_newest_kernel() {
     files_are_copied(Programs::SetupDisk, Kernel::Backports);
 }
 
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn files_come_and_the_disk_is_copied_on_debian_11_s_kernel() {
+    files_are_copied(Programs::SetupDisk, Kernel::Bullseye);
+}
+
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn files_come_and_the_disk_is_copied_on_debian_13_s_kernel() {
+    files_are_copied(Programs::SetupDisk, Kernel::Trixie);
+}
+
 fn files_are_copied(programs: Programs, kernel: Kernel) {
     let image = Image::empty(0);
     let mut running = programs.shell(kernel, &image);
@@ -381,11 +405,27 @@ fn total(running: &mut Running) -> u64 {
 }
 
 #[test]
-#[ignore = "half a minute of a guest that reports once a second: make test-all"]
+#[ignore = "a minute of a guest that reports once a second: make test-all"]
 fn a_guest_that_needs_more_than_it_started_with_gets_it_and_gives_it_back() {
+    memory_is_added(Kernel::Cloud);
+}
+
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn memory_is_added_to_guests_with_debian_11_s_kernel() {
+    memory_is_added(Kernel::Bullseye);
+}
+
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn memory_is_added_to_guests_with_debian_13_s_kernel() {
+    memory_is_added(Kernel::Trixie);
+}
+
+fn memory_is_added(kernel: Kernel) {
     let image = Image::empty(0);
     let append = ["hv_balloon.pressure_report_delay=0", "memhp_default_state=online"];
-    let mut running = Running::shell(&image, &["--memory", "512M,max=2G"], &append);
+    let mut running = Running::shell_of(kernel, &image, &["--memory", "512M,max=2G"], &append);
     let before = total(&mut running);
     assert!((400..=512).contains(&before), "{before}");
     // No faster than a guest can tell.
