@@ -51,6 +51,50 @@ fn times(running: &mut Running) -> (f64, f64) {
     (guest, host)
 }
 
+#[test]
+fn a_guest_s_time_stands_still_while_it_is_paused_and_its_clock_is_right_soon_after() {
+    const PAUSE: Duration = Duration::from_secs(3);
+    const NEAR: f64 = 0.05;
+    let image = Image::empty(0);
+    let mut running = Running::shell(&image, &["--cpus", "2"], &[]);
+    wait_for(&running, "time-sync", "ok");
+    let uptime = |running: &mut Running| running.ask("cut -d' ' -f1 /proc/uptime").parse::<f64>().unwrap();
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert_eq!(running.bodhi(&["resume"]).refusal(1), "the machine is running already");
+    running.ask("(while :; do :; done) & true");
+    let (before, started) = (uptime(&mut running), Instant::now());
+    running.bodhi(&["pause"]).assert_done();
+    let paused = Instant::now();
+    assert_eq!(running.bodhi(&["pause"]).refusal(1), "the machine is paused already");
+    assert_eq!(running.bodhi(&["shutdown"]).refusal(1), "the machine is paused");
+    assert_eq!(service(&status(&running), "time-sync")["state"], "ok");
+    let spent = running.processor_time();
+    std::thread::sleep(PAUSE);
+    // The guest spins, and would take all of it.
+    assert!(running.processor_time() - spent < PAUSE / 10);
+    let paused = paused.elapsed().as_secs_f64();
+    running.bodhi(&["resume"]).assert_done();
+    let resumed = Instant::now();
+    let passed = uptime(&mut running) - before;
+    assert!(passed < started.elapsed().as_secs_f64() - paused + 0.02, "{passed} s have passed");
+    // What the guest says lies between what the host says before and after.
+    loop {
+        let (earliest, (guest, latest)) = (now(), times(&mut running));
+        if earliest - NEAR <= guest && guest <= latest + NEAR {
+            break;
+        }
+        assert!(resumed.elapsed() < Duration::from_secs(5), "guest {guest}, host {earliest} to {latest}");
+    }
+    // A machine that is paused can be reset, and ended.
+    running.bodhi(&["pause"]).assert_done();
+    assert_eq!(running.control("{\"command\":\"reset\"}"), "\"done\"");
+    running.expect("bodhi: shell", BOOT);
+    assert!(running.control("{\"command\":\"status\"}").contains("\"paused\":false"));
+    running.bodhi(&["pause"]).assert_done();
+    assert_eq!(running.control("{\"command\":\"quit\"}"), "\"done\"");
+    running.wait(POWER_OFF);
+}
+
 /// Whose programs the guest has.
 #[derive(Clone, Copy)]
 enum Programs {

@@ -57,7 +57,7 @@ fn a_guest_on_emulated_devices_gets_synthetic_ones_and_services_by_the_setup_dis
 
     insert_setup_disk(&running).assert_done();
     as_root(&mut running, "mount -r /dev/sr0 /mnt && sh /mnt/install.sh; echo installed: $?; umount /mnt");
-    let (said, _) = running.expect_with("installed: 0", JOB);
+    let (said, _) = running.expect_with("installed: 0", 3 * JOB);
     for line in [
         "has: hv_vmbus hv_storvsc",
         "/etc/modprobe.d/emulated.conf: no driver is kept away any more",
@@ -120,7 +120,7 @@ fn a_guest_on_emulated_devices_gets_synthetic_ones_and_services_by_the_setup_dis
         "sh /usr/local/share/doc/bodhi-integration/install.sh --uninstall; echo removed: $?, \
          left: $(ls /usr/local/sbin /etc/systemd/system /etc/udev/rules.d | grep -c bodhi); systemctl reboot",
     );
-    running.expect("removed: 0, left: 0", JOB);
+    running.expect("removed: 0, left: 0", 3 * JOB);
     running.expect("GNU GRUB", BOOT);
 
     // As it was before.

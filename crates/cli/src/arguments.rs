@@ -63,6 +63,12 @@ pub(crate) enum Command {
                       bodhi integration NAME --set KEY=VALUE | --delete KEY\n       \
                       bodhi integration NAME --enable SERVICE | --disable SERVICE")]
     Integration(IntegrationArguments),
+    /// Stop the processors and the time of a machine that runs
+    #[command(override_usage = "bodhi pause NAME")]
+    Pause(Target),
+    /// Let a machine that is paused go on
+    #[command(override_usage = "bodhi resume NAME")]
+    Resume(Target),
     /// Show the addresses of a guest's network adapters, or set them
     #[command(override_usage = "bodhi ip NAME [--json]\n       \
                       bodhi ip NAME [--adapter DEVICE] --address ADDRESS/BITS... [--gateway ADDRESS]... [--name-server ADDRESS]...\n       \

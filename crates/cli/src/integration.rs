@@ -1,4 +1,5 @@
-//! `bodhi shutdown`, `bodhi copy`, `bodhi image backup`, `bodhi integration` and `bodhi ip`.
+//! `bodhi shutdown`, `bodhi copy`, `bodhi image backup`, `bodhi integration`,
+//! `bodhi ip`, `bodhi pause` and `bodhi resume`.
 
 use std::io::Write;
 use std::path::Path;
@@ -31,6 +32,19 @@ pub(crate) fn back_up(target: &Target) -> ExitCode {
 
 pub(crate) fn ip(arguments: &IpArguments) -> ExitCode {
     finish(show_or_set_addresses(arguments))
+}
+
+pub(crate) fn pause(target: &Target) -> ExitCode {
+    finish(ask(target, &Request::Pause {}))
+}
+
+pub(crate) fn resume(target: &Target) -> ExitCode {
+    finish(ask(target, &Request::Resume {}))
+}
+
+fn ask(target: &Target, request: &Request) -> Result<(), Error> {
+    let (api, _) = target.split(None)?;
+    done(&mut connect(&api)?, request)
 }
 
 /// How often it is looked whether the guest has done what it said.

@@ -295,6 +295,12 @@ impl Integration {
         self.ask(ServiceKind::Shutdown, &self.shutdown, shutdown::Wish(what, force), PATIENCE)
     }
 
+    /// Has the guest set its clock at once, if it has the driver for that: its time has stood still.
+    pub fn tell_time(&self) {
+        self.time_sync.with(TimeSyncService::set_clock);
+        self.time_sync.wake();
+    }
+
     /// Puts a pair into the pool of the host.
     ///
     /// # Errors

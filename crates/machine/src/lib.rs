@@ -25,6 +25,7 @@ pub mod firmware;
 mod handle;
 pub mod memory_map;
 mod networks;
+mod pause;
 mod run;
 mod segments;
 pub mod smbios;
@@ -38,6 +39,7 @@ pub use handle::{
     SyntheticDevice,
 };
 pub use integration::{Address, Addresses, AskError, KeyValues, ServiceStatus, Shutdown, State};
+pub use pause::PauseError;
 pub use run::Machine;
 
 use thiserror::Error;

@@ -275,6 +275,23 @@ impl SharedVcpu {
         self.messages.swap(false, Ordering::SeqCst)
     }
 
+    /// What to add to the host's TSC to get the guest's. False if this kernel has no such attribute.
+    pub fn set_tsc_offset(&self, offset: u64) -> io::Result<bool> {
+        let attribute = kvm_device_attr {
+            group: KVM_VCPU_TSC_CTRL,
+            attr: u64::from(KVM_VCPU_TSC_OFFSET),
+            addr: (&raw const offset) as u64,
+            flags: 0,
+        };
+        // SAFETY: the kernel reads the structure.
+        if unsafe { ioctl_with_ref(&self.fd, KVM_HAS_DEVICE_ATTR(), &attribute) } < 0 {
+            return Ok(false);
+        }
+        // SAFETY: the kernel reads the structure and the eight bytes at `addr`, which are `offset`.
+        result(unsafe { ioctl_with_ref(&self.fd, KVM_SET_DEVICE_ATTR(), &attribute) })?;
+        Ok(true)
+    }
+
     /// The kernel's processor, for ioctls. They wait while it runs.
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
@@ -384,23 +401,6 @@ impl Runner {
         let interrupt = kvm_interrupt { irq: vector.into() };
         // SAFETY: the kernel reads the structure.
         result(unsafe { ioctl_with_ref(&self.vcpu.fd, KVM_INTERRUPT(), &interrupt) })
-    }
-
-    /// What to add to the host's TSC to get the guest's. False if this kernel has no such attribute.
-    pub fn set_tsc_offset(&mut self, offset: u64) -> io::Result<bool> {
-        let attribute = kvm_device_attr {
-            group: KVM_VCPU_TSC_CTRL,
-            attr: u64::from(KVM_VCPU_TSC_OFFSET),
-            addr: (&raw const offset) as u64,
-            flags: 0,
-        };
-        // SAFETY: the kernel reads the structure.
-        if unsafe { ioctl_with_ref(&self.vcpu.fd, KVM_HAS_DEVICE_ATTR(), &attribute) } < 0 {
-            return Ok(false);
-        }
-        // SAFETY: the kernel reads the structure and the eight bytes at `addr`, which are `offset`.
-        result(unsafe { ioctl_with_ref(&self.vcpu.fd, KVM_SET_DEVICE_ATTR(), &attribute) })?;
-        Ok(true)
     }
 
     /// Runs the guest until KVM wants something of us.

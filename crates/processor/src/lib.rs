@@ -137,6 +137,21 @@ pub trait Partition: Send + Sync {
     fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {
         None
     }
+    /// Time that the host's kernel keeps for the guest stops. Call while all processors are stopped, with the machine's
+    /// clock about to be.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn stop_time(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    /// It goes on from where it stopped. Call with the machine's clock going, before [`Self::resume`].
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn resume_time(&self) -> Result<(), Error> {
+        Ok(())
+    }
     /// Whether the guest's clocks are those of the machine, and stand still with it. If not, as where the host's
     /// kernel has them, they go on while a debugger has stopped the processors.
     fn clock_stops(&self) -> bool {

@@ -5,6 +5,8 @@
 //! → {"command":"devices"}     ← {"devices":{"devices":[…],"counts":{…}}}
 //! → {"command":"power-off"}   ← "done"      the ACPI power button: the guest is asked to power off
 //! → {"command":"reset"}       ← "done"      the machine starts again, as after its reset button
+//! → {"command":"pause"}       ← "done"      processors and the guest's time stand still
+//! → {"command":"resume"}      ← "done"
 //! → {"command":"quit"}        ← "done"      the machine stops at once; its disks are flushed
 //! → {"command":"serial"}      ← "done"      from here on the connection is the serial port's
 //! → {"command":"config"}      ← {"config":{…}}     with the disks and the disc that are present now
@@ -64,6 +66,10 @@ pub enum Request {
     PowerOff {},
     /// Start again.
     Reset {},
+    /// Stop processors and the guest's time.
+    Pause {},
+    /// Let them go on.
+    Resume {},
     /// Stop at once.
     Quit {},
     /// Make this connection the serial port's.

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use display::{Key, KeyError};
 use machine::config::InputError;
-use machine::{AskError, BackupError, ChangeError, IntegrationError, MachineHandle, ScreenError};
+use machine::{AskError, BackupError, ChangeError, IntegrationError, MachineHandle, PauseError, ScreenError};
 
 use super::{Devices, Disks, Reply, Request};
 use crate::console::Console;
@@ -143,6 +143,8 @@ fn serve(client: &UnixStream, machine: &MachineHandle, console: &Console) -> io:
                 reply(client, &Reply::Done)?;
                 machine.stop();
             }
+            Ok(Request::Pause {}) => reply(client, &done(machine.pause()))?,
+            Ok(Request::Resume {}) => reply(client, &done(machine.resume()))?,
             Ok(Request::Config {}) => reply(client, &Reply::Config(Box::new(machine.config())))?,
             Ok(Request::Disks {}) => {
                 reply(client, &Reply::Disks(Disks { disks: machine.disks(), drive: machine.drive() }))?;
@@ -203,6 +205,10 @@ fn changed<T>(result: Result<T, ChangeError>, reply: impl FnOnce(T) -> Reply) ->
         Err(ChangeError::Input(reason)) => Reply::Input(reason),
         Err(ChangeError::Refused(reason)) => Reply::Error(reason),
     }
+}
+
+fn done(result: Result<(), PauseError>) -> Reply {
+    result.map_or_else(|error| Reply::Error(error.to_string()), |()| Reply::Done)
 }
 
 fn seen<T>(result: Result<T, ScreenError>, reply: impl FnOnce(T) -> Reply) -> Reply {
