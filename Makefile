@@ -67,7 +67,7 @@ test-all: guests-all
 guests-all:
 	scripts/setup build guest
 	scripts/guest installer
-	scripts/guest kernel i386 i386-pae
+	scripts/guest kernel i386 i386-pae bullseye trixie
 	scripts/guest xen
 test test-all:
 	scripts/setup build guest

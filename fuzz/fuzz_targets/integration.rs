@@ -8,8 +8,9 @@ use std::thread;
 use clock::{Clock, FakeClock};
 use counters::Registry;
 use fuzz::Input;
-use integration::{File, Integration, ServiceKind, Services, Shutdown, State, TimeSource};
+use integration::{Addresses, File, Integration, ServiceKind, Services, Shutdown, State, TimeSource};
 use libfuzzer_sys::fuzz_target;
+use vmbus::Guid;
 use vmbus::loopback::{Guest, GuestChannel};
 use vmbus::protocol::Version;
 use vmbus::ring::OutgoingPacket;
@@ -58,6 +59,9 @@ fn want(integration: &Integration, service: ServiceKind) {
         ServiceKind::KeyValue => {
             let _ = integration.set_key("key", "value");
             let _ = integration.key_values();
+            let _ = integration.addresses("00:15:5d:00:00:01");
+            let wanted = Addresses { dhcp: true, ..Addresses::default() };
+            let _ = integration.set_addresses(Guid::default(), &wanted);
         }
         ServiceKind::Backup => drop(integration.freeze()),
         ServiceKind::FileCopy => {

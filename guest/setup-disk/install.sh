@@ -271,7 +271,7 @@ install_services() {
         warn "no systemd: have $PROGRAM key-value, backup and file-copy started at boot"
         return
     fi
-    rules=
+    rules='-e SUBSYSTEM=="memory"'
     for service in $SERVICES; do
         other=$(other_unit "$service")
         if [ -n "$other" ]; then
@@ -284,8 +284,9 @@ install_services() {
     done
     [ -z "$check" ] || return 0
     # shellcheck disable=SC2086  # several words
-    { sed -n '/^#/p' "$disc/70-bodhi-integration.rules"; [ -z "$rules" ] || grep -F $rules "$disc/70-bodhi-integration.rules"; } |
-        replace $RULES || true
+    grep -F -e '# ' $rules "$disc/70-bodhi-integration.rules" | replace $RULES || true
+    # In a system that is not running, such as in a chroot, there is nobody to be told.
+    [ -d /run/systemd/system ] || return 0
     systemctl daemon-reload
     udevadm control --reload 2>/dev/null || true
     # Where the drivers are at work already, the services need no restart of the system.
@@ -320,7 +321,7 @@ uninstall() {
             say "$file: removed"
         fi
     done <"$STATE/files"
-    ! has systemctl || systemctl daemon-reload
+    [ ! -d /run/systemd/system ] || systemctl daemon-reload
     udevadm control --reload 2>/dev/null || true
     [ -z "$initramfs" ] || refresh_initramfs
     [ -z "$boot" ] || refresh_boot

@@ -25,7 +25,7 @@ pub(crate) fn power_on(options: &[&str]) -> Booted {
 }
 
 /// As [`power_on`], with another amount of RAM.
-fn power_on_with(memory: &str, options: &[&str]) -> Booted {
+pub(crate) fn power_on_with(memory: &str, options: &[&str]) -> Booted {
     let directory = TempDir::new().expect("a folder");
     let machine = Machine::firmware(directory.path().join("api"));
     let machine =

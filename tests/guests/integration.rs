@@ -51,6 +51,50 @@ fn times(running: &mut Running) -> (f64, f64) {
     (guest, host)
 }
 
+#[test]
+fn a_guest_s_time_stands_still_while_it_is_paused_and_its_clock_is_right_soon_after() {
+    const PAUSE: Duration = Duration::from_secs(3);
+    const NEAR: f64 = 0.05;
+    let image = Image::empty(0);
+    let mut running = Running::shell(&image, &["--cpus", "2"], &[]);
+    wait_for(&running, "time-sync", "ok");
+    let uptime = |running: &mut Running| running.ask("cut -d' ' -f1 /proc/uptime").parse::<f64>().unwrap();
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert_eq!(running.bodhi(&["resume"]).refusal(1), "the machine is running already");
+    running.ask("(while :; do :; done) & true");
+    let (before, started) = (uptime(&mut running), Instant::now());
+    running.bodhi(&["pause"]).assert_done();
+    let paused = Instant::now();
+    assert_eq!(running.bodhi(&["pause"]).refusal(1), "the machine is paused already");
+    assert_eq!(running.bodhi(&["shutdown"]).refusal(1), "the machine is paused");
+    assert_eq!(service(&status(&running), "time-sync")["state"], "ok");
+    let spent = running.processor_time();
+    std::thread::sleep(PAUSE);
+    // The guest spins, and would take all of it.
+    assert!(running.processor_time() - spent < PAUSE / 10);
+    let paused = paused.elapsed().as_secs_f64();
+    running.bodhi(&["resume"]).assert_done();
+    let resumed = Instant::now();
+    let passed = uptime(&mut running) - before;
+    assert!(passed < started.elapsed().as_secs_f64() - paused + 0.02, "{passed} s have passed");
+    // What the guest says lies between what the host says before and after.
+    loop {
+        let (earliest, (guest, latest)) = (now(), times(&mut running));
+        if earliest - NEAR <= guest && guest <= latest + NEAR {
+            break;
+        }
+        assert!(resumed.elapsed() < Duration::from_secs(5), "guest {guest}, host {earliest} to {latest}");
+    }
+    // A machine that is paused can be reset, and ended.
+    running.bodhi(&["pause"]).assert_done();
+    assert_eq!(running.control("{\"command\":\"reset\"}"), "\"done\"");
+    running.expect("bodhi: shell", BOOT);
+    assert!(running.control("{\"command\":\"status\"}").contains("\"paused\":false"));
+    running.bodhi(&["pause"]).assert_done();
+    assert_eq!(running.control("{\"command\":\"quit\"}"), "\"done\"");
+    running.wait(POWER_OFF);
+}
+
 /// Whose programs the guest has.
 #[derive(Clone, Copy)]
 enum Programs {
@@ -61,7 +105,13 @@ enum Programs {
 impl Programs {
     /// A guest in its shell, which has the programs.
     fn shell(self, kernel: Kernel, image: &Image) -> Running {
-        let mut running = Running::shell_of(kernel, image, &["--cdrom", "empty"], &[]);
+        self.shell_with(kernel, image, &[])
+    }
+
+    /// The same, of a machine with further options.
+    fn shell_with(self, kernel: Kernel, image: &Image, options: &[&str]) -> Running {
+        let options = [&["--cdrom", "empty"], options].concat();
+        let mut running = Running::shell_of(kernel, image, &options, &[]);
         if let Self::SetupDisk = self {
             insert_setup_disk(&running).assert_done();
             let take = "until mount -r /dev/sr0 /mnt 2>/dev/null; do sleep 0.1; done; cd /mnt; \
@@ -109,6 +159,18 @@ fn the_setup_disk_s_services_answer_on_the_newest_kernel() {
     services_answer(Programs::SetupDisk, Kernel::Backports);
 }
 
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn the_setup_disk_s_services_answer_on_debian_11_s_kernel() {
+    services_answer(Programs::SetupDisk, Kernel::Bullseye);
+}
+
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn the_setup_disk_s_services_answer_on_debian_13_s_kernel() {
+    services_answer(Programs::SetupDisk, Kernel::Trixie);
+}
+
 fn services_answer(programs: Programs, kernel: Kernel) {
     let image = Image::empty(0);
     let mut running = programs.shell(kernel, &image);
@@ -129,7 +191,7 @@ fn services_answer(programs: Programs, kernel: Kernel) {
     assert!(early.contains("\"key-value\" is negotiating"), "{early}");
 
     programs.start(&mut running, "key-value");
-    if kernel == Kernel::Backports {
+    if matches!(kernel, Kernel::Backports | Kernel::Trixie) {
         // Without its program that kernel has nobody who opens the channel.
         programs.start(&mut running, "file-copy");
         wait_for(&running, "file-copy", "ok");
@@ -180,6 +242,59 @@ fn services_answer(programs: Programs, kernel: Kernel) {
     running.wait(POWER_OFF).assert_powered_off();
 }
 
+/// A program of the guest's owner, which gets a file of settings.
+const SET_ADDRESSES: &str = "#!/bin/sh -e\n. $1; ip addr flush dev $DEVICE; ip link set $DEVICE up\n\
+    [ $BOOTPROTO = none ] || exit 7\nip addr add $IPADDR0/$NETMASK0 dev $DEVICE\n\
+    ip -6 addr add $IPV6ADDR/$IPV6NETMASK dev $DEVICE nodad\n\
+    ip route add default via $GATEWAY\necho nameserver $DNS1 > /etc/resolv.conf\n";
+
+#[test]
+fn addresses_are_told_and_set_by_the_setup_disk_s_program() {
+    addresses_are_told_and_set(Programs::SetupDisk, "/etc/bodhi/set-addresses");
+}
+
+#[test]
+#[ignore = "the same by Debian's program: make test-all"]
+fn addresses_are_told_and_set_by_debian_s_program() {
+    addresses_are_told_and_set(Programs::Debian, "/usr/libexec/hypervkvpd/hv_set_ifconfig");
+}
+
+fn addresses_are_told_and_set(programs: Programs, program: &str) {
+    let image = Image::empty(0);
+    let mut running = programs.shell_with(Kernel::Cloud, &image, &["--net", "nat", "--net", "isolated"]);
+    let refused = running.bodhi(&["ip"]).refusal(1).to_owned();
+    assert!(refused.contains("\"key-value\" is negotiating"), "{refused}");
+    let script = SET_ADDRESSES.replace('\n', "\\n").replace('$', "\\044");
+    running.ask(&format!("mkdir -p /etc/bodhi; printf '{script}' > {program}; chmod +x {program}"));
+    programs.start(&mut running, "key-value");
+    wait_for(&running, "key-value", "ok");
+
+    let set = |running: &Running, words: &[&str]| running.bodhi(&[&["ip"], words].concat());
+    let several = set(&running, &["--dhcp"]).refusal(2).to_owned();
+    assert_eq!(several, "which network adapter: network0, network1?");
+    let missing = set(&running, &["--adapter", "network2", "--dhcp"]).refusal(2).to_owned();
+    assert_eq!(missing, "network2: there is network0, network1");
+    let wrong = set(&running, &["--adapter", "network0", "--address", "10.0.2.300/24"]).refusal(2).to_owned();
+    assert!(wrong.contains("10.0.2.300 is no IP address"), "{wrong}");
+    let failed = set(&running, &["--adapter", "network0", "--dhcp"]).refusal(1).to_owned();
+    assert!(failed.starts_with("the guest refuses: status 0x80004005"), "{failed}");
+    let words = "--adapter network0 --address 10.0.2.50/24 --address fd00::50/64 --gateway 10.0.2.2 --name-server 10.0.2.3";
+    set(&running, &words.split(' ').collect::<Vec<_>>()).assert_done();
+
+    assert_eq!(running.ask("ping -q -c 2 -i 0.2 10.0.2.2 | grep -c ' 0% packet loss'"), "1");
+    let told: Value = serde_json::from_str(running.bodhi(&["ip", "--json"]).assert_done()).unwrap();
+    let adapter = &told[0];
+    assert_eq!((&adapter["device"], &adapter["dhcp"]), (&"network0".into(), &false.into()), "{told:#}");
+    let addresses: Vec<_> =
+        adapter["addresses"].as_array().unwrap().iter().map(|ip| ip.as_str().unwrap()).collect();
+    assert!(addresses.contains(&"10.0.2.50/24") && addresses.contains(&"fd00::50/64"), "{addresses:?}");
+    assert_eq!(adapter["gateways"][0], "10.0.2.2");
+    let text = running.bodhi(&["integration"]).assert_done().to_owned();
+    assert!(text.contains("10.0.2.50/24"), "{text}");
+    running.type_line("exit");
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
 #[test]
 fn a_guest_without_the_services_is_told_apart() {
     let image = Image::empty(0);
@@ -212,6 +327,18 @@ fn files_come_and_the_disk_is_copied_by_the_setup_disk_s_programs() {
 fn files_come_by_the_channel_itself_on_the_newest_kernel() {
     // That kernel has no driver for file copy.
     files_are_copied(Programs::SetupDisk, Kernel::Backports);
+}
+
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn files_come_and_the_disk_is_copied_on_debian_11_s_kernel() {
+    files_are_copied(Programs::SetupDisk, Kernel::Bullseye);
+}
+
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn files_come_and_the_disk_is_copied_on_debian_13_s_kernel() {
+    files_are_copied(Programs::SetupDisk, Kernel::Trixie);
 }
 
 fn files_are_copied(programs: Programs, kernel: Kernel) {
@@ -296,7 +423,7 @@ fn memory_that_the_guest_does_not_need_is_the_host_s_until_it_does() {
     let image = Image::empty(0);
     // By itself Linux says nothing before it has run for 45 seconds.
     let append = ["hv_balloon.pressure_report_delay=0"];
-    let mut running = Running::shell(&image, &["--memory", "2G", "--memory-min", "512M"], &append);
+    let mut running = Running::shell(&image, &["--memory", "2G,min=512M"], &append);
     let keep = "head -c 100M /dev/urandom > /dev/shm/keep; md5sum < /dev/shm/keep";
     let sum = running.ask(keep);
     // Half a second each, as the guest reports once a second.
@@ -312,6 +439,58 @@ fn memory_that_the_guest_does_not_need_is_the_host_s_until_it_does() {
     assert_eq!(running.ask("md5sum < /dev/shm/keep"), sum);
     assert_eq!(running.ask(fill), "full");
     assert_eq!(running.ask("md5sum < /dev/shm/keep"), sum);
+    running.bodhi(&["shutdown"]).assert_done();
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+/// MiB of RAM that the guest's kernel has.
+fn total(running: &mut Running) -> u64 {
+    running.ask("awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo").parse().unwrap()
+}
+
+#[test]
+#[ignore = "a minute of a guest that reports once a second: make test-all"]
+fn a_guest_that_needs_more_than_it_started_with_gets_it_and_gives_it_back() {
+    memory_is_added(Kernel::Cloud);
+}
+
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn memory_is_added_to_guests_with_debian_11_s_kernel() {
+    memory_is_added(Kernel::Bullseye);
+}
+
+#[test]
+#[ignore = "the same on a further kernel: make test-all"]
+fn memory_is_added_to_guests_with_debian_13_s_kernel() {
+    memory_is_added(Kernel::Trixie);
+}
+
+fn memory_is_added(kernel: Kernel) {
+    let image = Image::empty(0);
+    let append = ["hv_balloon.pressure_report_delay=0", "memhp_default_state=online"];
+    let mut running = Running::shell_of(kernel, &image, &["--memory", "512M,max=2G"], &append);
+    let before = total(&mut running);
+    assert!((400..=512).contains(&before), "{before}");
+    // No faster than a guest can tell.
+    let fill = "mount -t tmpfs -o size=3G none /mnt; for i in $(seq 40); do head -c 20M /dev/urandom > /mnt/f$i; sleep 0.7; \
+                done; md5sum /mnt/f* | md5sum";
+    let sum = running.ask(fill);
+    let grown = total(&mut running);
+    assert!(grown > before + 400, "{before} MiB have become {grown}");
+    let full = resident(&running);
+    assert_eq!(running.ask("md5sum /mnt/f* | md5sum"), sum);
+    // What is below 4 GiB is reached by every device.
+    assert_eq!(running.ask("dmesg | grep -c 'software IO TLB: mapped'"), "0");
+    running.ask("rm /mnt/f*");
+    wait_until("the host gets 512 MiB back", || resident(&running) + (512 << 20) < full);
+    let state = row(&running.devices(), "memory")["state"].as_str().unwrap().to_owned();
+    assert!(state.starts_with("driver bound; ") && state.ends_with(" of 2048 MiB with the guest"), "{state}");
+    assert_eq!(running.ask(fill), running.ask("md5sum /mnt/f* | md5sum"));
+    // A reset has what there was at the start.
+    running.bodhi(&["shutdown", "--restart"]).assert_done();
+    running.expect("bodhi: shell", BOOT);
+    assert_eq!(total(&mut running), before);
     running.bodhi(&["shutdown"]).assert_done();
     running.wait(POWER_OFF).assert_powered_off();
 }

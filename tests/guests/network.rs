@@ -233,8 +233,9 @@ fn a_gigabyte_and_thousands_of_connections_go_through_the_nat_and_leave_nothing(
     running.ask("ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2");
     let mut take = |files: u32, connections: u32| {
         let url = format!("http://10.0.2.2:{port}");
-        let small =
-            format!("curl -sZ --parallel-max 50 '{url}/small?[1-{connections}]' 2>/dev/null | grep -c 'good day'");
+        let small = format!(
+            "curl -sZ --parallel-max 50 '{url}/small?[1-{connections}]' 2>/dev/null | grep -c 'good day'"
+        );
         assert_eq!(running.ask(&small), connections.to_string());
         let large =
             format!("for n in $(seq {files}); do curl -s {url}/large | md5sum; done | sort | uniq -c");

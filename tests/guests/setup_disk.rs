@@ -1,17 +1,37 @@
 //! The setup disk in an installed Debian: from emulated to synthetic devices, and back.
 
-use guests::{BOOT, JOB, insert_setup_disk, row};
+use guests::{BOOT, JOB, Running, insert_setup_disk, row};
+use serde_json::Value;
 
-use crate::installed::{Booted, as_root, facts, log_in, power_off, power_on};
+use crate::installed::{Booted, as_root, facts, log_in, power_off, power_on_with};
 use crate::integration::{status, wait_for};
 
 /// What keeps Hyper-V's drivers away, in each place where an owner may have put it.
-const WORDS: &str = "modprobe.blacklist=hv_vmbus,hv_storvsc ata_piix.prefer_ms_hyperv=0";
+const WORDS: &str = "modprobe.blacklist=hv_vmbus,hv_storvsc,hv_netvsc ata_piix.prefer_ms_hyperv=0";
+
+/// What a shell of the guest says to `command`, one line.
+fn say(running: &mut Running, command: &str) -> String {
+    running.type_line(&format!("echo sa''id: $({command}) e''nd"));
+    running.expect("said: ", JOB);
+    running.expect_with(" end\r\n", JOB).0
+}
+
+/// MiB of RAM that the guest's kernel has.
+fn total(running: &mut Running) -> u64 {
+    say(running, "awk \"/^MemTotal/ { print int(\\$2 / 1024) }\" /proc/meminfo").parse().unwrap()
+}
+
+/// The addresses of the only network adapter, as `bodhi ip` tells them.
+fn adapter(running: &Running) -> Value {
+    let told: Value = serde_json::from_str(running.bodhi(&["ip", "--json"]).assert_done()).unwrap();
+    told[0].clone()
+}
 
 #[test]
 #[ignore = "four boots of an installed system, with an initramfs made twice: make test-all"]
 fn a_guest_on_emulated_devices_gets_synthetic_ones_and_services_by_the_setup_disk_and_loses_them_again() {
-    let Booted { mut running, directory } = power_on(&["--cdrom", "empty"]);
+    let Booted { mut running, directory } =
+        power_on_with("1G,max=1280M", &["--cdrom", "empty", "--net", "nat"]);
     log_in(&mut running);
     as_root(
         &mut running,
@@ -30,12 +50,14 @@ fn a_guest_on_emulated_devices_gets_synthetic_ones_and_services_by_the_setup_dis
     let devices = running.devices();
     assert_eq!(row(&devices, "ide0")["state"], "disk");
     assert_eq!(row(&devices, "storvsc-ide0")["state"], "no driver");
+    assert_eq!(row(&devices, "network0")["driver"], false);
+    assert_eq!(say(&mut running, "ls /sys/class/net"), "lo");
     let none = status(&running);
     assert_eq!((&none["components"], &none["devices"][0]["driver"]), (&"none".into(), &false.into()));
 
     insert_setup_disk(&running).assert_done();
     as_root(&mut running, "mount -r /dev/sr0 /mnt && sh /mnt/install.sh; echo installed: $?; umount /mnt");
-    let (said, _) = running.expect_with("installed: 0", JOB);
+    let (said, _) = running.expect_with("installed: 0", 3 * JOB);
     for line in [
         "has: hv_vmbus hv_storvsc",
         "/etc/modprobe.d/emulated.conf: no driver is kept away any more",
@@ -61,6 +83,30 @@ fn a_guest_on_emulated_devices_gets_synthetic_ones_and_services_by_the_setup_dis
         "{full:#}"
     );
     assert_eq!(full["key-values"]["facts"]["OSName"], "Debian GNU/Linux");
+
+    // The network: by DHCP, then as the host wants it.
+    assert_eq!(say(&mut running, "basename $(readlink /sys/class/net/eth0/device/driver)"), "hv_netvsc");
+    assert_eq!(row(&running.devices(), "network0")["driver"], true);
+    let address = "ip -4 -o addr show dev eth0 | awk \"{ print \\$4 }\"";
+    assert_eq!(say(&mut running, address), "10.0.2.15/24");
+    let told = adapter(&running);
+    assert_eq!((&told["dhcp"], &told["gateways"][0]), (&true.into(), &"10.0.2.2".into()), "{told:#}");
+    let wanted = ["--address", "10.0.2.60/24", "--gateway", "10.0.2.2", "--name-server", "10.0.2.3"];
+    running.bodhi(&[&["ip"], &wanted[..]].concat()).assert_done();
+    let wait = "until ping -q -c 1 -W 1 -I 10.0.2.60 10.0.2.2 >/dev/null 2>&1; do sleep 0.2; done; ";
+    assert_eq!(say(&mut running, &format!("{wait}{address}")), "10.0.2.60/24");
+    assert_eq!(adapter(&running)["dhcp"], false);
+    running.bodhi(&["ip", "--dhcp"]).assert_done();
+    say(&mut running, &format!("until [ $({address}) = 10.0.2.15/24 ]; do sleep 0.2; done"));
+
+    // Memory that is added is put to use.
+    let before = total(&mut running);
+    as_root(&mut running, "echo 0 >/sys/module/hv_balloon/parameters/pressure_report_delay");
+    let fill = "for i in $(seq 12); do head -c 50M /dev/zero >/dev/shm/f$i; sleep 1; done; rm /dev/shm/f*";
+    say(&mut running, fill);
+    let after = total(&mut running);
+    assert!(after > before + 100, "{before} MiB have become {after}");
+
     let source = format!("{}/guests/setup_disk.rs", env!("CARGO_MANIFEST_DIR"));
     running.bodhi(&["copy", &source, "/srv/file"]).assert_done();
     let backup = directory.path().join("backup.img");
@@ -74,7 +120,7 @@ fn a_guest_on_emulated_devices_gets_synthetic_ones_and_services_by_the_setup_dis
         "sh /usr/local/share/doc/bodhi-integration/install.sh --uninstall; echo removed: $?, \
          left: $(ls /usr/local/sbin /etc/systemd/system /etc/udev/rules.d | grep -c bodhi); systemctl reboot",
     );
-    running.expect("removed: 0, left: 0", JOB);
+    running.expect("removed: 0, left: 0", 3 * JOB);
     running.expect("GNU GRUB", BOOT);
 
     // As it was before.

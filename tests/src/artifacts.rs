@@ -12,6 +12,10 @@ pub enum Kernel {
     Cloud,
     /// The newest kernel offered for Debian 12.
     Backports,
+    /// Debian 11's kernel for any machine.
+    Bullseye,
+    /// Debian 13's.
+    Trixie,
     /// Debian 12's kernel for 32-bit processors, without physical address extension.
     I386,
     /// The same with it.
@@ -27,6 +31,8 @@ impl Kernel {
             Self::Generic => "generic",
             Self::Cloud => "cloud",
             Self::Backports => "backports",
+            Self::Bullseye => "bullseye",
+            Self::Trixie => "trixie",
             Self::I386 => "i386",
             Self::I386Pae | Self::I386Pvh => "i386-pae",
         }

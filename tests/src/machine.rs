@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -301,6 +302,18 @@ impl Running {
         let output = command.stdin(Stdio::null()).output().expect("bodhi runs");
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Answer { code: output.status.code(), output: text(&output.stdout), errors: text(&output.stderr) }
+    }
+
+    /// Sends a request in JSON to the control socket; the reply.
+    ///
+    /// # Panics
+    /// If the machine has no control socket or does not answer.
+    pub fn control(&self, request: &str) -> String {
+        let mut socket = UnixStream::connect(self.api.as_ref().expect("a control socket")).expect("a worker");
+        writeln!(socket, "{request}").expect("a request");
+        let mut reply = String::new();
+        BufReader::new(socket).read_line(&mut reply).expect("a reply");
+        reply.trim_end().to_owned()
     }
 
     /// Sends the program a signal, such as `libc::SIGTERM`.

@@ -1,16 +1,18 @@
 //! The arguments, and how they change the configuration.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
-use machine::MachineConfig;
 use machine::config::{
-    BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemorySize,
-    ModuleConfig, NetOption, Nic, ProcessorChoice, Serial, ServiceKind, Services, Switch, Translator,
+    BootOrder, CdromConfig, DiskConfig, Display, Enlightenments, Firmware, Gdb, InputError, MemoryOption,
+    MemorySize, ModuleConfig, NetOption, Nic, ProcessorChoice, Serial, ServiceKind, Services, Switch,
+    Translator,
 };
+use machine::{Address, MachineConfig};
 
 use crate::{BAD_INPUT, say};
 
@@ -65,6 +67,41 @@ pub(crate) enum Command {
                       bodhi integration NAME --set KEY=VALUE | --delete KEY\n       \
                       bodhi integration NAME --enable SERVICE | --disable SERVICE")]
     Integration(IntegrationArguments),
+    /// Stop the processors and the time of a machine that runs
+    #[command(override_usage = "bodhi pause NAME")]
+    Pause(Target),
+    /// Let a machine that is paused go on
+    #[command(override_usage = "bodhi resume NAME")]
+    Resume(Target),
+    /// Show the addresses of a guest's network adapters, or set them
+    #[command(override_usage = "bodhi ip NAME [--json]\n       \
+                      bodhi ip NAME [--adapter DEVICE] --address ADDRESS/BITS... [--gateway ADDRESS]... [--name-server ADDRESS]...\n       \
+                      bodhi ip NAME [--adapter DEVICE] --dhcp")]
+    Ip(IpArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IpArguments {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// As JSON
+    #[arg(long, conflicts_with_all = ["addresses", "dhcp"])]
+    pub(crate) json: bool,
+    /// The adapter, as `bodhi devices` calls it, if there are several
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) adapter: Option<String>,
+    /// An address of it with the bits of the network, such as 10.0.0.5/24; may be given several times
+    #[arg(long = "address", value_name = "ADDRESS/BITS", value_parser = parse::<Address>)]
+    pub(crate) addresses: Vec<Address>,
+    /// A default gateway; may be given several times
+    #[arg(long = "gateway", value_name = "ADDRESS", value_parser = parse::<IpAddr>)]
+    pub(crate) gateways: Vec<IpAddr>,
+    /// Who is asked for names; may be given several times
+    #[arg(long = "name-server", value_name = "ADDRESS", value_parser = parse::<IpAddr>)]
+    pub(crate) name_servers: Vec<IpAddr>,
+    /// The addresses come from DHCP
+    #[arg(long, conflicts_with_all = ["addresses", "gateways"])]
+    pub(crate) dhcp: bool,
 }
 
 #[derive(Debug, Args)]
@@ -342,12 +379,10 @@ pub(crate) struct RunArguments {
     /// Number of virtual processors
     #[arg(long, value_name = "N")]
     cpus: Option<u32>,
-    /// Amount of RAM, such as 512M or 4G
-    #[arg(long, value_name = "SIZE", value_parser = parse::<MemorySize>)]
-    memory: Option<MemorySize>,
-    /// How little of it the guest may be left with: it gives back what it does not need
-    #[arg(long, value_name = "SIZE", value_parser = parse::<MemorySize>)]
-    memory_min: Option<MemorySize>,
+    /// Amount of RAM, such as 512M or 4G; how little of it the guest may be left with, so that it gives back what it does
+    /// not need; how much it may get
+    #[arg(long, value_name = "SIZE[,min=SIZE][,max=SIZE]", value_parser = parse::<MemoryOption>)]
+    memory: Option<MemoryOption>,
     /// A Unix socket to be made, by which programs reach ports of the guest's AF_VSOCK: they write `CONNECT PORT` and a
     /// line end. Ports of the host that the guest connects to are sockets F_PORT
     #[arg(long, value_name = "F")]
@@ -486,9 +521,8 @@ impl RunArguments {
         }
         set(&mut config.name, &self.name);
         set(&mut config.cpus, &self.cpus);
-        set(&mut config.memory, &self.memory);
-        if self.memory_min.is_some() {
-            config.memory_min = self.memory_min;
+        if let Some(MemoryOption { size, min, max }) = self.memory {
+            (config.memory, config.memory_min, config.memory_max) = (size, min, max);
         }
         set(&mut config.append, &self.append);
         set(&mut config.boot, &self.boot);

@@ -1,4 +1,5 @@
-//! `bodhi shutdown`, `bodhi copy`, `bodhi image backup` and `bodhi integration`.
+//! `bodhi shutdown`, `bodhi copy`, `bodhi image backup`, `bodhi integration`,
+//! `bodhi ip`, `bodhi pause` and `bodhi resume`.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,11 +7,11 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use machine::config::InputError;
-use machine::{Shutdown, Status};
+use machine::config::{InputError, ServiceKind};
+use machine::{Addresses, AskError, IntegrationStatus, Shutdown, State, Status};
 use worker::control::{Client, ClientError, Reply, Request};
 
-use crate::arguments::{CopyArguments, IntegrationArguments, ShutdownArguments, Target};
+use crate::arguments::{CopyArguments, IntegrationArguments, IpArguments, ShutdownArguments, Target};
 use crate::client::{Error, absolute, connect, done, finish, unexpected};
 
 pub(crate) fn shutdown(arguments: &ShutdownArguments) -> ExitCode {
@@ -27,6 +28,23 @@ pub(crate) fn copy(arguments: &CopyArguments) -> ExitCode {
 
 pub(crate) fn back_up(target: &Target) -> ExitCode {
     finish(copy_disks(target))
+}
+
+pub(crate) fn ip(arguments: &IpArguments) -> ExitCode {
+    finish(show_or_set_addresses(arguments))
+}
+
+pub(crate) fn pause(target: &Target) -> ExitCode {
+    finish(ask(target, &Request::Pause {}))
+}
+
+pub(crate) fn resume(target: &Target) -> ExitCode {
+    finish(ask(target, &Request::Resume {}))
+}
+
+fn ask(target: &Target, request: &Request) -> Result<(), Error> {
+    let (api, _) = target.split(None)?;
+    done(&mut connect(&api)?, request)
 }
 
 /// How often it is looked whether the guest has done what it said.
@@ -100,10 +118,7 @@ fn show_or_change(arguments: &IntegrationArguments) -> Result<(), Error> {
     } else if let Some(service) = change.disable {
         Request::EnableService { service, on: false }
     } else {
-        let status = match client.ask(&Request::Integration {})? {
-            Reply::Integration(status) => status,
-            other => return Err(unexpected(&other)),
-        };
+        let status = services(&mut client)?;
         let text = if *json {
             serde_json::to_string_pretty(&status).map_err(ClientError::from)? + "\n"
         } else {
@@ -114,4 +129,43 @@ fn show_or_change(arguments: &IntegrationArguments) -> Result<(), Error> {
         return Ok(());
     };
     done(&mut client, &request)
+}
+
+fn services(client: &mut Client) -> Result<Box<IntegrationStatus>, Error> {
+    match client.ask(&Request::Integration {})? {
+        Reply::Integration(status) => Ok(status),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn show_or_set_addresses(arguments: &IpArguments) -> Result<(), Error> {
+    let IpArguments { target, json, adapter, addresses, gateways, name_servers, dhcp } = arguments;
+    let (api, _) = target.split(None)?;
+    let wanted = Addresses {
+        dhcp: *dhcp,
+        addresses: addresses.clone(),
+        gateways: gateways.clone(),
+        name_servers: name_servers.clone(),
+    };
+    if wanted != Addresses::default() {
+        let request = Request::SetAddresses { adapter: adapter.clone(), addresses: wanted };
+        return done(&mut connect(&api)?, &request);
+    }
+    let mut status = services(&mut connect(&api)?)?;
+    let key_value = status.services.iter().find(|service| service.service == ServiceKind::KeyValue);
+    if let Some(service) = key_value.filter(|service| service.state != State::Ok) {
+        let error = AskError::Unavailable(service.service, service.state.text());
+        return Err(ClientError::Refused(error.to_string()).into());
+    }
+    if let Some(adapter) = adapter {
+        status.adapters.retain(|status| status.device == *adapter);
+    }
+    let text = if *json {
+        serde_json::to_string_pretty(&status.adapters).map_err(ClientError::from)? + "\n"
+    } else {
+        worker::address_table(&status.adapters)
+    };
+    // As above.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
 }

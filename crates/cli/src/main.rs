@@ -47,6 +47,9 @@ fn main() -> ExitCode {
         Command::Copy(arguments) => integration::copy(&arguments),
         Command::Shutdown(arguments) => integration::shutdown(&arguments),
         Command::Integration(arguments) => integration::integration(&arguments),
+        Command::Pause(target) => integration::pause(&target),
+        Command::Resume(target) => integration::resume(&target),
+        Command::Ip(arguments) => integration::ip(&arguments),
     }
 }
 

@@ -10,11 +10,15 @@
 //! 0            3 GiB        4 GiB
 //! |── low RAM ──|  devices   |── high RAM ──
 //! ```
+//!
+//! RAM may grow while the guest runs ([`GuestMemory::grow`]), by parts that were laid out at the start.
 
 mod code;
 mod mapping;
+mod ram;
 
 pub use code::{CodePages, PageState, WriteTracker};
+pub use ram::{GuestMemory, Span};
 
 use std::io;
 use std::ops::Range;
@@ -25,9 +29,6 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRegionMmap};
 
 use mapping::Mapping;
-
-/// Guest RAM, shared by processors and devices.
-pub type GuestMemory = vm_memory::GuestMemoryMmap<WriteTracker>;
 
 /// Size of a guest page, in bytes.
 pub const PAGE_SIZE: u64 = 4096;
@@ -58,33 +59,46 @@ pub enum Error {
     Regions(#[source] vm_memory::GuestRegionCollectionError),
 }
 
+/// What the RAM of a machine is to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Bytes that the machine starts with, around the device hole.
+    pub size: u64,
+    /// What can be added later, from low to high addresses, above what the machine starts with.
+    pub more: Vec<Range<u64>>,
+    /// ROM beside it, whose code is recorded too.
+    pub rom: Range<u64>,
+}
+
 /// RAM of `size` bytes laid around the device hole: private anonymous memory that the host may back by
 /// huge pages and KVM map by them, with the record of its code pages.
 ///
 /// # Errors
 /// When `size` is not a positive multiple of [`PAGE_SIZE`] or the host refuses the mapping.
 pub fn allocate(size: u64) -> Result<(GuestMemory, Arc<CodePages>), Error> {
-    allocate_beside(size, 0..0)
+    allocate_as(&Layout { size, ..Layout::default() })
 }
 
-/// As [`allocate`], for a machine with ROM at the addresses `rom`, whose code is recorded too.
+/// As [`allocate`], for `layout`. What can be added is address space of the host only until it is written.
 ///
 /// # Errors
-/// As [`allocate`].
-pub fn allocate_beside(size: u64, rom: Range<u64>) -> Result<(GuestMemory, Arc<CodePages>), Error> {
+/// As [`allocate`], and when the ranges to be added do not lie above each other.
+pub fn allocate_as(layout: &Layout) -> Result<(GuestMemory, Arc<CodePages>), Error> {
+    let &Layout { size, ref more, ref rom } = layout;
     if size == 0 || !size.is_multiple_of(PAGE_SIZE) {
         return Err(Error::Size(size));
     }
     let low = size.min(DEVICE_HOLE_START);
-    let high = size - low;
-    let top = if high > 0 { DEVICE_HOLE_END + high } else { low };
+    let mut ranges = vec![0..low];
+    if size > low {
+        ranges.push(DEVICE_HOLE_END..DEVICE_HOLE_END + (size - low));
+    }
+    let present = ranges.last().map_or(0, |range| range.end);
+    ranges.extend(ram::parts(more));
+    let top = ranges.last().map_or(0, |range| range.end);
     let rom = rom.start >> PAGE_SHIFT..rom.end >> PAGE_SHIFT;
     let code = Arc::new(CodePages::with_rom(top >> PAGE_SHIFT, rom));
-    let mut regions = vec![region(0, low, &code)?];
-    if high > 0 {
-        regions.push(region(DEVICE_HOLE_END, high, &code)?);
-    }
-    let memory = GuestMemory::from_regions(regions).map_err(Error::Regions)?;
+    let memory = GuestMemory::new(&ranges, present, &code)?;
     Ok((memory, code))
 }
 
@@ -98,8 +112,7 @@ pub fn rom(base: u64, bytes: &[u8]) -> Result<GuestMemory, Error> {
         return Err(Error::Size(size));
     }
     // Code that is decoded from it never changes: nobody has to be told.
-    let region = region(base, size, &Arc::new(CodePages::new(0)))?;
-    let memory = GuestMemory::from_regions(vec![region]).map_err(Error::Regions)?;
+    let memory = GuestMemory::new(&[base..base + size], base + size, &Arc::new(CodePages::new(0)))?;
     memory.write_slice(bytes, GuestAddress(base)).map_err(|_| Error::Size(size))?;
     Ok(memory)
 }
@@ -126,18 +139,26 @@ pub fn discard(memory: &GuestMemory, code: &CodePages, gpa: u64, len: u64) -> io
     Ok(())
 }
 
-fn region(base: u64, size: u64, code: &Arc<CodePages>) -> Result<GuestRegionMmap<WriteTracker>, Error> {
-    let bytes = usize::try_from(size).map_err(|_| Error::Size(size))?;
-    let failed = |source| Error::Map { size, source };
-    let host = Arc::new(Mapping::new(bytes).map_err(failed)?);
-    let tracker = WriteTracker::new(Arc::clone(code), base, Arc::clone(&host));
+/// The region `range`, which lies in `host` from `offset` on.
+fn region(
+    range: &Range<u64>,
+    host: &Arc<Mapping>,
+    offset: u64,
+    code: &Arc<CodePages>,
+) -> Result<GuestRegionMmap<WriteTracker>, Error> {
+    let size = range.end.saturating_sub(range.start);
+    let no_room = || Error::Size(size);
+    let (bytes, offset) =
+        (usize::try_from(size).map_err(|_| no_room())?, usize::try_from(offset).map_err(|_| no_room())?);
+    let start = host.part(offset, bytes).ok_or_else(no_room)?;
+    let tracker = WriteTracker::new(Arc::clone(code), range.start, Arc::clone(host));
     let builder = MmapRegionBuilder::new_with_bitmap(bytes, tracker)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
         .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE);
-    // SAFETY: the range is a mapping of `bytes` bytes, which stays while the region does: its tracker holds it.
-    let builder = unsafe { builder.with_raw_mmap_pointer(host.start()) };
-    let mapping = builder.build().map_err(|error| failed(io::Error::other(error)))?;
-    GuestRegionMmap::new(mapping, GuestAddress(base)).ok_or(Error::Size(size))
+    // SAFETY: the range is a part of a mapping, `bytes` long, which stays while the region does: its tracker holds it.
+    let builder = unsafe { builder.with_raw_mmap_pointer(start) };
+    let mapping = builder.build().map_err(|error| Error::Map { size, source: io::Error::other(error) })?;
+    GuestRegionMmap::new(mapping, GuestAddress(range.start)).ok_or_else(no_room)
 }
 
 #[cfg(test)]

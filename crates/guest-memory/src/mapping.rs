@@ -58,6 +58,12 @@ impl Mapping {
     pub fn start(&self) -> *mut u8 {
         self.start.as_ptr()
     }
+
+    /// Where its `len` bytes from `offset` on begin; `None` if it has none there.
+    pub fn part(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        inside.then(|| self.start().wrapping_add(offset))
+    }
 }
 
 impl Drop for Mapping {

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use vmbus::Guid;
 
+use crate::addresses::{self, Addresses};
 use crate::conversation::Service;
 use crate::message::{MessageType, STATUS_NO_MORE, STATUS_OK, Version};
 use crate::text;
@@ -78,7 +79,14 @@ pub(crate) enum Wish {
     Delete(String),
     /// Read all pools.
     Read,
+    /// Read the addresses of the adapter with this MAC address.
+    Addresses(String),
+    /// Set those of the adapter with this identifier.
+    SetAddresses(String, Box<Addresses>),
 }
+
+/// Adapters whose addresses are remembered.
+const ADAPTERS: usize = 64;
 
 /// A pool that is being read: which pair is asked for, and what has been read before it.
 struct Reading {
@@ -94,12 +102,21 @@ pub(crate) struct KeyValueService {
     reading: Option<Reading>,
     /// What was there when it was read last.
     known: KeyValues,
+    /// The adapter whose addresses are asked for.
+    asked: Option<String>,
+    /// The addresses that were told last, by MAC address.
+    addresses: BTreeMap<String, Addresses>,
 }
 
 impl KeyValueService {
     /// What was there when it was read last.
     pub fn known(&self) -> &KeyValues {
         &self.known
+    }
+
+    /// The addresses that the adapter with this MAC address had when it was asked last.
+    pub fn addresses(&self, mac: &str) -> Option<&Addresses> {
+        self.addresses.get(mac)
     }
 }
 
@@ -125,6 +142,12 @@ impl Service for KeyValueService {
         Some(match self.wishes.begin()? {
             Wish::Set(key, value) => set(&key, &value),
             Wish::Delete(key) => delete(&key),
+            Wish::SetAddresses(adapter, wanted) => addresses::set(&adapter, &wanted),
+            Wish::Addresses(mac) => {
+                let body = addresses::get(&mac);
+                self.asked = Some(mac);
+                body
+            }
             Wish::Read => {
                 let (pool, index) = (Pool::External, 0);
                 self.reading = Some(Reading { pool, index, found: KeyValues::default() });
@@ -139,6 +162,16 @@ impl Service for KeyValueService {
     }
 
     fn answer(&mut self, status: u32, body: &[u8], _: u64) {
+        if let Some(mac) = self.asked.take() {
+            self.addresses.remove(&mac);
+            let told = (status == STATUS_OK).then(|| addresses::told(body)).flatten();
+            if let Some(told) = told
+                && self.addresses.len() < ADAPTERS
+            {
+                self.addresses.insert(mac, told);
+            }
+            return self.wishes.settle(Outcome::of(status));
+        }
         let Some(Reading { pool, index, mut found }) = self.reading.take() else {
             return self.wishes.settle(Outcome::of(status));
         };
@@ -163,7 +196,8 @@ impl Service for KeyValueService {
 
     fn end(&mut self) {
         self.wishes.end();
-        (self.reading, self.known) = (None, KeyValues::default());
+        (self.reading, self.known, self.asked) = (None, KeyValues::default(), None);
+        self.addresses.clear();
     }
 }
 
@@ -206,13 +240,8 @@ fn pair(body: &[u8]) -> Option<(String, String)> {
     };
     let (key_size, value_size) = (size(4)?, size(8)?);
     let (key, value) = strings.split_at_checked(KEY)?;
-    let text = |bytes: &[u8]| {
-        let units = bytes.as_chunks().0.iter().map(|unit| u16::from_le_bytes(*unit));
-        let units = units.take_while(|&unit| unit != 0);
-        char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect::<String>()
-    };
-    let key = text(key.get(..key_size)?);
-    let value = text(value.get(..VALUE)?.get(..value_size)?);
+    let key = text::until_zero(key.get(..key_size)?);
+    let value = text::until_zero(value.get(..VALUE)?.get(..value_size)?);
     (!key.is_empty()).then_some((key, value))
 }
 

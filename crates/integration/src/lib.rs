@@ -7,7 +7,7 @@
 //!                                  ├─ shutdown    power off, restart, hibernate
 //!                                  ├─ time_sync   the time of day
 //!                                  ├─ heartbeat   is the guest alive?
-//!                                  ├─ key_value   strings for each other
+//!                                  ├─ key_value   strings for each other, addresses of network adapters
 //!                                  ├─ backup      file systems that stand still for a copy
 //!                                  └─ file_copy   files for the guest
 //! ```
@@ -15,9 +15,10 @@
 //! Each service is a device of the VMBus; the guest's answers are data of an adversary and only ever change what
 //! is reported of that guest.
 //!
-//! Not done: injection of IP addresses, application state in heartbeats.
+//! Not done: application state in heartbeats, which no public source describes.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod backup;
 mod conversation;
 mod file_copy;
@@ -40,8 +41,9 @@ use std::time::Duration;
 use clock::Clock;
 use counters::{DeviceState, Kind, Registry};
 use serde::{Deserialize, Serialize};
-use vmbus::{OfferError, Server};
+use vmbus::{Guid, OfferError, Server};
 
+pub use addresses::{Address, Addresses};
 pub use conversation::State;
 pub use key_value::KeyValues;
 pub use message::Version;
@@ -61,6 +63,10 @@ use wishes::{Asked, Outcome};
 
 /// How long a guest may take to answer a request that somebody waits for.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long its programs may take to set the addresses of an adapter.
+const SET_ADDRESSES: Duration = Duration::from_secs(60);
+/// The longest name of an adapter, in units of UTF-16.
+const ADAPTER_UNITS: usize = 126;
 /// How long it may take to freeze its file systems: what they have not written yet is written.
 const FREEZE: Duration = Duration::from_secs(60);
 /// How long a copy of a file may take, besides [`SLOWEST`].
@@ -113,6 +119,9 @@ pub enum AskError {
     /// The guest's disk is full.
     #[error("the guest's disk is full")]
     DiskFull,
+    /// The guest has no such adapter.
+    #[error("the guest has no such network adapter, or no driver for it")]
+    NoAdapter,
     /// The host could not read what the guest was to get.
     #[error("{0}")]
     Source(String),
@@ -270,6 +279,7 @@ impl Integration {
             Some(Outcome::Done) => Ok(()),
             Some(Outcome::Refused(file_copy::STATUS_EXISTS)) => Err(AskError::Exists),
             Some(Outcome::Refused(file_copy::STATUS_DISK_FULL)) => Err(AskError::DiskFull),
+            Some(Outcome::Refused(addresses::STATUS_NO_ADAPTER)) => Err(AskError::NoAdapter),
             Some(Outcome::Refused(status)) => Err(AskError::Refused(status)),
             Some(Outcome::Failed(reason)) => Err(AskError::Source(reason)),
             Some(Outcome::Gone) => Err(AskError::Gone),
@@ -283,6 +293,12 @@ impl Integration {
     /// When the guest's driver is not there, refuses or is silent.
     pub fn shut_down(&self, what: Shutdown, force: bool) -> Result<(), AskError> {
         self.ask(ServiceKind::Shutdown, &self.shutdown, shutdown::Wish(what, force), PATIENCE)
+    }
+
+    /// Has the guest set its clock at once, if it has the driver for that: its time has stood still.
+    pub fn tell_time(&self) {
+        self.time_sync.with(TimeSyncService::set_clock);
+        self.time_sync.wake();
     }
 
     /// Puts a pair into the pool of the host.
@@ -311,6 +327,29 @@ impl Integration {
     pub fn key_values(&self) -> Result<KeyValues, AskError> {
         self.exchange(key_value::Wish::Read)?;
         Ok(self.key_value.with(|service| service.known().clone()))
+    }
+
+    /// The addresses of the guest's adapter with the MAC address `mac`, six bytes in hexadecimal with colons between.
+    ///
+    /// # Errors
+    /// When the guest's program is not there, refuses, also for it knows no such adapter, or is silent.
+    pub fn addresses(&self, mac: &str) -> Result<Addresses, AskError> {
+        check("an address", mac, ADAPTER_UNITS, false)?;
+        self.exchange(key_value::Wish::Addresses(mac.to_owned()))?;
+        // Somebody else may have asked since, with less luck.
+        self.key_value.with(|service| service.addresses(mac).cloned()).ok_or(AskError::NoAdapter)
+    }
+
+    /// Has the guest's adapter that is the VMBus device `instance` be as `wanted`, now and after restarts.
+    ///
+    /// # Errors
+    /// When that does not do, or the guest's program is not there, refuses or is silent.
+    pub fn set_addresses(&self, instance: Guid, wanted: &Addresses) -> Result<(), AskError> {
+        if let Some(complaint) = addresses::complaint(wanted) {
+            return Err(AskError::Text(complaint));
+        }
+        let wish = key_value::Wish::SetAddresses(format!("{{{instance}}}"), Box::new(wanted.clone()));
+        self.ask(ServiceKind::KeyValue, &self.key_value, wish, SET_ADDRESSES)
     }
 
     fn exchange(&self, wish: key_value::Wish) -> Result<(), AskError> {

@@ -66,6 +66,11 @@ impl<S: Service> Provider<S> {
         look(&mut self.lock().service)
     }
 
+    /// Has the service say what it has to say now.
+    pub fn wake(&self) {
+        self.bell.ring();
+    }
+
     /// Serves a channel until it is to be closed.
     fn run(&self, channel: &mut Channel) {
         let mut buffer = vec![0; LONGEST].into_boxed_slice();

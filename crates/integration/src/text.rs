@@ -17,3 +17,10 @@ pub(crate) fn complaint(what: &str, text: &str, most: usize) -> Option<String> {
     }
     text.contains('\0').then(|| format!("{what} has no NUL in it"))
 }
+
+/// The text of UTF-16 in `bytes` up to a zero; units that are none are replaced.
+pub(crate) fn until_zero(bytes: &[u8]) -> String {
+    let units = bytes.as_chunks().0.iter().map(|unit| u16::from_le_bytes(*unit));
+    let units = units.take_while(|&unit| unit != 0);
+    char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+}

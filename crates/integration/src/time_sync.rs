@@ -53,6 +53,14 @@ impl TimeSyncService {
     pub fn new(source: Arc<dyn TimeSource>) -> Self {
         Self { source, version: Version::new(0, 0), next: None, set_clock: false, samples: 0 }
     }
+
+    /// The guest is to set its clock at once.
+    pub fn set_clock(&mut self) {
+        self.set_clock = true;
+        if let Some(next) = &mut self.next {
+            *next = 0;
+        }
+    }
 }
 
 impl Service for TimeSyncService {
@@ -122,6 +130,20 @@ mod tests {
         assert_eq!((first[16], first.len(), service.request(1)), (SYNC, 24, None));
         let second = service.request(INTERVAL).unwrap();
         assert_eq!(second[16], SAMPLE);
+    }
+
+    #[test]
+    fn a_guest_that_has_slept_sets_its_clock_at_once() {
+        let mut service = TimeSyncService::new(Arc::new(Fixed));
+        service.begin(WITH_REFERENCE, 0);
+        service.request(0).unwrap();
+        service.set_clock();
+        assert_eq!(service.request(1).unwrap()[16], SYNC);
+        assert_eq!((service.request(2), service.due()), (None, Some(1 + INTERVAL)));
+        // One that has not agreed on a version is told once it has.
+        service.end();
+        service.set_clock();
+        assert_eq!((service.request(3), service.due()), (None, None));
     }
 
     #[test]

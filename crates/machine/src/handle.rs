@@ -11,10 +11,12 @@ use chipset::vga::Vga;
 use counters::{DeviceRow, Kind, Registry};
 use display::Key;
 use gdb::Debuggee;
-use integration::{AskError, KeyValues, ServiceKind, ServiceStatus, Services, Shutdown};
+use integration::{Addresses, AskError, KeyValues, ServiceKind, ServiceStatus, Services, Shutdown};
+use network::Mac;
 use processor_soft::Inspection;
 use serde::{Deserialize, Serialize};
 use synthetic::socket::Sockets;
+use vmbus::Guid;
 
 use crate::backup::{self, BackupError};
 use crate::build::{Bus, Engine, Panel};
@@ -23,6 +25,7 @@ use crate::control::{Control, End, Wish};
 use crate::debug::Debug;
 use crate::disks::{ChangeError, DiskStatus, Disks, DriveStatus};
 use crate::networks::{NetStatus, Networks};
+use crate::pause::{Gate, PauseError};
 
 /// How a machine is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +48,9 @@ pub struct Status {
     pub vmbus: Option<String>,
     /// Whether it has come to its end.
     pub ended: bool,
+    /// Whether it is paused.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// Why an integration service does not serve.
@@ -62,6 +68,12 @@ pub enum IntegrationError {
     /// A file of the host cannot be read.
     #[error("{0}: {1}")]
     File(String, String),
+    /// The guest cannot do anything.
+    #[error("the machine is paused")]
+    Paused,
+    /// There is no such network adapter.
+    #[error("{0}")]
+    Adapter(String),
     /// The guest does not do it.
     #[error(transparent)]
     Guest(#[from] AskError),
@@ -83,6 +95,22 @@ pub struct IntegrationStatus {
     pub devices: Vec<SyntheticDevice>,
     /// The key-value pairs, if the guest's program tells them.
     pub key_values: Option<KeyValues>,
+    /// Each network adapter that the guest's program tells of.
+    #[serde(default)]
+    pub adapters: Vec<AdapterStatus>,
+}
+
+/// A network adapter, as the guest uses it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AdapterStatus {
+    /// Its name in the device table.
+    pub device: String,
+    /// Its own address.
+    pub mac: String,
+    /// What else the guest's program says of it.
+    #[serde(flatten)]
+    pub addresses: Addresses,
 }
 
 /// A synthetic device, as the guest uses it.
@@ -145,6 +173,8 @@ pub(crate) struct Shared {
     pub started: Instant,
     /// The way of a debugger, if there may be one.
     pub debug: Option<Arc<Debug>>,
+    /// Where processors wait while the machine is paused.
+    pub gate: Arc<Gate>,
 }
 
 /// A machine that runs, as others may have it: its buttons, its serial port, its counts.
@@ -180,6 +210,37 @@ impl MachineHandle {
         f(self.panel().as_ref().and_then(|panel| panel.bus()).ok_or(IntegrationError::None)?)
     }
 
+    /// The same, for who wants the guest to do something.
+    fn running_bus<T>(
+        &self,
+        f: impl FnOnce(&Bus) -> Result<T, IntegrationError>,
+    ) -> Result<T, IntegrationError> {
+        if self.shared.gate.paused() { Err(IntegrationError::Paused) } else { self.bus(f) }
+    }
+
+    /// Stops processors and the guest's time. On return they are.
+    ///
+    /// # Errors
+    /// When they are already, are a debugger's, or the host refuses.
+    pub fn pause(&self) -> Result<(), PauseError> {
+        if self.shared.debug.is_some() {
+            return Err(PauseError::Debugged);
+        }
+        self.shared.gate.pause()
+    }
+
+    /// Lets processors and time go on; the guest is told the time of day.
+    ///
+    /// # Errors
+    /// When they do already, or the host refuses.
+    pub fn resume(&self) -> Result<(), PauseError> {
+        self.shared.gate.resume()?;
+        if let Some(bus) = self.panel().as_ref().and_then(|panel| panel.bus()) {
+            bus.integration.tell_time();
+        }
+        Ok(())
+    }
+
     /// How the integration services are. Asks the guest for its key-value pairs, which takes seconds if it does not
     /// answer.
     ///
@@ -198,8 +259,9 @@ impl MachineHandle {
             let talks = |service: &ServiceStatus| {
                 service.service == ServiceKind::KeyValue && service.state == integration::State::Ok
             };
-            let key_values =
-                if services.iter().any(talks) { bus.integration.key_values().ok() } else { None };
+            let talks = !self.shared.gate.paused() && services.iter().any(talks);
+            let key_values = if talks { bus.integration.key_values().ok() } else { None };
+            let adapters = if key_values.is_some() { self.adapters(bus) } else { Vec::new() };
             let is_service =
                 |row: &DeviceRow| services.iter().any(|service| service.service.name() == row.name);
             let synthetic = |row: &DeviceRow| row.kind == Kind::Synthetic && !is_service(row);
@@ -208,8 +270,48 @@ impl MachineHandle {
                 Some(SyntheticDevice { device, driver: driver?, state })
             };
             let devices = rows.filter_map(device).collect();
-            Ok(IntegrationStatus { components, services, devices, key_values })
+            Ok(IntegrationStatus { components, services, devices, key_values, adapters })
         })
+    }
+
+    fn adapters(&self, bus: &Bus) -> Vec<AdapterStatus> {
+        let ask = |(device, _, mac): (String, Guid, Mac)| {
+            let mac = mac.to_string();
+            let addresses = bus.integration.addresses(&mac);
+            // Who has no driver for it does not know it.
+            addresses.ok().map(|addresses| AdapterStatus { device, mac, addresses })
+        };
+        self.shared.networks.adapters().into_iter().filter_map(ask).collect()
+    }
+
+    /// Has the guest's network adapter `device`, or the only one, be as `wanted`, now and after restarts of the guest.
+    ///
+    /// # Errors
+    /// When there is no such adapter, the addresses do not do, or the guest has no program for it, refuses or does not
+    /// answer.
+    pub fn set_addresses(&self, device: Option<&str>, wanted: &Addresses) -> Result<(), IntegrationError> {
+        let adapters = self.shared.networks.adapters();
+        let names = || adapters.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let instance = match (device, &adapters[..]) {
+            (None, [(_, instance, _)]) => Some(*instance),
+            (None, []) => None,
+            (None, _) => {
+                return Err(IntegrationError::Adapter(format!("which network adapter: {}?", names())));
+            }
+            (Some(device), _) => {
+                adapters.iter().find(|(name, ..)| name == device).map(|(_, instance, _)| *instance)
+            }
+        };
+        let Some(instance) = instance else {
+            let there = if adapters.is_empty() {
+                "there is none".to_owned()
+            } else {
+                format!("there is {}", names())
+            };
+            let device = device.unwrap_or("network adapter");
+            return Err(IntegrationError::Adapter(format!("{device}: {there}")));
+        };
+        self.running_bus(|bus| Ok(bus.integration.set_addresses(instance, wanted)?))
     }
 
     /// Asks the guest's system to power off, restart or hibernate. On return it has said that it will.
@@ -217,7 +319,7 @@ impl MachineHandle {
     /// # Errors
     /// When it has no driver for that, refuses or does not answer.
     pub fn shut_down(&self, what: Shutdown, force: bool) -> Result<(), IntegrationError> {
-        self.bus(|bus| Ok(bus.integration.shut_down(what, force)?))
+        self.running_bus(|bus| Ok(bus.integration.shut_down(what, force)?))
     }
 
     /// Leaves a key-value pair for the guest.
@@ -225,7 +327,7 @@ impl MachineHandle {
     /// # Errors
     /// When it is too long, or the guest has no program for it, refuses or does not answer.
     pub fn set_key(&self, key: &str, value: &str) -> Result<(), IntegrationError> {
-        self.bus(|bus| Ok(bus.integration.set_key(key, value)?))
+        self.running_bus(|bus| Ok(bus.integration.set_key(key, value)?))
     }
 
     /// Takes a key-value pair back that was left for the guest.
@@ -233,7 +335,7 @@ impl MachineHandle {
     /// # Errors
     /// When there is none, or the guest has no program for it, refuses or does not answer.
     pub fn delete_key(&self, key: &str) -> Result<(), IntegrationError> {
-        self.bus(|bus| Ok(bus.integration.delete_key(key)?))
+        self.running_bus(|bus| Ok(bus.integration.delete_key(key)?))
     }
 
     /// Puts the host's file `from` into the guest as `to`, an absolute path. Folders that are missing are made there.
@@ -252,7 +354,7 @@ impl MachineHandle {
         };
         let (file, size) =
             open().map_err(|error| IntegrationError::File(from.display().to_string(), error.to_string()))?;
-        self.bus(|bus| {
+        self.running_bus(|bus| {
             let contents = Box::new(file);
             let file = integration::File { path: to.to_owned(), size, contents, overwrite };
             Ok(bus.integration.copy_file(file)?)
@@ -265,7 +367,7 @@ impl MachineHandle {
     /// # Errors
     /// When the copies cannot be made or the guest does not stand still. Nothing is left of them then.
     pub fn back_up(&self, target: &Path) -> Result<(), IntegrationError> {
-        self.bus(|bus| Ok(backup::back_up(self.shared.disks.media(), target, &bus.integration)?))
+        self.running_bus(|bus| Ok(backup::back_up(self.shared.disks.media(), target, &bus.integration)?))
     }
 
     /// Offers an integration service to the guest, or takes it away, now and after resets.
@@ -439,6 +541,7 @@ impl MachineHandle {
             instructions: panel.as_ref().and_then(|panel| panel.instructions()),
             vmbus: panel.as_ref().and_then(|panel| panel.vmbus_version()),
             ended: self.ended(),
+            paused: shared.gate.paused(),
         }
     }
 

@@ -25,6 +25,7 @@ pub mod firmware;
 mod handle;
 pub mod memory_map;
 mod networks;
+mod pause;
 mod run;
 mod segments;
 pub mod smbios;
@@ -34,10 +35,12 @@ pub use config::{InputError, MachineConfig};
 pub use control::{End, Failure};
 pub use disks::{ChangeError, DiskStatus, DriveStatus};
 pub use handle::{
-    Components, IntegrationError, IntegrationStatus, MachineHandle, ScreenError, Status, SyntheticDevice,
+    AdapterStatus, Components, IntegrationError, IntegrationStatus, MachineHandle, ScreenError, Status,
+    SyntheticDevice,
 };
-pub use integration::{AskError, KeyValues, ServiceStatus, Shutdown, State};
+pub use integration::{Address, Addresses, AskError, KeyValues, ServiceStatus, Shutdown, State};
 pub use networks::NetStatus;
+pub use pause::PauseError;
 pub use run::Machine;
 
 use thiserror::Error;

@@ -73,6 +73,18 @@ pub fn pci_window_uefi(size: u64) -> Window {
     Window { start: low_ram_end(size).max(2 << 30), end: VMBUS_WINDOW_UEFI.start }
 }
 
+/// Where RAM may be added to a machine that starts with `size` bytes of it and grows to `most`, from low to high
+/// addresses: up to what is above RAM below 4 GiB, the rest above. Both sizes are multiples of 128 MiB.
+pub fn growth(size: u64, most: u64, uefi: bool) -> Vec<std::ops::Range<u64>> {
+    let low = low_ram_end(size);
+    let low_limit = if uefi { pci_window_uefi(size).start } else { DEVICE_HOLE_START };
+    let more = most.saturating_sub(size);
+    // RAM above 4 GiB that is there already has what is added behind it.
+    let below = if size > low { 0 } else { more.min(low_limit - low) };
+    let high = DEVICE_HOLE_END + (size - low);
+    [low..low + below, high..high + (more - below)].into_iter().filter(|range| !range.is_empty()).collect()
+}
+
 /// What a range of the memory map is for, with the numbers of INT 15h, AX=E820h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -134,6 +146,18 @@ mod tests {
         let map = e820(4 << 30);
         let ram = map.last().unwrap();
         assert_eq!((ram.start, ram.size, ram.kind), (4 << 30, 1 << 30, RangeKind::Ram));
+    }
+
+    #[test]
+    fn ram_is_added_below_devices_first() {
+        const GIB: u64 = 1 << 30;
+        let half = GIB / 2;
+        assert_eq!(growth(half, 2 * GIB, false), [half..2 * GIB]);
+        assert_eq!(growth(half, 4 * GIB, false), [half..3 * GIB, 4 * GIB..5 * GIB]);
+        assert_eq!(growth(half, 4 * GIB, true), [half..2 * GIB, 4 * GIB..6 * GIB]);
+        assert_eq!(growth(3 * GIB, 4 * GIB, false), [4 * GIB..5 * GIB]);
+        assert_eq!(growth(4 * GIB, 6 * GIB, true), [5 * GIB..7 * GIB]);
+        assert_eq!(growth(GIB, GIB, false), []);
     }
 
     #[test]

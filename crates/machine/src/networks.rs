@@ -18,6 +18,8 @@ use network::nat::{Nat, NatSettings};
 use network::tap::Tap;
 use network::{Capture, Mac, Port, PortSettings, Switch};
 use serde::{Deserialize, Serialize};
+use synthetic::network::network_instance;
+use vmbus::Guid;
 
 use crate::Error;
 use crate::build::NetworkBus;
@@ -286,6 +288,13 @@ impl Networks {
             return Err(ChangeError::Refused("the machine has come to its end".to_owned()));
         }
         Ok(state)
+    }
+
+    /// The name of each synthetic adapter in the device table, what VMBus device it is, and its address.
+    pub fn adapters(&self) -> Vec<(String, Guid, Mac)> {
+        let state = self.lock();
+        let synthetic = state.adapters.iter().filter(|adapter| adapter.nic == Nic::Synthetic);
+        synthetic.map(|adapter| (adapter.name(), network_instance(adapter.number), adapter.mac)).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use counters::{Kind, Registry};
-use processor::Exit;
+use processor::{Exit, Processor};
 use synthetic::socket::Sockets;
 
 use crate::Error;
@@ -18,10 +18,11 @@ use crate::boot::BootSource;
 use crate::build::{Board, Engine, Parts};
 use crate::config::{InputError, MachineConfig, MemorySize};
 use crate::control::{Control, End, Failure, Wish};
-use crate::debug::Debug;
+use crate::debug::{Access, Debug};
 use crate::disks::Disks;
 use crate::handle::{MachineHandle, Shared};
 use crate::networks::Networks;
+use crate::pause::Gate;
 
 /// Where the serial port's output goes, across resets.
 pub(crate) type SerialOutput = Arc<Mutex<Box<dyn Write + Send>>>;
@@ -72,6 +73,7 @@ impl Machine {
             resets: AtomicU64::new(0),
             started: Instant::now(),
             debug,
+            gate: Arc::new(Gate::default()),
         });
         let serial = Arc::new(Mutex::new(serial));
         let mut board = power_on(&shared, &mut source, &serial)?;
@@ -168,6 +170,7 @@ fn power_cycle(mut board: Board, shared: &Shared) -> Wish {
     let control = &shared.control;
     let threads = start_all(&mut board, shared);
     control.wait();
+    shared.gate.leave();
     if let Some(debug) = &shared.debug {
         debug.leave();
     }
@@ -189,12 +192,20 @@ fn power_cycle(mut board: Board, shared: &Shared) -> Wish {
 }
 
 fn start_all(board: &mut Board, shared: &Shared) -> Vec<JoinHandle<()>> {
-    let processors = (0..).zip(board.take_processors());
+    let processors = board.take_processors();
+    let count = processors.len();
+    let processors = (0..).zip(processors);
     let control = || Arc::clone(&shared.control);
     match &shared.debug {
-        None => processors
-            .filter_map(|(vp, mut processor)| start(vp, move || processor.run(), control()))
-            .collect(),
+        None => {
+            let Access { partition, clock, .. } = board.debug_access();
+            shared.gate.begin(partition, clock, count);
+            let run = |(vp, mut processor): (u32, Box<dyn Processor>)| {
+                let gate = Arc::clone(&shared.gate);
+                start(vp, move || gate.run(&mut *processor), control())
+            };
+            processors.filter_map(run).collect()
+        }
         Some(debug) => {
             let (indices, processors): (Vec<u32>, Vec<_>) = processors.unzip();
             debug.begin(board.debug_access(), processors);

@@ -43,6 +43,15 @@ impl DirtyState {
     }
 }
 
+impl Shared {
+    /// Gives KVM all RAM that there is, with its pages noted if those of the rest are.
+    pub fn map_memory(&self) -> Result<(), Error> {
+        let noting = self.dirty.noting();
+        let flags = if *noting { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        sys::map_memory(&self.vm, &self.memory, flags).map_err(failed("giving further guest memory to KVM"))
+    }
+}
+
 impl DirtyLog for Shared {
     fn start(&self) -> Result<(), Error> {
         let mut noting = self.dirty.noting();

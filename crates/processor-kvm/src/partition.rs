@@ -5,11 +5,11 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use clock::VmClock;
+use clock::{Clock, VmClock};
 use counters::Registry;
 use guest_memory::GuestMemory;
 use interrupt::{EoiListener, ExternalInterrupts, Line, Message, MessageTarget, ProcessorSignal};
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_msi};
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_clock_data, kvm_enable_cap, kvm_msi};
 use kvm_ioctls::VmFd;
 use processor::{
     Bus, DirtyLog, Error, HypervisorInterface, Partition, Processor, StartState, SynicOffload, TlbFlush,
@@ -21,7 +21,7 @@ use crate::dirty::DirtyState;
 use crate::host::KvmHost;
 use crate::routes::{IOAPIC_INPUTS, Routes};
 use crate::sys::{self, Runner, SharedVcpu};
-use crate::vcpu::{Abilities, Counts, KvmProcessor};
+use crate::vcpu::{Abilities, Counts, KvmProcessor, TSC};
 use crate::{cpuid, msr};
 
 /// Where Intel's processors without unrestricted guest mode keep what real mode needs: four pages behind each other
@@ -83,6 +83,8 @@ pub struct KvmPartition {
     clock: Arc<VmClock>,
     pub(crate) shared: Arc<Shared>,
     runners: Mutex<Vec<Option<Runner>>>,
+    /// Nanoseconds of the kernel's clock while time is stopped.
+    stopped_clock: Mutex<Option<u64>>,
 }
 
 pub(crate) fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -117,7 +119,7 @@ impl KvmPartition {
         let dirty = DirtyState::new(&host, &vm)?;
         sys::map_memory(&vm, &memory, 0).map_err(failed("giving guest memory to KVM"))?;
         if let Some(rom) = &rom {
-            sys::map_rom(&vm, &memory, rom).map_err(failed("giving the firmware to KVM"))?;
+            sys::map_rom(&vm, rom).map_err(failed("giving the firmware to KVM"))?;
         }
 
         let page_size = host.kvm.get_vcpu_mmap_size();
@@ -149,7 +151,13 @@ impl KvmPartition {
             traps_int3: host.has_hardware(),
             dirty,
         };
-        Ok(Arc::new(Self { host, clock, shared: Arc::new(shared), runners: Mutex::new(runners) }))
+        Ok(Arc::new(Self {
+            host,
+            clock,
+            shared: Arc::new(shared),
+            runners: Mutex::new(runners),
+            stopped_clock: Mutex::new(None),
+        }))
     }
 
     /// Attaches ports and devices. Call once, before [`Partition::processor`].
@@ -267,6 +275,10 @@ impl Partition for KvmPartition {
         None
     }
 
+    fn memory_grown(&self) -> Result<(), Error> {
+        self.shared.map_memory()
+    }
+
     fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {
         Some(Arc::clone(&self.shared) as Arc<_>)
     }
@@ -274,6 +286,29 @@ impl Partition for KvmPartition {
     /// TSC, reference time and synthetic timers are the kernel's.
     fn clock_stops(&self) -> bool {
         false
+    }
+
+    fn stop_time(&self) -> Result<(), Error> {
+        let clock = self.shared.vm.get_clock().map_err(failed_errno("asking KVM for the time"))?;
+        *self.stopped_clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock.clock);
+        Ok(())
+    }
+
+    /// TSC first: KVM derives the reference TSC page from both.
+    fn resume_time(&self) -> Result<(), Error> {
+        let offset = self.clock.tsc_offset();
+        for vcpu in &self.shared.vcpus {
+            let set = vcpu
+                .set_tsc_offset(offset)
+                .and_then(|set| if set { Ok(()) } else { msr::set(vcpu.fd(), &[(TSC, self.clock.tsc())]) });
+            set.map_err(failed("setting a processor's TSC"))?;
+        }
+        let stopped = self.stopped_clock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(clock) = stopped {
+            let clock = kvm_clock_data { clock, ..kvm_clock_data::default() };
+            self.shared.vm.set_clock(&clock).map_err(failed_errno("setting KVM's clock"))?;
+        }
+        Ok(())
     }
 
     fn reference_time(&self) -> Option<u64> {

@@ -73,6 +73,9 @@ pub struct Slot {
     host: u64,
 }
 
+/// Slots before those of RAM, which may become more.
+const ROM_SLOTS: u32 = 1;
+
 /// The slots of guest RAM: all regions of `memory`, but for the legacy video window.
 pub fn ram_slots(memory: &GuestMemory) -> Vec<Slot> {
     let mut slots = Vec::new();
@@ -80,7 +83,7 @@ pub fn ram_slots(memory: &GuestMemory) -> Vec<Slot> {
         let (start, host) = (region.start_addr().raw_value(), region.as_ptr() as u64);
         let end = start + region.len();
         let mut add = |from: u64, to: u64| {
-            let number = slots.len() as u32;
+            let number = ROM_SLOTS + slots.len() as u32;
             slots.push(Slot { number, start: from, size: to - from, host: host + (from - start) });
         };
         if start < VIDEO_WINDOW.start && VIDEO_WINDOW.end < end {
@@ -101,12 +104,11 @@ pub fn map_memory(vm: &VmFd, memory: &GuestMemory, flags: u32) -> io::Result<()>
     ram_slots(memory).iter().try_for_each(|slot| map_slot(vm, slot, flags))
 }
 
-/// Makes all regions of `rom` the guest's for reading, in slots behind those of the RAM `memory`.
+/// Makes the region of `rom` the guest's for reading.
 ///
 /// The caller keeps `rom` for as long as `vm`.
-pub fn map_rom(vm: &VmFd, memory: &GuestMemory, rom: &GuestMemory) -> io::Result<()> {
-    let first = ram_slots(memory).len() as u32;
-    (first..).zip(rom.iter()).try_for_each(|(number, region)| {
+pub fn map_rom(vm: &VmFd, rom: &GuestMemory) -> io::Result<()> {
+    (0..ROM_SLOTS).zip(rom.iter()).try_for_each(|(number, region)| {
         let (start, size, host) = (region.start_addr().raw_value(), region.len(), region.as_ptr() as u64);
         map_slot(vm, &Slot { number, start, size, host }, KVM_MEM_READONLY)
     })
@@ -273,6 +275,23 @@ impl SharedVcpu {
         self.messages.swap(false, Ordering::SeqCst)
     }
 
+    /// What to add to the host's TSC to get the guest's. False if this kernel has no such attribute.
+    pub fn set_tsc_offset(&self, offset: u64) -> io::Result<bool> {
+        let attribute = kvm_device_attr {
+            group: KVM_VCPU_TSC_CTRL,
+            attr: u64::from(KVM_VCPU_TSC_OFFSET),
+            addr: (&raw const offset) as u64,
+            flags: 0,
+        };
+        // SAFETY: the kernel reads the structure.
+        if unsafe { ioctl_with_ref(&self.fd, KVM_HAS_DEVICE_ATTR(), &attribute) } < 0 {
+            return Ok(false);
+        }
+        // SAFETY: the kernel reads the structure and the eight bytes at `addr`, which are `offset`.
+        result(unsafe { ioctl_with_ref(&self.fd, KVM_SET_DEVICE_ATTR(), &attribute) })?;
+        Ok(true)
+    }
+
     /// The kernel's processor, for ioctls. They wait while it runs.
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
@@ -382,23 +401,6 @@ impl Runner {
         let interrupt = kvm_interrupt { irq: vector.into() };
         // SAFETY: the kernel reads the structure.
         result(unsafe { ioctl_with_ref(&self.vcpu.fd, KVM_INTERRUPT(), &interrupt) })
-    }
-
-    /// What to add to the host's TSC to get the guest's. False if this kernel has no such attribute.
-    pub fn set_tsc_offset(&mut self, offset: u64) -> io::Result<bool> {
-        let attribute = kvm_device_attr {
-            group: KVM_VCPU_TSC_CTRL,
-            attr: u64::from(KVM_VCPU_TSC_OFFSET),
-            addr: (&raw const offset) as u64,
-            flags: 0,
-        };
-        // SAFETY: the kernel reads the structure.
-        if unsafe { ioctl_with_ref(&self.vcpu.fd, KVM_HAS_DEVICE_ATTR(), &attribute) } < 0 {
-            return Ok(false);
-        }
-        // SAFETY: the kernel reads the structure and the eight bytes at `addr`, which are `offset`.
-        result(unsafe { ioctl_with_ref(&self.vcpu.fd, KVM_SET_DEVICE_ATTR(), &attribute) })?;
-        Ok(true)
     }
 
     /// Runs the guest until KVM wants something of us.

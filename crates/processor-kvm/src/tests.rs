@@ -117,7 +117,10 @@ fn config(host: &Arc<KvmHost>, processors: u32, hypervisor: bool) -> KvmConfig {
 impl Guest {
     /// A processor at `code`, in 32-bit protected mode without paging, not started.
     fn new(host: &Arc<KvmHost>, hypervisor: Option<Arc<Deliveries>>, code: &[u8]) -> Self {
-        let config = config(host, 1, hypervisor.is_some());
+        Self::of(config(host, 1, hypervisor.is_some()), hypervisor, code)
+    }
+
+    fn of(config: KvmConfig, hypervisor: Option<Arc<Deliveries>>, code: &[u8]) -> Self {
         let memory = config.memory.clone();
         memory.write_slice(code, GuestAddress(CODE)).unwrap();
         let partition = KvmPartition::new(config).unwrap();
@@ -225,6 +228,35 @@ fn memory_that_kvm_does_not_take_is_an_error() {
     let (other, _) = guest_memory::allocate(MEMORY).unwrap();
     // The slot has other memory, which is not to be exchanged under a guest.
     assert!(sys::map_memory(&guest.partition.shared.vm, &other, 0).is_err());
+}
+
+#[test]
+fn memory_that_is_added_is_the_guest_s_and_its_writes_are_noted() {
+    let Some(host) = host() else { return };
+    let layout = guest_memory::Layout { size: MEMORY, more: vec![MEMORY..2 * MEMORY], rom: 0..0 };
+    let memory = guest_memory::allocate_as(&layout).unwrap().0;
+    // mov al, [0x400000]; out 0x10, al; mov byte [0x400000], 7; out 0x20, al; jmp back
+    let code = [0xa0, 0, 0, 0x40, 0, 0xe6, 0x10, 0xc6, 5, 0, 0, 0x40, 0, 7, 0xe6, STOP as u8, 0xeb, 0xee];
+    let mut guest = Guest::of(KvmConfig { memory, ..config(&host, 1, false) }, None, &code);
+    guest.processor.start_at(&protected()).unwrap();
+    let log = guest.partition.dirty_log().unwrap();
+    let mut run = || {
+        guest.partition.resume();
+        assert_eq!(guest.processor.run(), Exit::Stopped);
+    };
+    run();
+    run();
+    log.start().unwrap();
+    assert_eq!(guest.memory.grow(), Some(MEMORY..2 * MEMORY));
+    guest.partition.memory_grown().unwrap();
+    run();
+    run();
+    let read: Vec<_> =
+        guest.notes.0.lock().unwrap().iter().filter(|note| note.0 == 0x10).map(|note| note.1).collect();
+    assert_eq!(read, [0xff, 0xff, 0, 7]);
+    let pages: Vec<_> = log.take().unwrap().iter().flat_map(|dirty| dirty.pages()).collect();
+    assert_eq!(pages, [MEMORY]);
+    log.stop().unwrap();
 }
 
 #[test]

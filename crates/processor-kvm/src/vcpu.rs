@@ -29,7 +29,7 @@ use crate::{hypercall, registers};
 /// MSRs of which it is told that they are not there: a guest does not fill the log.
 const UNKNOWN_MSRS: usize = 64;
 /// TSC, where a kernel (before Linux 5.16) takes no offset.
-const TSC: u32 = 0x10;
+pub(crate) const TSC: u32 = 0x10;
 
 /// Exits to user space, by kind.
 pub struct Counts {
@@ -95,7 +95,7 @@ impl KvmProcessor {
     /// When KVM refuses them.
     pub fn new(
         index: u32,
-        mut runner: Runner,
+        runner: Runner,
         shared: Arc<Shared>,
         leaves: &[kvm_cpuid_entry2],
         abilities: &Abilities,
@@ -111,7 +111,7 @@ impl KvmProcessor {
         }
         let cpuid = CpuId::from_entries(leaves).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         fd.set_cpuid2(&cpuid).map_err(io::Error::from)?;
-        if !runner.set_tsc_offset(abilities.tsc_offset)? {
+        if !runner.vcpu().set_tsc_offset(abilities.tsc_offset)? {
             tracing::info!("this kernel takes no TSC offset; the guest's TSC begins at 0 as near as can be");
             crate::msr::set(runner.vcpu().fd(), &[(TSC, 0)])?;
         }

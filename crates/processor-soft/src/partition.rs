@@ -398,6 +398,11 @@ impl Partition for SoftPartition {
         Ok(Box::new(SoftProcessor::new(vcpu)))
     }
 
+    /// They ask guest memory how far it reaches.
+    fn memory_grown(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn stop(&self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         self.call_all(attention::STOP);

@@ -128,7 +128,9 @@ pub fn partition_with_rom(
     bytes: &[u8],
 ) -> (Arc<SoftPartition>, Arc<FakeBus>, Vec<Arc<FakeApic>>) {
     let place = base..base + bytes.len() as u64;
-    let (memory, code) = guest_memory::allocate_beside(memory_size, place).unwrap();
+    let (memory, code) =
+        guest_memory::allocate_as(&guest_memory::Layout { size: memory_size, more: Vec::new(), rom: place })
+            .unwrap();
     let rom = (!bytes.is_empty()).then(|| guest_memory::rom(base, bytes).unwrap());
     let partition = SoftPartition::new(SoftConfig {
         processors,

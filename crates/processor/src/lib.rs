@@ -126,9 +126,31 @@ pub trait Partition: Send + Sync {
     fn virtual_processors(&self) -> Arc<dyn VirtualProcessors>;
     /// Guest instructions carried out so far by all processors, where the processor counts them.
     fn instructions(&self) -> Option<u64>;
+    /// Guest RAM has grown ([`GuestMemory::grow`]): the processors have all of it from the return on.
+    ///
+    /// [`GuestMemory::grow`]: ../guest_memory/struct.GuestMemory.html#method.grow
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn memory_grown(&self) -> Result<(), Error>;
     /// The log of written pages; `None` if this kind of processor keeps none.
     fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {
         None
+    }
+    /// Time that the host's kernel keeps for the guest stops. Call while all processors are stopped, with the machine's
+    /// clock about to be.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn stop_time(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    /// It goes on from where it stopped. Call with the machine's clock going, before [`Self::resume`].
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn resume_time(&self) -> Result<(), Error> {
+        Ok(())
     }
     /// Whether the guest's clocks are those of the machine, and stand still with it. If not, as where the host's
     /// kernel has them, they go on while a debugger has stopped the processors.

@@ -14,7 +14,7 @@ mod keyboard;
 mod signals;
 mod table;
 
-pub use table::{device_table, integration_table, processor_table};
+pub use table::{address_table, device_table, integration_table, processor_table};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

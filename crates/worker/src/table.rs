@@ -1,9 +1,10 @@
 //! The device table as text, and below it what the processors count.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use counters::{DeviceRow, Kind};
-use machine::{Components, IntegrationStatus};
+use machine::{AdapterStatus, Components, IntegrationStatus};
 
 /// The table with a heading, columns aligned.
 pub fn device_table(rows: &[DeviceRow]) -> String {
@@ -61,6 +62,9 @@ pub fn integration_table(status: &IntegrationStatus) -> String {
         [device.device.clone(), bound.to_owned(), device.state.clone()]
     }));
     text.push_str(&format!("\n{}", aligned(&lines)));
+    if !status.adapters.is_empty() {
+        text.push_str(&format!("\n{}", address_table(&status.adapters)));
+    }
     let pools = status.key_values.iter().flat_map(|pairs| {
         [("for the guest", &pairs.host), ("from the guest", &pairs.guest), ("the guest itself", &pairs.facts)]
     });
@@ -72,6 +76,29 @@ pub fn integration_table(status: &IntegrationStatus) -> String {
         text.push_str(&format!("\n{heading}\n{}", aligned(&lines)));
     }
     text
+}
+
+/// The addresses of network adapters as a table.
+pub fn address_table(adapters: &[AdapterStatus]) -> String {
+    let heading = ["adapter", "MAC address", "from", "addresses", "gateways", "name servers"];
+    let mut lines = vec![heading.map(str::to_owned)];
+    lines.extend(adapters.iter().map(|AdapterStatus { device, mac, addresses }| {
+        let from = if addresses.dhcp { "DHCP" } else { "" };
+        let ips = |ips: &[IpAddr]| join(ips.iter());
+        [
+            device.clone(),
+            mac.clone(),
+            from.to_owned(),
+            join(addresses.addresses.iter()),
+            ips(&addresses.gateways),
+            ips(&addresses.name_servers),
+        ]
+    }));
+    aligned(&lines)
+}
+
+fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 /// Lines whose columns are as wide as their widest cell.

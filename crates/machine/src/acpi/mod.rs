@@ -4,7 +4,8 @@
 //! ```text
 //! RSDP ─▶ XSDT, RSDT ─┬▶ FADT ─┬▶ FACS
 //!                     │        └▶ DSDT (AML)
-//!                     └▶ MADT
+//!                     ├▶ MADT
+//!                     └▶ SRAT, if RAM may grow
 //! ```
 //!
 //! Without firmware they lie where we put them ([`tables`]); with firmware it places them, by a script ([`script`]).
@@ -16,6 +17,7 @@ mod dsdt;
 mod fadt;
 mod madt;
 mod script;
+mod srat;
 
 #[cfg(test)]
 mod tests;
@@ -27,7 +29,7 @@ use acpi_tables::facs::FACS;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
-use crate::memory_map::Window;
+use crate::memory_map::{Range, Window};
 
 const OEM: [u8; 6] = *b"BODHI ";
 const OEM_TABLE: [u8; 8] = *b"BODHIVM ";
@@ -56,6 +58,10 @@ pub struct Platform {
     pub pci_window: Window,
     /// Where the INTA–INTD pins of PCI devices lead.
     pub pci_routing: PciRouting,
+    /// The RAM that the machine starts with.
+    pub ram: Vec<Range>,
+    /// Where RAM may be added.
+    pub growth: Vec<std::ops::Range<u64>>,
     /// Memory of VMBus devices, if there is a VMBus.
     pub vmbus_window: Option<Window>,
     /// The legacy window of the video adapter, if there is one.
@@ -143,11 +149,16 @@ impl Image {
         let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
         // 32-bit software of old reads no other root table.
         let mut rsdt = Sdt::new(*b"RSDT", HEADER, 1, OEM, OEM_TABLE, OEM_REVISION);
-        for table in [fadt, madt] {
+        let srat = srat::table(platform).map(|table| self.append(8, &table, &[]));
+        let listed: Vec<u64> = [fadt, madt].into_iter().chain(srat).collect();
+        for &table in &listed {
             xsdt.add_entry(table);
             rsdt.append_slice(&(table as u32).to_le_bytes());
         }
-        let entries = |size: u8| [0, 1].map(|index| (HEADER as usize + index * usize::from(size), size));
+        let entries = |size: u8| -> Vec<_> {
+            let at = |index| HEADER as usize + index * usize::from(size);
+            (0..listed.len()).map(|index| (at(index), size)).collect()
+        };
         let rsdt = self.append(8, &rsdt, &entries(4));
         let xsdt = self.append(8, &xsdt, &entries(8));
         (rsdt, xsdt)

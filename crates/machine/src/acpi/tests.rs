@@ -20,6 +20,8 @@ pub(super) fn platform(processors: u32, vmbus: bool) -> Platform {
             ioapic: [16, 17, 18, 19],
             pic: [10, 11, 10, 11],
         },
+        ram: crate::memory_map::ram(512 << 20),
+        growth: Vec::new(),
         vmbus_window: vmbus.then_some(Window { start: 0xc000_0000, end: 0xe000_0000 }),
         video_window: None,
     }
@@ -67,6 +69,30 @@ fn every_table_is_found_and_its_checksum_is_right() {
     }
     assert_eq!((&facs[..4], facs.len()), (&b"FACS"[..], 64));
     assert!(u32_at(fadt, 36).is_multiple_of(64));
+}
+
+#[test]
+fn memory_that_may_come_is_described() {
+    const MIB: u64 = 1 << 20;
+    assert!(srat::table(&platform(2, true)).is_none());
+    let growing =
+        Platform { growth: vec![512 * MIB..3072 * MIB, 4096 * MIB..5120 * MIB], ..platform(2, true) };
+    let image = tables(&growing, BASE);
+    walk(&image);
+    let xsdt = table_at(&image, u64_at(&image, 24));
+    assert_eq!(xsdt.len(), 36 + 3 * 8);
+    let srat = table_at(&image, u64_at(xsdt, 52));
+    assert_eq!((&srat[..4], sum(srat), srat.len()), (&b"SRAT"[..], 0, 48 + 3 * 40 + 2 * 16));
+    let memory: Vec<_> = srat[48..]
+        .chunks(40)
+        .take(3)
+        .map(|entry| (u64_at(entry, 8), u64_at(entry, 16), u32_at(entry, 28)))
+        .collect();
+    let (present, added) = (1, 3);
+    let expected = [(0, 512 * MIB, present), (512 * MIB, 2560 * MIB, added), (4096 * MIB, 1024 * MIB, added)];
+    assert_eq!(memory, expected);
+    let processors: Vec<_> = srat[168..].chunks(16).map(|entry| (entry[0], entry[3], entry[4])).collect();
+    assert_eq!(processors, [(0, 0, 1), (0, 1, 1)]);
 }
 
 #[test]

@@ -50,8 +50,8 @@ use crate::debug::Access;
 use crate::disks::Disks;
 use crate::firmware;
 use crate::memory_map::{
-    ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VIDEO_WINDOW, VMBUS_WINDOW,
-    VMBUS_WINDOW_UEFI, pci_window_uefi,
+    self, ACPI_TABLES, ACPI_TABLES_SIZE, IOAPIC, LOCAL_APIC, PCI_WINDOW, SMBIOS_TABLES, VIDEO_WINDOW,
+    VMBUS_WINDOW, VMBUS_WINDOW_UEFI, pci_window_uefi,
 };
 use crate::networks::Networks;
 use crate::run::SerialOutput;
@@ -139,9 +139,10 @@ impl Board {
         disks.reset();
         networks.reset();
         let rom = source.firmware().map_or(0..0, |rom| rom.base()..rom.base() + rom.bios().len() as u64);
-        let (memory, code) = guest_memory::allocate_beside(config.memory.0, rom)?;
         let vmbus_exists = config.has_vmbus()?;
         let uefi = source.firmware().is_some_and(firmware::Rom::is_uefi);
+        let layout = memory::layout(config, uefi, rom);
+        let (memory, code) = guest_memory::allocate_as(&layout)?;
         let platform = platform(config, vmbus_exists, source.has_screen(), uefi);
         let identity = if disks.taken_over() { smbios::HYPER_V } else { smbios::PLAIN };
         // Firmware finds its own way from the reset vector.
@@ -241,7 +242,7 @@ impl Board {
             if vmbus_exists {
                 let server = hypervisor::vmbus(&around, enlightenment);
                 storage::offer(&server, config, disks, &registry)?;
-                memory::offer(&server, config, &registry)?;
+                memory::offer(&server, config, &memory, &processors, &registry)?;
                 networks.connect(NetworkBus::new(server.clone(), Arc::clone(&registry)))?;
                 if let Some(sockets) = sockets {
                     sockets.attach(&server);
@@ -398,6 +399,8 @@ fn platform(config: &MachineConfig, vmbus: bool, video: bool, uefi: bool) -> Pla
         south_bridge,
         pci_window,
         pci_routing: PciRouting { line: pci::pirq_of, ioapic: pci::IOAPIC_PINS, pic: pci::FIRMWARE_ROUTES },
+        ram: memory_map::ram(config.memory.0),
+        growth: memory::layout(config, uefi, 0..0).more,
         vmbus_window: vmbus.then_some(vmbus_window),
         video_window: video.then_some(VIDEO_WINDOW),
     }

@@ -19,7 +19,7 @@ pub use gdb::{Gdb, GdbEndpoint};
 pub use module::ModuleConfig;
 pub use net::{NetConfig, NetOption, Network, Nic};
 pub use port::PortConfig;
-pub use size::MemorySize;
+pub use size::{MemoryOption, MemorySize};
 pub use translator::Translator;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +35,10 @@ pub const MAX_CPUS: u32 = 64;
 pub(crate) const MAX_NETS: usize = 8;
 /// The least memory of a machine: below it no kernel of the last decade starts.
 pub const MIN_MEMORY: u64 = 32 << 20;
+/// The most memory that a machine grows to, as that of Hyper-V's first generation.
+const MAX_MEMORY: u64 = 1 << 40;
+/// What a guest can have added, or a multiple of it.
+const MEMORY_BLOCK: u64 = 128 << 20;
 /// The most disks of a machine: the addresses of one SCSI controller, one of which is the CD-ROM's.
 pub const MAX_DISKS: usize = 63;
 /// The most disks on the IDE buses: two channels of two, one of which the CD-ROM may take.
@@ -55,6 +59,9 @@ pub struct MachineConfig {
     /// How little of that the guest may be left with, if it gives back what it does not need.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_min: Option<MemorySize>,
+    /// How much the guest may get while it runs, if it needs more than it started with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_max: Option<MemorySize>,
     /// Where programs of the host reach sockets of the guest, and, with `_PORT` behind it, those of the guest the host's.
     pub vsock: Option<PathBuf>,
     /// The kernel to boot: a bzImage, an ELF vmlinux with a PVH entry, or what has a multiboot header.
@@ -116,6 +123,7 @@ impl Default for MachineConfig {
             cpus: 1,
             memory: MemorySize(512 << 20),
             memory_min: None,
+            memory_max: None,
             vsock: None,
             kernel: None,
             initrd: None,
@@ -169,6 +177,7 @@ impl MachineConfig {
             ));
         }
         self.validate_memory_min()?;
+        self.validate_memory_max()?;
         if let Some(path) = &self.vsock
             && !self.has_vmbus()?
         {
@@ -219,7 +228,24 @@ impl MachineConfig {
         } else {
             return Ok(());
         };
-        Err(InputError::new("memory-min", least, reason))
+        Err(InputError::new("memory", format!("min={least}"), reason))
+    }
+
+    fn validate_memory_max(&self) -> Result<(), InputError> {
+        let Some(most) = self.memory_max else { return Ok(()) };
+        let reason = if most <= self.memory {
+            format!("is no more than the machine starts with: {}", self.memory)
+        } else if most.0 > MAX_MEMORY {
+            format!("too large: a machine grows to {} at the most", MemorySize(MAX_MEMORY))
+        } else if [self.memory, most].iter().any(|size| !size.0.is_multiple_of(MEMORY_BLOCK)) {
+            let block = MemorySize(MEMORY_BLOCK);
+            format!("a machine that grows starts with a multiple of {block}, and grows to one")
+        } else if !self.has_vmbus()? {
+            "needs a synthetic device, and --synthetic or --enlightenments leave it out".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(InputError::new("memory", format!("max={most}"), reason))
     }
 
     fn validate_boot(&self) -> Result<(), InputError> {

@@ -71,3 +71,34 @@ impl TryFrom<Written> for MemorySize {
         }
     }
 }
+
+/// What `--memory` says: how much there is at the start, and how little and how much there may be later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryOption {
+    /// At the start.
+    pub size: MemorySize,
+    /// At the least.
+    pub min: Option<MemorySize>,
+    /// At the most.
+    pub max: Option<MemorySize>,
+}
+
+impl FromStr for MemoryOption {
+    type Err = String;
+
+    /// `SIZE[,min=SIZE][,max=SIZE]`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = text.split(',');
+        let size = words.next().unwrap_or_default().parse()?;
+        let mut option = Self { size, min: None, max: None };
+        for word in words {
+            let (place, size) = match word.split_once('=') {
+                Some(("min", size)) => (&mut option.min, size),
+                Some(("max", size)) => (&mut option.max, size),
+                _ => return Err(format!("{word}: no such option of the memory")),
+            };
+            *place = Some(size.parse().map_err(|reason| format!("{word}: {reason}"))?);
+        }
+        Ok(option)
+    }
+}

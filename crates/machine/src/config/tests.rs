@@ -179,3 +179,32 @@ fn an_interpreter_has_no_translated_code_to_tell_of() {
     let error = config.validate().unwrap_err().to_string();
     assert!(error.starts_with("--translator map: "), "{error}");
 }
+
+#[test]
+fn memory_may_grow_by_whole_blocks_and_shrink() {
+    let memory: MemoryOption = "512M,min=256M,max=2G".parse().unwrap();
+    let size = |mib: u64| MemorySize(mib << 20);
+    assert_eq!(memory, MemoryOption { size: size(512), min: Some(size(256)), max: Some(size(2048)) });
+    assert_eq!("1G".parse(), Ok(MemoryOption { size: size(1024), min: None, max: None }));
+    let wrong = |text: &str| text.parse::<MemoryOption>().unwrap_err();
+    assert_eq!(wrong("1G,most=2G"), "most=2G: no such option of the memory");
+    assert_eq!(wrong("1G,max=x"), "max=x: must be a size such as 512M or 4G");
+    let grows = |size, max| MachineConfig {
+        memory: MemorySize(size),
+        memory_max: Some(MemorySize(max)),
+        ..bootable()
+    };
+    assert_eq!(grows(512 << 20, 2 << 30).validate(), Ok(()));
+    for (config, reason) in [
+        (grows(1 << 30, 1 << 30), "--memory max=1G: is no more than the machine starts with: 1G"),
+        (grows(512 << 20, 2 << 40), "--memory max=2T: too large: a machine grows to 1T at the most"),
+        (
+            grows(500 << 20, 2 << 30),
+            "--memory max=2G: a machine that grows starts with a multiple of 128M, and grows to one",
+        ),
+    ] {
+        assert_eq!(refusal(&config), reason);
+    }
+    let config = MachineConfig { synthetic: Switch::Off, ..grows(512 << 20, 1 << 30) };
+    assert!(refusal(&config).starts_with("--memory max=1G: needs a synthetic device"));
+}

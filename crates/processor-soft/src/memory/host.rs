@@ -16,7 +16,8 @@ use super::Word;
 const VIDEO_START: u64 = 0xa_0000;
 const VIDEO_END: u64 = 0xc_0000;
 
-/// Regions of guest RAM in host memory.
+/// Regions of guest RAM in host memory. Their ends are those of the host's memory; how much of it is the guest's,
+/// `memory` knows.
 pub struct HostMemory {
     low: *mut u8,
     low_end: u64,
@@ -28,11 +29,11 @@ pub struct HostMemory {
     rom_end: u64,
     code: Arc<CodePages>,
     /// Keep the mappings alive.
-    _memory: GuestMemory,
+    memory: GuestMemory,
     _rom: Option<GuestMemory>,
 }
 
-// SAFETY: the pointers lead to mappings that `_memory` keeps alive and that any thread may access by the
+// SAFETY: the pointers lead to mappings that `memory` keeps alive and that any thread may access by the
 // functions of this module.
 unsafe impl Send for HostMemory {}
 
@@ -47,7 +48,7 @@ impl HostMemory {
             rom_start: 0,
             rom_end: 0,
             code,
-            _memory: memory.clone(),
+            memory: memory.clone(),
             _rom: rom.clone(),
         };
         if let Some(region) = rom.as_ref().and_then(|rom| rom.iter().next())
@@ -56,11 +57,10 @@ impl HostMemory {
             let start = region.start_addr().0;
             (found.rom, found.rom_start, found.rom_end) = (pointer, start, start + region.len());
         }
-        for region in memory.iter() {
-            let Ok(pointer) = region.get_host_address(MemoryRegionAddress(0)) else { continue };
-            match region.start_addr().0 {
-                0 => (found.low, found.low_end) = (pointer, region.len()),
-                DEVICE_HOLE_END => (found.high, found.high_end) = (pointer, DEVICE_HOLE_END + region.len()),
+        for span in memory.spans() {
+            match span.range.start {
+                0 => (found.low, found.low_end) = (span.pointer(), span.range.end),
+                DEVICE_HOLE_END => (found.high, found.high_end) = (span.pointer(), span.range.end),
                 _ => {}
             }
         }
@@ -77,12 +77,13 @@ impl HostMemory {
     /// RAM nor ROM.
     #[inline]
     pub fn pointer(&self, gpa: u64) -> *mut u8 {
-        if gpa < self.low_end {
+        let top = self.memory.top();
+        if gpa < self.low_end && gpa < top {
             if (VIDEO_START..VIDEO_END).contains(&gpa) {
                 return std::ptr::null_mut();
             }
             self.low.wrapping_add(gpa as usize)
-        } else if gpa >= DEVICE_HOLE_END && gpa < self.high_end {
+        } else if gpa >= DEVICE_HOLE_END && gpa < self.high_end && gpa < top {
             self.high.wrapping_add((gpa - DEVICE_HOLE_END) as usize)
         } else if self.is_rom(gpa) {
             self.rom.wrapping_add((gpa - self.rom_start) as usize)
@@ -275,5 +276,27 @@ pub unsafe fn store_bytes(pointer: *mut u8, data: &[u8]) {
     unsafe {
         asm!("rep movsb", inout("rsi") data.as_ptr() => _, inout("rdi") pointer => _, inout("rcx") data.len() => _,
             options(nostack, preserves_flags));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_added_is_found_from_then_on() {
+        const MIB: u64 = 1 << 20;
+        let high = DEVICE_HOLE_END..DEVICE_HOLE_END + 128 * MIB;
+        let layout =
+            guest_memory::Layout { size: 128 * MIB, more: vec![128 * MIB..256 * MIB, high], rom: 0..0 };
+        let (memory, code) = guest_memory::allocate_as(&layout).unwrap();
+        let host = HostMemory::new(memory.clone(), None, code);
+        let addresses = [128 * MIB - 1, 128 * MIB, 256 * MIB - 1, 256 * MIB, DEVICE_HOLE_END];
+        let found = || addresses.map(|gpa| !host.pointer(gpa).is_null());
+        assert_eq!(found(), [true, false, false, false, false]);
+        memory.grow();
+        assert_eq!(found(), [true, true, true, false, false]);
+        memory.grow();
+        assert_eq!(found(), [true, true, true, false, true]);
     }
 }

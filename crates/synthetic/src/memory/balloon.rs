@@ -1,6 +1,9 @@
 //! Which pages the guest has given, and the talk about them.
 
-use super::protocol::{PageRange, VERSIONS, decode, encode, long, message, word};
+use std::ops::Range;
+
+use super::protocol::{Capabilities, PageRange, VERSIONS, decode, encode, long, message, word};
+use super::worker::MoreMemory;
 
 /// The most pages that are asked for at once: 128 MiB.
 const ASK: u64 = 1 << 15;
@@ -8,6 +11,8 @@ const ASK: u64 = 1 << 15;
 const RANGES: usize = 64;
 /// The most pages of a range that is given back.
 const RANGE: u64 = 1 << 12;
+/// The most pages that are added at once, unless what is added at the least is more: 1 GiB.
+const ADD: u64 = 1 << 18;
 /// Status reports after which a guest that gave less than it was asked for is asked again.
 const RETRY: u32 = 10;
 /// What a guest is left beyond what it needs, as a part of that: one fifth.
@@ -31,13 +36,21 @@ enum Asked {
     Pages(u64, u64),
     /// To take pages back.
     Back,
+    /// To take so many pages that it did not start with.
+    More(u64),
 }
 
 /// The balloon of one guest. Sizes are pages.
 pub(super) struct Balloon {
-    /// Pages of the machine, and the fewest that the guest is left.
+    /// Pages that the guest has or has given, and the fewest that it is left.
     total: u64,
     least: u64,
+    /// What the guest can do.
+    can: Capabilities,
+    /// Whether it takes memory that it did not start with.
+    grows: bool,
+    /// Frames that the machine has and the guest has not taken yet.
+    pending: Range<u64>,
     /// A bit for each frame that the guest has given.
     held: Vec<u64>,
     count: u64,
@@ -45,6 +58,8 @@ pub(super) struct Balloon {
     asked: Asked,
     /// How many pages the guest is to give.
     target: u64,
+    /// How many it is to have at the end.
+    wanted: u64,
     /// Status reports until a guest that gave less is asked again.
     patience: u32,
     /// What the guest says that it needs.
@@ -55,17 +70,21 @@ pub(super) struct Balloon {
 }
 
 impl Balloon {
-    /// The balloon of a guest with `total` pages that is left `least` of them at the least; frame numbers are below
+    /// The balloon of a guest that starts with `total` pages and is left `least` of them at the least; frame numbers are below
     /// `frames`.
     pub fn new(total: u64, least: u64, frames: u64) -> Self {
         Self {
             total,
             least: least.min(total),
+            can: Capabilities(0),
+            grows: false,
+            pending: 0..0,
             held: vec![0; frames.div_ceil(64) as usize],
             count: 0,
             phase: Phase::Closed,
             asked: Asked::Nothing,
             target: 0,
+            wanted: 0,
             patience: 0,
             demand: None,
             transaction: 0,
@@ -83,7 +102,13 @@ impl Balloon {
     pub fn close(&mut self) {
         self.held.fill(0);
         (self.count, self.phase, self.asked) = (0, Phase::Closed, Asked::Nothing);
-        (self.target, self.patience, self.demand) = (0, 0, None);
+        (self.target, self.wanted, self.patience, self.demand) = (0, 0, 0, None);
+        (self.can, self.grows) = (Capabilities(0), false);
+    }
+
+    /// Pages that the guest has or has given.
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     /// Pages that the guest has given.
@@ -111,6 +136,8 @@ impl Balloon {
             }
             (message::CAPABILITIES_REPORT, Phase::Agreed) => {
                 self.phase = Phase::Ready;
+                self.can = Capabilities(word(body, 0).unwrap_or(0));
+                self.grows = self.can.hot_add();
                 return Some(encode(message::CAPABILITIES_RESPONSE, transaction, &[1, 0]));
             }
             (message::STATUS_REPORT, Phase::Ready) => self.status(body),
@@ -119,6 +146,7 @@ impl Balloon {
                 self.asked = Asked::Nothing;
                 Some(())
             }
+            (message::HOT_ADD_RESPONSE, Phase::Ready) => self.taken(body),
             _ => None,
         };
         self.strays += u64::from(understood.is_none());
@@ -134,8 +162,8 @@ impl Balloon {
         self.patience = self.patience.saturating_sub(1);
         // Until the next report it may grow as much again, and faster.
         let wanted = demand.saturating_add(demand / BUFFER).saturating_add(growth.saturating_mul(2));
-        let wanted = wanted.clamp(self.least, self.total);
-        let target = self.total - wanted;
+        self.wanted = wanted.max(self.least);
+        let target = self.total.saturating_sub(self.wanted);
         if target.abs_diff(self.target) >= LEAST || target == 0 {
             // A guest in need does not wait.
             if target < self.target {
@@ -162,6 +190,23 @@ impl Balloon {
         Some(())
     }
 
+    /// The guest says how much it has taken of what was added.
+    fn taken(&mut self, body: &[u8]) -> Option<()> {
+        let Asked::More(pages) = self.asked else { return None };
+        let (count, result) = (u64::from(word(body, 0)?), word(body, 4)?);
+        self.asked = Asked::Nothing;
+        let taken = count.min(pages);
+        self.total += taken;
+        self.pending.start += taken;
+        match (taken, result) {
+            (0, 0) => self.patience = RETRY,
+            // It has met its limit.
+            _ if taken < pages => self.grows = false,
+            _ => {}
+        }
+        (count <= pages).then_some(())
+    }
+
     /// Notes that the guest has given `range`, as far as it is memory and has not been given before. How many pages
     /// that is.
     fn hold(&mut self, range: PageRange, free: &mut dyn FnMut(PageRange)) -> u64 {
@@ -179,8 +224,8 @@ impl Balloon {
         new
     }
 
-    /// What there is to ask of the guest now.
-    pub fn next(&mut self) -> Option<Vec<u8>> {
+    /// What there is to ask of the guest now. `more` is what can be added to its memory, and is added here.
+    pub fn next(&mut self, more: &dyn MoreMemory) -> Option<Vec<u8>> {
         if self.phase != Phase::Ready || self.asked != Asked::Nothing {
             return None;
         }
@@ -193,6 +238,9 @@ impl Balloon {
             }
             return Some(self.message(message::UNBALLOON_REQUEST, &words));
         }
+        if self.wanted > self.total {
+            return self.grow(more);
+        }
         let missing = self.target - self.count;
         if missing < LEAST || self.patience > 0 {
             return None;
@@ -200,6 +248,37 @@ impl Balloon {
         let pages = missing.min(ASK);
         self.asked = Asked::Pages(pages, 0);
         Some(self.message(message::BALLOON_REQUEST, &[pages as u32, 0]))
+    }
+
+    /// Has the machine get more memory, if the guest takes it.
+    fn grow(&mut self, more: &dyn MoreMemory) -> Option<Vec<u8>> {
+        if !self.grows || self.patience > 0 {
+            return None;
+        }
+        let wanted = (self.wanted - self.total).min(ADD);
+        while self.pending.end - self.pending.start < wanted {
+            let Some(next) = more.next() else { break };
+            let aligned = |frame: u64| frame.is_multiple_of(self.can.hot_add_alignment());
+            let follows = self.pending.is_empty() || self.pending.end == next.start;
+            if !aligned(next.start) || !aligned(next.end) || !follows {
+                break;
+            }
+            if let Err(error) = more.add() {
+                tracing::error!(%error, "no memory is added to the guest's any more");
+                self.grows = false;
+                break;
+            }
+            let start = if self.pending.is_empty() { next.start } else { self.pending.start };
+            self.pending = start..next.end;
+        }
+        let range = PageRange { start: self.pending.start, count: self.pending.end - self.pending.start };
+        if range.count == 0 {
+            return None;
+        }
+        self.asked = Asked::More(range.count);
+        // What is added, and the region in which that is: the same.
+        let packed = [range.pack() as u32, (range.pack() >> 32) as u32];
+        Some(self.message(message::HOT_ADD_REQUEST, &[packed, packed].concat()))
     }
 
     fn message(&mut self, message_type: u16, words: &[u32]) -> Vec<u8> {

@@ -32,6 +32,26 @@ pub mod message {
     pub const UNBALLOON_REQUEST: u16 = 8;
     /// It has them.
     pub const UNBALLOON_RESPONSE: u16 = 9;
+    /// Memory that the guest did not start with.
+    pub const HOT_ADD_REQUEST: u16 = 10;
+    /// How much of it the guest has taken.
+    pub const HOT_ADD_RESPONSE: u16 = 11;
+}
+
+/// What a guest can do, as its capabilities report says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities(pub u32);
+
+impl Capabilities {
+    /// It takes memory that it did not start with.
+    pub fn hot_add(self) -> bool {
+        self.0 & 2 != 0
+    }
+
+    /// What such memory is to be aligned to, in pages.
+    pub fn hot_add_alignment(self) -> u64 {
+        1 << (self.0 >> 2 & 0xf) + 20 - guest_memory::PAGE_SHIFT
+    }
 }
 
 /// Bytes of the header: type, size, transaction.

@@ -1,10 +1,12 @@
 //! The device, and the event loop of its channel.
 
+use std::error::Error;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use counters::{DeviceCounters, DeviceState};
-use guest_memory::{DEVICE_HOLE_END, DEVICE_HOLE_START, PAGE_SHIFT, PAGE_SIZE};
+use guest_memory::{PAGE_SHIFT, PAGE_SIZE};
 use vmbus::protocol::{USER_DATA_SIZE, offer_flags};
 use vmbus::ring::{OutgoingPacket, RingError};
 use vmbus::{Channel, Device, Offer, OpenError};
@@ -12,31 +14,46 @@ use vmbus::{Channel, Device, Offer, OpenError};
 use super::balloon::Balloon;
 use super::protocol::{INSTANCE, INTERFACE, LONGEST, PageRange};
 
+/// Memory that a machine does not have yet. Frames are numbers of pages of 4 KiB.
+pub trait MoreMemory: Send + Sync {
+    /// The frames that would be added next; `None` if there are no more.
+    fn next(&self) -> Option<Range<u64>>;
+    /// Adds them: on return the machine's processors and devices have them.
+    ///
+    /// # Errors
+    /// When the host refuses. Nothing more is to be added then.
+    fn add(&self) -> Result<(), Box<dyn Error + Send + Sync>>;
+    /// How many frames there are to be added.
+    fn absent(&self) -> u64;
+}
+
 /// What dynamic memory is about.
-#[derive(Debug, Clone)]
 pub struct MemorySettings {
-    /// Bytes of RAM that the machine has.
+    /// Bytes of RAM that the machine starts with.
     pub size: u64,
     /// Bytes that the guest is left at the least.
     pub least: u64,
+    /// First address beyond all RAM that the machine may ever have.
+    pub top: u64,
+    /// What can be added to it.
+    pub more: Box<dyn MoreMemory>,
     /// Its row of the device table.
     pub counters: DeviceCounters,
 }
 
 /// Dynamic memory of one guest.
 pub struct DynamicMemory {
-    size: u64,
     counters: DeviceCounters,
+    more: Box<dyn MoreMemory>,
     balloon: Mutex<Balloon>,
 }
 
 impl DynamicMemory {
     /// Dynamic memory that no guest uses yet.
     pub fn new(settings: MemorySettings) -> Arc<Self> {
-        let MemorySettings { size, least, counters } = settings;
-        let top = if size > DEVICE_HOLE_START { size - DEVICE_HOLE_START + DEVICE_HOLE_END } else { size };
+        let MemorySettings { size, least, top, more, counters } = settings;
         let balloon = Balloon::new(size >> PAGE_SHIFT, least >> PAGE_SHIFT, top >> PAGE_SHIFT);
-        Arc::new(Self { size, counters, balloon: Mutex::new(balloon) })
+        Arc::new(Self { counters, more, balloon: Mutex::new(balloon) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Balloon> {
@@ -45,16 +62,21 @@ impl DynamicMemory {
 
     /// Bytes that the guest has now.
     pub fn assigned(&self) -> u64 {
-        self.size.saturating_sub(self.lock().count() * PAGE_SIZE)
+        let balloon = self.lock();
+        balloon.total().saturating_sub(balloon.count()) * PAGE_SIZE
     }
 
     /// What the device table says.
     pub fn state(&self) -> DeviceState {
-        if !self.lock().ready() {
+        let (ready, most) = {
+            let balloon = self.lock();
+            (balloon.ready(), (balloon.total() + self.more.absent()) * PAGE_SIZE)
+        };
+        if !ready {
             return DeviceState::with_driver("no driver", false);
         }
-        let (assigned, size) = (self.assigned() >> 20, self.size >> 20);
-        DeviceState::with_driver(format!("driver bound; {assigned} of {size} MiB with the guest"), true)
+        let (assigned, most) = (self.assigned() >> 20, most >> 20);
+        DeviceState::with_driver(format!("driver bound; {assigned} of {most} MiB with the guest"), true)
     }
 
     fn run(&self, channel: &mut Channel) {
@@ -113,7 +135,7 @@ impl DynamicMemory {
     }
 
     fn say(&self, channel: &mut Channel, unsent: &mut Option<Vec<u8>>) -> Result<(), RingError> {
-        while let Some(message) = unsent.take().or_else(|| self.lock().next()) {
+        while let Some(message) = unsent.take().or_else(|| self.lock().next(&*self.more)) {
             if !channel.send(&OutgoingPacket::in_band(0, &message))? {
                 *unsent = Some(message);
                 return Ok(());

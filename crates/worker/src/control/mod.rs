@@ -5,6 +5,8 @@
 //! → {"command":"devices"}     ← {"devices":{"devices":[…],"counts":{…}}}
 //! → {"command":"power-off"}   ← "done"      the ACPI power button: the guest is asked to power off
 //! → {"command":"reset"}       ← "done"      the machine starts again, as after its reset button
+//! → {"command":"pause"}       ← "done"      processors and the guest's time stand still
+//! → {"command":"resume"}      ← "done"
 //! → {"command":"quit"}        ← "done"      the machine stops at once; its disks are flushed
 //! → {"command":"serial"}      ← "done"      from here on the connection is the serial port's
 //! → {"command":"config"}      ← {"config":{…}}     with the disks and the disc that are present now
@@ -21,6 +23,7 @@
 //! → {"command":"shutdown","what":"power-off","force":false} ← "done"      the guest has said that it will
 //! → {"command":"set-key","key":"K","value":"V"}            ← "done"
 //! → {"command":"delete-key","key":"K"}                     ← "done"
+//! → {"command":"set-addresses","adapter":null,"addresses":{"dhcp":true}}   ← "done"      the guest's program has done it
 //! → {"command":"copy-file","from":"F","to":"/F","overwrite":false}   ← "done"
 //! → {"command":"back-up","file":"F"}                       ← "done"      there is a copy of all disks
 //! → {"command":"enable-service","service":"heartbeat","on":false}   ← "done"
@@ -48,7 +51,9 @@ use std::path::PathBuf;
 
 use counters::DeviceRow;
 use machine::config::{DiskConfig, NetConfig, ServiceKind};
-use machine::{DiskStatus, DriveStatus, IntegrationStatus, MachineConfig, NetStatus, Shutdown, Status};
+use machine::{
+    Addresses, DiskStatus, DriveStatus, IntegrationStatus, MachineConfig, NetStatus, Shutdown, Status,
+};
 use serde::{Deserialize, Serialize};
 
 /// What a client asks.
@@ -63,6 +68,10 @@ pub enum Request {
     PowerOff {},
     /// Start again.
     Reset {},
+    /// Stop processors and the guest's time.
+    Pause {},
+    /// Let them go on.
+    Resume {},
     /// Stop at once.
     Quit {},
     /// Make this connection the serial port's.
@@ -147,6 +156,14 @@ pub enum Request {
     DeleteKey {
         /// Its key.
         key: String,
+    },
+    /// Have a network adapter of the guest have these addresses.
+    SetAddresses {
+        /// Its name in the device table; none if there is only one.
+        #[serde(default)]
+        adapter: Option<String>,
+        /// What it is to be like.
+        addresses: Addresses,
     },
     /// Put a file into the guest.
     CopyFile {

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use display::{Key, KeyError};
 use machine::config::InputError;
-use machine::{AskError, BackupError, ChangeError, IntegrationError, MachineHandle, ScreenError};
+use machine::{AskError, BackupError, ChangeError, IntegrationError, MachineHandle, PauseError, ScreenError};
 
 use super::{Devices, Disks, Reply, Request};
 use crate::console::Console;
@@ -143,6 +143,8 @@ fn serve(client: &UnixStream, machine: &MachineHandle, console: &Console) -> io:
                 reply(client, &Reply::Done)?;
                 machine.stop();
             }
+            Ok(Request::Pause {}) => reply(client, &done(machine.pause()))?,
+            Ok(Request::Resume {}) => reply(client, &done(machine.resume()))?,
             Ok(Request::Config {}) => reply(client, &Reply::Config(Box::new(machine.config())))?,
             Ok(Request::Disks {}) => {
                 reply(client, &Reply::Disks(Disks { disks: machine.disks(), drive: machine.drive() }))?;
@@ -189,6 +191,10 @@ fn serve(client: &UnixStream, machine: &MachineHandle, console: &Console) -> io:
             Ok(Request::DeleteKey { key }) => {
                 reply(client, &served(machine.delete_key(&key), |()| Reply::Done))?;
             }
+            Ok(Request::SetAddresses { adapter, addresses }) => {
+                let set = machine.set_addresses(adapter.as_deref(), &addresses);
+                reply(client, &served(set, |()| Reply::Done))?;
+            }
             Ok(Request::CopyFile { from, to, overwrite }) => {
                 reply(client, &served(machine.copy_file(&from, &to, overwrite), |()| Reply::Done))?;
             }
@@ -211,6 +217,10 @@ fn changed<T>(result: Result<T, ChangeError>, reply: impl FnOnce(T) -> Reply) ->
     }
 }
 
+fn done(result: Result<(), PauseError>) -> Reply {
+    result.map_or_else(|error| Reply::Error(error.to_string()), |()| Reply::Done)
+}
+
 fn seen<T>(result: Result<T, ScreenError>, reply: impl FnOnce(T) -> Reply) -> Reply {
     result.map_or_else(|error| Reply::Error(error.to_string()), reply)
 }
@@ -220,6 +230,7 @@ fn served<T>(result: Result<T, IntegrationError>, reply: impl FnOnce(T) -> Reply
         Ok(value) => reply(value),
         Err(
             error @ (IntegrationError::Guest(AskError::Text(_))
+            | IntegrationError::Adapter(_)
             | IntegrationError::File(..)
             | IntegrationError::Backup(BackupError::Target { .. })),
         ) => Reply::Input(error.to_string()),
