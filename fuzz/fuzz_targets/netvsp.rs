@@ -39,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
     let mut guest = Guest::new(1, PAGES);
     let switch = Switch::new();
-    let port = switch.port(PortSettings::default()).unwrap();
+    let port = Arc::new(switch.port(PortSettings { queues: 2, ..PortSettings::default() }).unwrap());
     let other = switch.port(PortSettings::default()).unwrap();
     let (name, counters) = ("network0".to_owned(), DeviceCounters::default());
     let instance = network_instance(0);

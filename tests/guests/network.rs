@@ -2,9 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
 use std::thread;
 
-use guests::{Image, Kernel, POWER_OFF, Running, row};
+use guests::{Content, Image, Kernel, POWER_OFF, Running, row, serve};
 
 /// Two adapters of one guest, the second in a network namespace of its own, so that what they say goes over the network.
 const TWO: &str = "ip link set eth0 up; ip addr add 10.1.0.1/24 dev eth0; ip -6 addr add fd01::1/64 dev eth0 nodad; \
@@ -111,6 +112,133 @@ fn a_legacy_adapter_reaches_the_nat_and_a_synthetic_one() {
         counted["exits"].as_u64() > Some(10_000) && counted["bytes_in"].as_u64() > Some(20 << 20),
         "{counted}"
     );
+    running.type_line("exit");
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+#[test]
+fn adapters_come_and_go_and_ports_let_through_what_they_are_told() {
+    let image = Image::empty(0);
+    let capture = image.folder().join("capture.pcap");
+    let mut running = Running::shell(&image, &["--cpus", "2", "--net", "isolated"], &[]);
+    let net = |running: &Running, words: &[&str]| {
+        running.bodhi(&[&["net"], words].concat()).assert_done().to_owned()
+    };
+    let second = format!("isolated,mac=00:15:5d:01:02:03,rate=20M,capture={}", capture.display());
+    assert_eq!(net(&running, &["attach", &second]), "network1\n");
+    running.ask("until [ -e /sys/class/net/eth1 ]; do sleep 0.1; done");
+    running.ask(TWO);
+    assert_eq!(running.ask("ping -q -c 3 -i 0.2 10.1.0.2 | grep -c ' 0% packet loss'"), "1");
+    let state = row(&running.devices(), "network1")["state"].as_str().unwrap().to_owned();
+    assert_eq!(state, "driver bound, 2 channels; 00:15:5d:01:02:03");
+    // 20 Mbit a second, and a burst.
+    running.ask("in_other iperf3 -s -1 -D; sleep 0.3");
+    let rate = "iperf3 -c 10.1.0.2 -t 3 -P 4 -f k | awk '/SUM.*receiver/ { print int($6) }'";
+    let rate: u64 = running.ask(rate).parse().unwrap();
+    assert!((1_000..24_000).contains(&rate), "{rate} kbit/s");
+
+    net(&running, &["down", "network1"]);
+    running.ask("until in_other ip link show eth1 | grep -q NO-CARRIER; do sleep 0.1; done");
+    assert_eq!(running.ask("ping -q -c 1 -W 1 10.1.0.2 > /dev/null; echo $?"), "1");
+    net(&running, &["up", "network1"]);
+    running.ask("until ping -q -c 1 -W 1 10.1.0.2 > /dev/null; do :; done");
+
+    net(&running, &["detach", "network1"]);
+    running.ask("while in_other ip link show eth1 > /dev/null 2>&1; do sleep 0.1; done");
+    assert_eq!(net(&running, &["attach", "nat,link=down"]), "network2\n");
+    running.ask("until [ -e /sys/class/net/eth1 ]; do sleep 0.1; done");
+    let list = net(&running, &["list"]);
+    assert!(list.ends_with("  synthetic  nat,link=down\n") && list.lines().count() == 2, "{list}");
+    running.type_line("exit");
+    running.wait(POWER_OFF).assert_powered_off();
+
+    // What went over the second one: first of all, who has 10.1.0.2?
+    let captured = std::fs::read(capture).unwrap();
+    assert_eq!(captured[..4], 0xa1b2_3c4d_u32.to_le_bytes());
+    assert!(captured.windows(4).any(|bytes| bytes == [10, 1, 0, 2]));
+}
+
+/// What `ip` says to it.
+fn ip(words: &str) -> bool {
+    Command::new("ip").args(words.split(' ')).status().is_ok_and(|status| status.success())
+}
+
+/// An interface of the host, for as long as it lives.
+struct HostInterface;
+
+impl HostInterface {
+    fn new() -> Self {
+        let name = "bodhi-test";
+        assert!(
+            ip(&format!("tuntap add dev {name} mode tap multi_queue")),
+            "who runs this may make no interfaces"
+        );
+        let this = Self;
+        assert!(ip(&format!("addr add 10.9.8.1/24 dev {name}")) && ip(&format!("link set {name} up")));
+        this
+    }
+}
+
+impl Drop for HostInterface {
+    fn drop(&mut self) {
+        ip("link del bodhi-test");
+    }
+}
+
+#[test]
+#[ignore = "makes an interface of the host, which needs privileges"]
+fn a_tap_leads_to_the_host_with_all_that_is_left_to_be_done() {
+    let interface = HostInterface::new();
+    let image = Image::empty(0);
+    let mut running = Running::shell(&image, &["--cpus", "2", "--net", "tap:bodhi-test"], &[]);
+    running.ask("ip link set eth0 up; ip addr add 10.9.8.2/24 dev eth0");
+    assert_eq!(running.ask("ping -q -c 3 -i 0.2 10.9.8.1 | grep -c ' 0% packet loss'"), "1");
+    let listener = TcpListener::bind("10.9.8.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let echo = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let copied = io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        copied
+    });
+    running.ask("head -c 50M /dev/urandom > /tmp/sent");
+    running.ask(&format!("busybox nc 10.9.8.1 {port} < /tmp/sent > /tmp/got"));
+    assert_eq!(running.ask("cmp /tmp/sent /tmp/got && echo same"), "same");
+    assert_eq!(echo.join().unwrap(), 50 << 20);
+    // Without the interface frames are dropped; everything else goes on.
+    drop(interface);
+    assert_eq!(running.ask("ping -q -c 1 -W 1 10.9.8.1 > /dev/null; echo $?"), "1");
+    running.type_line("exit");
+    running.wait(POWER_OFF).assert_powered_off();
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_gigabyte_and_thousands_of_connections_go_through_the_nat_and_leave_nothing() {
+    let image = Image::empty(0);
+    let file = image.folder().join("large");
+    std::fs::write(&file, (0..64_u32 << 20).map(|n| (n >> 3 ^ n) as u8).collect::<Vec<_>>()).unwrap();
+    let output = Command::new("md5sum").arg(&file).output().unwrap();
+    let sum = String::from_utf8(output.stdout).unwrap()[..32].to_owned();
+    let port =
+        serve(|_| vec![("large", Content::File(file)), ("small", Content::Text("good day\n".to_owned()))]);
+    let mut running = Running::shell(&image, &["--net", "nat"], &[]);
+    running.ask("ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2");
+    let mut take = |files: u32, connections: u32| {
+        let url = format!("http://10.0.2.2:{port}");
+        let small = format!(
+            "curl -sZ --parallel-max 50 '{url}/small?[1-{connections}]' 2>/dev/null | grep -c 'good day'"
+        );
+        assert_eq!(running.ask(&small), connections.to_string());
+        let large =
+            format!("for n in $(seq {files}); do curl -s {url}/large | md5sum; done | sort | uniq -c");
+        assert_eq!(running.ask(&large), format!("{files} {sum}  -"));
+        (running.descriptors(), running.resident())
+    };
+    let before = take(1, 200);
+    let after = take(16, 4000);
+    assert!(after.0 <= before.0 + 4, "{before:?} {after:?}");
+    assert!(after.1 < before.1 + (64 << 20), "{before:?} {after:?}");
     running.type_line("exit");
     running.wait(POWER_OFF).assert_powered_off();
 }

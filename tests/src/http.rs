@@ -1,4 +1,4 @@
-//! A server of files for boot loaders.
+//! A server of files for boot loaders and guests.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -40,6 +40,7 @@ fn answer(mut stream: TcpStream, contents: &[(&str, Content)]) -> io::Result<()>
         }
     }
     let name = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
+    let name = name.split('?').next().unwrap_or_default();
     let content = contents.iter().find(|(known, _)| *known == name).map(|(_, content)| content);
     let (status, len, mut bytes): (_, _, Box<dyn Read>) = match content {
         Some(Content::Text(text)) => ("200 OK", text.len() as u64, Box::new(text.as_bytes())),

@@ -313,6 +313,25 @@ impl Running {
         assert_eq!(unsafe { libc::kill(id, signal) }, 0, "the program is gone");
     }
 
+    /// Descriptors that the program has.
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a process").count()
+    }
+
+    /// Bytes of the host's memory that the program has, guest memory included.
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        number.and_then(|number| number.parse::<u64>().ok()).expect("a size") << 10
+    }
+
     /// How long the program has kept the host's processors busy so far.
     ///
     /// # Panics

@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// guest, install.sh on it does the rest
     #[command(subcommand)]
     SetupDisk(SetupDiskCommand),
+    /// Give network adapters to a machine that runs, take them away, plug their cables
+    #[command(subcommand)]
+    Net(NetCommand),
     /// Build disk images, and copy those of machines that run
     #[command(subcommand)]
     Image(ImageCommand),
@@ -241,6 +244,25 @@ pub(crate) enum DiskCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum NetCommand {
+    /// Give the guest a synthetic network adapter; prints its name
+    #[command(override_usage = "bodhi net attach NAME nat|tap:INTERFACE|isolated[,OPTIONS]")]
+    Attach(Target),
+    /// Take a synthetic network adapter away, with its network
+    #[command(override_usage = "bodhi net detach NAME ADAPTER")]
+    Detach(Target),
+    /// Plug in the cable of a network adapter
+    #[command(override_usage = "bodhi net up NAME ADAPTER")]
+    Up(Target),
+    /// Pull out the cable of a network adapter
+    #[command(override_usage = "bodhi net down NAME ADAPTER")]
+    Down(Target),
+    /// Show the network adapters
+    #[command(override_usage = "bodhi net list NAME")]
+    List(Target),
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum DiscCommand {
     /// Put an ISO image into the optical drive, in place of what is there
     #[command(override_usage = "bodhi disc insert NAME F.iso")]
@@ -259,7 +281,7 @@ pub(crate) enum DiscCommand {
 /// A machine and what a command is about: `NAME WORD`, or `WORD` with `--api`.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// The machine, by its control socket (not with --api), and the file or disk
+    /// The machine, by its control socket (not with --api), and the file, disk or network adapter
     #[arg(value_name = "NAME, F", num_args = 0..=2)]
     words: Vec<String>,
     /// The machine, by its control socket
@@ -354,7 +376,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "D", value_parser = parse::<Display>)]
     display: Option<Display>,
     /// A network adapter: nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off], tap:INTERFACE or
-    /// isolated, each with [,mac=M][,nic=synthetic|legacy]; or none; may be given several times
+    /// isolated, each with [,mac=M][,nic=synthetic|legacy][,rate=BITS][,packet-rate=N][,burst=Nms][,spoofing=on|off]
+    /// [,dhcp-guard=on|off][,router-guard=on|off][,capture=F][,link=up|down]; or none; may be given several times
     #[arg(long = "net", value_name = "N", value_parser = parse::<NetOption>)]
     nets: Vec<NetOption>,
     /// What the guest sees of network adapters: synthetic or legacy, a DEC 21140

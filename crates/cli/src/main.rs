@@ -11,6 +11,7 @@ mod doctor;
 mod image;
 mod integration;
 mod logs;
+mod nets;
 mod run;
 mod screen;
 
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Disk(command) => disks::disk(&command),
         Command::Disc(command) => disks::disc(&command),
         Command::SetupDisk(command) => disks::setup_disk(&command),
+        Command::Net(command) => nets::net(&command),
         Command::Image(command) => image::image(&command),
         Command::Screenshot(arguments) => screen::screenshot(&arguments),
         Command::Type(target) => screen::type_text(&target),

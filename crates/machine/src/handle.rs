@@ -18,11 +18,11 @@ use synthetic::socket::Sockets;
 
 use crate::backup::{self, BackupError};
 use crate::build::{Bus, Engine, Panel};
-use crate::config::{DiskConfig, MachineConfig};
+use crate::config::{DiskConfig, MachineConfig, NetConfig};
 use crate::control::{Control, End, Wish};
 use crate::debug::Debug;
 use crate::disks::{ChangeError, DiskStatus, Disks, DriveStatus};
-use crate::networks::Networks;
+use crate::networks::{NetStatus, Networks};
 
 /// How a machine is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +130,7 @@ pub(crate) struct Shared {
     pub config: MachineConfig,
     pub engine: Engine,
     pub disks: Arc<Disks>,
-    pub networks: Networks,
+    pub networks: Arc<Networks>,
     /// Sockets between host and guest, if there are to be any.
     pub sockets: Option<Arc<Sockets>>,
     /// The integration services that the guest is offered.
@@ -347,9 +347,10 @@ impl MachineHandle {
         self.shared.registry.named_values()
     }
 
-    /// The configuration, with the disks and the disc that are present now.
+    /// The configuration, with the disks, the disc and the network adapters that are present now.
     pub fn config(&self) -> MachineConfig {
-        self.shared.disks.present(&self.shared.config)
+        let config = self.shared.disks.present(&self.shared.config);
+        MachineConfig { nets: self.shared.networks.present(), ..config }
     }
 
     /// The disks that are present.
@@ -394,6 +395,35 @@ impl MachineHandle {
     /// When there is no drive or no disc, or the guest holds it.
     pub fn eject_disc(&self, force: bool) -> Result<(), ChangeError> {
         self.shared.disks.eject(force)
+    }
+
+    /// The network adapters that are present.
+    pub fn nets(&self) -> Vec<NetStatus> {
+        self.shared.networks.status()
+    }
+
+    /// Makes a network and gives the guest a synthetic adapter, which it also has after a reset. Returns its name.
+    ///
+    /// # Errors
+    /// When the host does not allow it, or the machine takes none. Nothing has been changed then.
+    pub fn attach_net(&self, net: &NetConfig) -> Result<String, ChangeError> {
+        self.shared.networks.attach(net)
+    }
+
+    /// Takes the synthetic adapter called `name` away, as if it had been pulled out.
+    ///
+    /// # Errors
+    /// When there is no such adapter, or it cannot be detached.
+    pub fn detach_net(&self, name: &str) -> Result<(), ChangeError> {
+        self.shared.networks.detach(name)
+    }
+
+    /// Plugs in the cable of the adapter called `name`, or pulls it out.
+    ///
+    /// # Errors
+    /// When there is no such adapter.
+    pub fn set_link(&self, name: &str, up: bool) -> Result<(), ChangeError> {
+        self.shared.networks.set_link(name, up)
     }
 
     /// How the machine is.

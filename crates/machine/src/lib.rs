@@ -37,6 +37,7 @@ pub use handle::{
     Components, IntegrationError, IntegrationStatus, MachineHandle, ScreenError, Status, SyntheticDevice,
 };
 pub use integration::{AskError, KeyValues, ServiceStatus, Shutdown, State};
+pub use networks::NetStatus;
 pub use run::Machine;
 
 use thiserror::Error;

@@ -49,7 +49,7 @@ impl Machine {
         let mut source = BootSource::open(&config)?;
         let (engine, choice) = Engine::choose(&config)?;
         let disks = Arc::new(Disks::open(&config)?);
-        let networks = Networks::new(&config)?;
+        let networks = Arc::new(Networks::new(&config)?);
         let inspection = Arc::new(config.translator.open()?);
         let control = Arc::<Control>::default();
         let gdb = config.gdb.as_ref();
@@ -112,6 +112,7 @@ impl Machine {
         if let Some(sockets) = &shared.sockets {
             sockets.end();
         }
+        shared.networks.end();
         let end = match shared.disks.end() {
             Err(failure) if !matches!(end, End::Failed(_)) => End::Failed(failure),
             _ => end,

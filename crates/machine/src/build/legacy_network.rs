@@ -12,21 +12,21 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use chipset::dec21140::{self, Dec21140, REGIONS, Settings, Wire};
 use chipset::pci::FunctionAddress;
 use counters::{Kind, Registry};
 use doorbell::Doorbell;
 use guest_memory::GuestMemory;
-use network::{Frame, Mac, Port};
-use rustix::event::{PollFd, PollFlags, poll};
+use network::{Frame, Mac, Port, Queue};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::chipset::{Chipset, Surroundings};
 use super::lock;
 use super::wiring::counted;
 use crate::Error;
-use crate::config::Nic;
 use crate::networks::Networks;
 
 /// Frames that are brought before others may have the adapter.
@@ -49,8 +49,7 @@ impl LegacyAdapters {
         memory: &GuestMemory,
         networks: &Networks,
     ) -> Result<Self, Error> {
-        let adapters = networks.ports(Nic::Legacy).zip(0..).map(|((number, port, mac), place)| {
-            let port = Arc::new(port.map_err(Error::Network)?);
+        let adapters = networks.connect_legacy()?.into_iter().zip(0..).map(|((number, port, mac), place)| {
             let address = dec21140::address(place);
             let name = format!("network{number}");
             let adapter = registered(around.registry, &name, |counters| {
@@ -144,6 +143,11 @@ impl Drop for EventLoop {
     }
 }
 
+fn timespec(time: Duration) -> Timespec {
+    let seconds = time.as_secs().try_into().unwrap_or(i64::MAX);
+    Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() }
+}
+
 /// Brings what has come, until it is told to stop.
 fn run(adapter: &Mutex<Dec21140>, port: &Port, stop: &Doorbell) -> Result<(), Errno> {
     let mut frames = Vec::new();
@@ -175,7 +179,9 @@ fn run(adapter: &Mutex<Dec21140>, port: &Port, stop: &Doorbell) -> Result<(), Er
         }
         if taken < BATCH {
             let mut fds = [PollFd::new(port.doorbell(), PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-            match poll(&mut fds, None) {
+            // What the port does not let through yet is left there.
+            let pause = port.queue(0).and_then(Queue::pause).map(timespec);
+            match poll(&mut fds, pause.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }

@@ -58,6 +58,7 @@ use crate::run::SerialOutput;
 use crate::smbios;
 use chipset::{Chipset, Surroundings};
 use legacy_network::LegacyAdapters;
+pub(crate) use network::NetworkBus;
 pub(crate) use processors::Engine;
 use processors::{Processors, Setting};
 use wiring::{Interrupts, WeakSignal};
@@ -70,7 +71,7 @@ pub(crate) struct Parts<'a> {
     pub registry: Arc<Registry>,
     pub inspection: Arc<Inspection>,
     pub disks: &'a Arc<Disks>,
-    pub networks: &'a Networks,
+    pub networks: &'a Arc<Networks>,
     pub sockets: Option<&'a Sockets>,
     /// Which integration services are offered.
     pub services: Services,
@@ -94,6 +95,7 @@ pub(crate) struct Board {
     timers: Arc<TimerQueue>,
     panel: Arc<Panel>,
     disks: Arc<Disks>,
+    networks: Arc<Networks>,
     clock: Arc<VmClock>,
     memory: GuestMemory,
     /// To see in tests whether all of the board goes with it.
@@ -135,6 +137,7 @@ impl Board {
             serial,
         } = parts;
         disks.reset();
+        networks.reset();
         let rom = source.firmware().map_or(0..0, |rom| rom.base()..rom.base() + rom.bios().len() as u64);
         let (memory, code) = guest_memory::allocate_beside(config.memory.0, rom)?;
         let vmbus_exists = config.has_vmbus()?;
@@ -239,7 +242,7 @@ impl Board {
                 let server = hypervisor::vmbus(&around, enlightenment);
                 storage::offer(&server, config, disks, &registry)?;
                 memory::offer(&server, config, &registry)?;
-                network::offer(&server, networks, &registry)?;
+                networks.connect(NetworkBus::new(server.clone(), Arc::clone(&registry)))?;
                 if let Some(sockets) = sockets {
                     sockets.attach(&server);
                 }
@@ -281,6 +284,7 @@ impl Board {
             timers,
             panel,
             disks: Arc::clone(disks),
+            networks: Arc::clone(networks),
             clock: vm_clock,
             memory,
             #[cfg(test)]
@@ -324,6 +328,7 @@ impl Board {
             vmbus.server.reset();
         }
         self.disks.reset();
+        self.networks.reset();
         if let Some(enlightenment) = &self.enlightenment {
             enlightenment.detach();
         }

@@ -50,7 +50,7 @@ fn a_board_that_is_shut_down_gives_its_memory_back() {
         registry: Arc::clone(&registry),
         inspection: Arc::default(),
         disks: &disks,
-        networks: &Networks::new(&config).unwrap(),
+        networks: &Arc::new(Networks::new(&config).unwrap()),
         sockets: None,
         services: Services::ALL,
         source: &mut source,

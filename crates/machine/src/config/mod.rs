@@ -7,6 +7,7 @@ mod firmware;
 mod gdb;
 mod module;
 mod net;
+mod port;
 mod size;
 mod translator;
 
@@ -17,6 +18,7 @@ pub use firmware::{BootDevice, BootOrder, Firmware};
 pub use gdb::{Gdb, GdbEndpoint};
 pub use module::ModuleConfig;
 pub use net::{NetConfig, NetOption, Network, Nic};
+pub use port::PortConfig;
 pub use size::MemorySize;
 pub use translator::Translator;
 
@@ -30,7 +32,7 @@ use serde::{Deserialize, Serialize};
 /// The most virtual processors of a machine.
 pub const MAX_CPUS: u32 = 64;
 /// The most network adapters of a machine.
-const MAX_NETS: usize = 8;
+pub(crate) const MAX_NETS: usize = 8;
 /// The least memory of a machine: below it no kernel of the last decade starts.
 pub const MIN_MEMORY: u64 = 32 << 20;
 /// The most disks of a machine: the addresses of one SCSI controller, one of which is the CD-ROM's.

@@ -8,6 +8,8 @@ use network::nat::Forward;
 use network::tap::Name;
 use serde::{Deserialize, Serialize};
 
+use super::port::PortConfig;
+
 /// What an adapter is connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
@@ -49,7 +51,7 @@ impl FromStr for Nic {
 
 impl fmt::Display for Nic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Synthetic => "synthetic",
             Self::Legacy => "legacy",
         })
@@ -66,13 +68,16 @@ pub struct NetConfig {
     pub mac: Option<Mac>,
     /// What the guest sees of it, if that is not what it sees of others.
     pub nic: Option<Nic>,
+    /// What its port lets through.
+    pub port: PortConfig,
 }
 
 impl FromStr for NetConfig {
     type Err = String;
 
     /// `nat[,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT]...[,host=on|off]`, `tap:INTERFACE` or `isolated`, each with
-    /// `[,mac=M][,nic=synthetic|legacy]`.
+    /// `[,mac=M][,nic=synthetic|legacy][,rate=BITS][,packet-rate=N][,burst=Nms][,spoofing=on|off][,dhcp-guard=on|off]
+    /// [,router-guard=on|off][,capture=F][,link=up|down]`.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = text.split(',');
         let network = match words.next() {
@@ -84,7 +89,7 @@ impl FromStr for NetConfig {
             },
             None => return Err("must not be empty".to_owned()),
         };
-        let mut net = Self { network, mac: None, nic: None };
+        let mut net = Self { network, mac: None, nic: None, port: PortConfig::default() };
         for option in words {
             match (option.split_once('='), &mut net.network) {
                 (Some(("mac", mac)), _) => net.mac = Some(mac.parse()?),
@@ -96,6 +101,11 @@ impl FromStr for NetConfig {
                 (Some(("hostfwd", forward)), Network::Nat { forwards, .. }) => {
                     forwards.push(forward.parse().map_err(|error| format!("{error}"))?);
                 }
+                (Some((key, value)), _)
+                    if net
+                        .port
+                        .set(key, value)
+                        .map_err(|reason| format!("{option}: the {key} {reason}"))? => {}
                 _ => return Err(format!("{option}: no such option of a network")),
             }
         }
@@ -119,7 +129,7 @@ impl From<NetConfig> for String {
 
 impl fmt::Display for NetConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { network, mac, nic } = self;
+        let Self { network, mac, nic, port } = self;
         match network {
             Network::Nat { host, forwards } => {
                 f.write_str(if *host { "nat" } else { "nat,host=off" })?;
@@ -129,7 +139,8 @@ impl fmt::Display for NetConfig {
             Network::Isolated => f.write_str("isolated")?,
         }
         mac.map_or(Ok(()), |mac| write!(f, ",mac={mac}"))?;
-        nic.map_or(Ok(()), |nic| write!(f, ",nic={nic}"))
+        nic.map_or(Ok(()), |nic| write!(f, ",nic={nic}"))?;
+        write!(f, "{port}")
     }
 }
 
@@ -142,5 +153,44 @@ impl FromStr for NetOption {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "none" { Ok(Self(None)) } else { text.parse().map(|net| Self(Some(net))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_are_written_as_they_are_read() {
+        for text in [
+            "nat",
+            "nat,host=off,hostfwd=tcp:127.0.0.1:80-10.0.2.15:8080,mac=00:15:5d:00:00:01,nic=legacy",
+            "tap:tap0,rate=10M,packet-rate=1500,burst=20ms,spoofing=off,dhcp-guard=on,router-guard=on",
+            "isolated,capture=/tmp/a.pcap,link=down",
+        ] {
+            assert_eq!(text.parse::<NetConfig>().unwrap().to_string(), text);
+        }
+        let same = "isolated,spoofing=on,dhcp-guard=off,link=up".parse::<NetConfig>();
+        assert_eq!(same, "isolated".parse());
+        assert_eq!("isolated,rate=1500k".parse::<NetConfig>().unwrap().port.rate, Some(1_500_000));
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_adapter_is_said() {
+        let error = |text: &str| text.parse::<NetConfig>().unwrap_err();
+        for (text, part) in [
+            ("", "must be nat, tap:INTERFACE"),
+            ("tap:", "no name of an interface"),
+            ("isolated,rate=1", "rate=1: the rate must be a number such as 500k"),
+            ("isolated,rate=99999999999G", "must be a number"),
+            ("isolated,burst=1h", "must be a time"),
+            ("isolated,link=on", "must be up or down"),
+            ("isolated,spoofing=maybe", "must be on or off"),
+            ("isolated,capture=", "must be a file"),
+            ("isolated,host=off", "no such option"),
+            ("isolated,colour=red", "colour=red: no such option"),
+        ] {
+            assert!(error(text).contains(part), "{text}: {}", error(text));
+        }
     }
 }

@@ -26,7 +26,7 @@ pub struct NetworkSettings {
     /// Its address.
     pub mac: Mac,
     /// What it is connected to, with a queue for each channel that the guest may have: 32 at the most.
-    pub port: Port,
+    pub port: Arc<Port>,
     /// Its row of the device table.
     pub counters: DeviceCounters,
 }
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     pub permanent: Mac,
     /// What the guest has made of it.
     mac: Mutex<Mac>,
-    pub port: Port,
+    pub port: Arc<Port>,
     pub counters: DeviceCounters,
     /// The guest's driver takes frames.
     pub ready: AtomicBool,
@@ -106,11 +106,6 @@ impl NetworkAdapter {
             serving,
         };
         Arc::new(Self { shared: Arc::new(shared), instance })
-    }
-
-    /// Connects it, or pulls its plug. The guest is told.
-    pub fn set_link(&self, up: bool) {
-        self.shared.port.set_link(up);
     }
 
     /// What the device table says.

@@ -26,6 +26,7 @@ const FILTER: u32 = 0x0001_010e;
 struct Driver {
     guest: Guest,
     channel: GuestChannel,
+    port: Arc<Port>,
     other: Port,
     adapter: Arc<NetworkAdapter>,
     counters: DeviceCounters,
@@ -53,14 +54,14 @@ impl Driver {
     fn new() -> Self {
         let mut guest = Guest::new(1, 512);
         let switch = Switch::new();
-        let port = switch.port(PortSettings { queues: 2, ..PortSettings::default() }).unwrap();
+        let port = Arc::new(switch.port(PortSettings { queues: 2, ..PortSettings::default() }).unwrap());
         let other = switch.port(PortSettings::default()).unwrap();
         let counters = DeviceCounters::default();
         let adapter = NetworkAdapter::new(NetworkSettings {
             name: "network0".to_owned(),
             instance: network_instance(0),
             mac: MAC,
-            port,
+            port: Arc::clone(&port),
             counters: counters.clone(),
         });
         guest.server.offer(Arc::clone(&adapter) as Arc<_>).unwrap();
@@ -71,7 +72,7 @@ impl Driver {
         let receive = guest.allocate(BUFFER);
         let send = guest.allocate(BUFFER);
         let config = [1514, 0, 0, 0];
-        Self { guest, channel, other, adapter, counters, receive, send, config }
+        Self { guest, channel, port, other, adapter, counters, receive, send, config }
     }
 
     fn say(&mut self, transaction: u64, kind: u32, body: &[u8], wanted: bool) {
@@ -365,7 +366,7 @@ fn the_link_is_told_of() {
     let mut driver = Driver::new();
     driver.start();
     for (up, status) in [(false, 0x4001_000c), (true, 0x4001_000b)] {
-        driver.adapter.set_link(up);
+        driver.port.set_link(up);
         let (transaction, message) = driver.receive(0);
         assert_eq!(words(&message), [7, 20, status, 0, 0]);
         driver.give_back(transaction);

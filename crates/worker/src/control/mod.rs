@@ -47,8 +47,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use counters::DeviceRow;
-use machine::config::{DiskConfig, ServiceKind};
-use machine::{DiskStatus, DriveStatus, IntegrationStatus, MachineConfig, Shutdown, Status};
+use machine::config::{DiskConfig, NetConfig, ServiceKind};
+use machine::{DiskStatus, DriveStatus, IntegrationStatus, MachineConfig, NetStatus, Shutdown, Status};
 use serde::{Deserialize, Serialize};
 
 /// What a client asks.
@@ -67,7 +67,7 @@ pub enum Request {
     Quit {},
     /// Make this connection the serial port's.
     Serial {},
-    /// The configuration, with the disks and the disc that are present now.
+    /// The configuration, with the disks, the disc and the network adapters that are present now.
     Config {},
     /// The disks and the optical drive.
     Disks {},
@@ -91,6 +91,25 @@ pub enum Request {
         /// Also when the guest holds it.
         #[serde(default)]
         force: bool,
+    },
+    /// The network adapters.
+    Nets {},
+    /// Give the guest a synthetic network adapter.
+    AttachNet {
+        /// The adapter, as `--net` describes it.
+        net: NetConfig,
+    },
+    /// Take a synthetic network adapter away.
+    DetachNet {
+        /// Its name.
+        net: String,
+    },
+    /// Plug in a network adapter's cable, or pull it out.
+    SetLink {
+        /// Its name.
+        net: String,
+        /// Whether it is to be plugged in.
+        up: bool,
     },
     /// The screen as an image.
     Screenshot {},
@@ -165,7 +184,9 @@ pub enum Reply {
     Config(Box<MachineConfig>),
     /// To [`Request::Disks`].
     Disks(Disks),
-    /// To [`Request::AttachDisk`]: the disk's name.
+    /// To [`Request::Nets`].
+    Nets(Vec<NetStatus>),
+    /// To [`Request::AttachDisk`] and [`Request::AttachNet`]: what it is called.
     Attached(String),
     /// To [`Request::Screenshot`]: a PNG file in base64.
     Screenshot(String),

@@ -159,6 +159,16 @@ fn serve(client: &UnixStream, machine: &MachineHandle, console: &Console) -> io:
             Ok(Request::EjectDisc { force }) => {
                 reply(client, &changed(machine.eject_disc(force), |()| Reply::Done))?;
             }
+            Ok(Request::Nets {}) => reply(client, &Reply::Nets(machine.nets()))?,
+            Ok(Request::AttachNet { net }) => {
+                reply(client, &changed(machine.attach_net(&net), Reply::Attached))?;
+            }
+            Ok(Request::DetachNet { net }) => {
+                reply(client, &changed(machine.detach_net(&net), |()| Reply::Done))?;
+            }
+            Ok(Request::SetLink { net, up }) => {
+                reply(client, &changed(machine.set_link(&net, up), |()| Reply::Done))?;
+            }
             Ok(Request::Screenshot {}) => {
                 reply(client, &seen(machine.screenshot(), |png| Reply::Screenshot(BASE64.encode(png))))?;
             }
