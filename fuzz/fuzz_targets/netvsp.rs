@@ -8,12 +8,14 @@ use std::thread;
 use counters::DeviceCounters;
 use fuzz::Input;
 use libfuzzer_sys::fuzz_target;
-use network::{Checksum, Frame, Mac, PortSettings, Segments, Switch, TcpOver};
-use synthetic::network::protocol::{DATA, NO_SECTION, kind};
+use network::{Checksum, Frame, Guards, Mac, PortSettings, Segments, Switch, TcpOver};
+use synthetic::network::protocol::{ALLOCATE, CAN_COALESCE, DATA, NO_SECTION, kind};
 use synthetic::network::{NetworkAdapter, NetworkSettings, network_instance};
 use vm_memory::{Bytes, GuestAddress};
 use vmbus::loopback::{Guest, GuestChannel};
-use vmbus::protocol::Version;
+use vmbus::protocol::{
+    CloseChannel, GpadlTeardown, GpadlTorndown, OfferChannel, RescindChannelOffer, Version,
+};
 use vmbus::ring::OutgoingPacket;
 
 const PAGES: u64 = 1 << 9;
@@ -39,7 +41,9 @@ fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
     let mut guest = Guest::new(1, PAGES);
     let switch = Switch::new();
-    let port = Arc::new(switch.port(PortSettings { queues: 2, ..PortSettings::default() }).unwrap());
+    let guards = Guards { dhcp: true, router: true };
+    let settings = PortSettings { queues: 2, guards, ..PortSettings::default() };
+    let port = Arc::new(switch.port(settings).unwrap());
     let other = switch.port(PortSettings::default()).unwrap();
     let (name, counters) = ("network0".to_owned(), DeviceCounters::default());
     let instance = network_instance(0);
@@ -58,11 +62,22 @@ fuzz_target!(|data: &[u8]| {
     };
     if input.u8() & 3 != 0 {
         say(&mut channel, kind::INIT, &[0x6_0001, 0x6_0001]);
-        say(&mut channel, kind::SEND_NDIS_CONFIG, &[1514, 0, 0, 0]);
+        say(&mut channel, kind::SEND_NDIS_CONFIG, &[1514, 0, CAN_COALESCE, 0]);
         say(&mut channel, kind::SEND_RECEIVE_BUFFER, &[gpadls[0], 1]);
         say(&mut channel, kind::SEND_SEND_BUFFER, &[gpadls[1], 0]);
     }
+    let mut second = None;
+    if input.u8() & 1 != 0 {
+        say(&mut channel, kind::INIT, &[0x6_0001, 0x6_0001]);
+        say(&mut channel, kind::SUBCHANNEL, &[ALLOCATE, 1]);
+        let offer = guest.expect::<OfferChannel>();
+        second = Some(guest.open(&offer, RING_PAGES, 0).unwrap());
+    }
     for _ in 0..STEPS {
+        // The two channels take turns if the input says so.
+        if let Some(second) = second.as_mut().filter(|_| input.u8() & 3 == 0) {
+            std::mem::swap(&mut channel, second);
+        }
         match input.u8() % 8 {
             0 => {
                 let body: Vec<u32> = (0..input.u8() % 6).map(|_| input.u32()).collect();
@@ -88,8 +103,9 @@ fuzz_target!(|data: &[u8]| {
             }
             4 => {
                 // A request: filter, addresses, anything.
-                let oid = [0x0001_010e, 0x0001_021b, 0xfc01_020d, 0x0101_0101, input.u32()];
-                let oid = oid[usize::from(input.u8()) % 5];
+                let oid =
+                    [0x0001_010e, 0x0001_021b, 0xfc01_020d, 0x0101_0101, 0x0001_0204, 0xfc01_020c, input.u32()];
+                let oid = oid[usize::from(input.u8()) % oid.len()];
                 let (length, offset) = (u32::from(input.u8() % 64), u32::from(input.u8() % 64));
                 let mut message = words(&[u32::from(input.u8() % 10), 64, 1, oid, length, offset, 0]);
                 message.resize_with(64, || input.u8());
@@ -111,6 +127,7 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         while channel.receive().is_some() {}
+        while second.as_mut().is_some_and(|second| second.receive().is_some()) {}
         while let Some(frame) = other.receive() {
             frame.finish().iter().for_each(|frame| assert!(frame.data.len() <= 1 << 17));
         }
@@ -118,6 +135,19 @@ fuzz_target!(|data: &[u8]| {
             break;
         }
     }
-    guest.close(channel);
+    match second {
+        None => guest.close(channel),
+        Some(mut second) => {
+            // The primary channel goes last: the other one, which has been closed, vanishes then.
+            if second.relid == offer.relid {
+                std::mem::swap(&mut channel, &mut second);
+            }
+            guest.close(second);
+            let (relid, gpadl) = (channel.relid, channel.gpadl);
+            guest.post(&CloseChannel { relid }, &[]).unwrap();
+            guest.expect::<RescindChannelOffer>();
+            guest.call::<_, GpadlTorndown>(&GpadlTeardown { relid, gpadl });
+        }
+    }
     assert!(adapter.state().text.starts_with("no driver"));
 });

@@ -48,6 +48,10 @@ fn two_adapters_reach_each_other_by_every_kind_of_packet() {
     running.wait(POWER_OFF).assert_powered_off();
 }
 
+/// When the driver has found out what the PHY has agreed on, three seconds after it has begun, it starts adapters anew: until
+/// then frames may get lost.
+const SETTLED: &str = "until [ $(dmesg | grep -c 'Setting full-duplex') = COUNT ]; do sleep 0.2; done";
+
 /// Legacy adapters by the places that their driver finds them at, and the synthetic one, get names of their own; the
 /// latter and the second of the former find each other on a network between two namespaces.
 const NAMES: &str = "legacy() { ls /sys/bus/pci/drivers/tulip/0000:00:0$1.0/net; }; \
@@ -77,6 +81,7 @@ fn a_legacy_adapter_reaches_the_nat_and_a_synthetic_one() {
 
     running.ask("printf '#!/bin/sh\\n[ $1 = bound ] && echo $ip $router $dns $subnet\\n' > /run/say; chmod +x /run/say");
     running.ask("ip link set legacy0 up");
+    running.ask(&SETTLED.replace("COUNT", "1"));
     let lease = running.ask("busybox udhcpc -n -q -f -i legacy0 -s /run/say 2>/dev/null");
     assert_eq!(lease, "10.0.2.15 10.0.2.2 10.0.2.3 255.255.255.0");
     running.ask("ip addr add 10.0.2.15/24 dev legacy0; ip route add default via 10.0.2.2");
@@ -97,13 +102,15 @@ fn a_legacy_adapter_reaches_the_nat_and_a_synthetic_one() {
     assert_eq!(echo.join().unwrap(), 20 << 20);
 
     running.ask(KINDS);
+    running.ask(&SETTLED.replace("COUNT", "2"));
     assert_eq!(running.ask("ping -q -c 3 -i 0.2 -s 8000 10.1.0.2 | grep -c ' 0% packet loss'"), "1");
     // What the synthetic adapter leaves to be cut and summed is done for the legacy one.
     for (from, to) in [("", "in_other"), ("in_other", "")] {
         let address = if to.is_empty() { "fd01::1" } else { "10.1.0.2" };
         let copy = format!(
-            "{to} busybox nc -l -p 99 > /tmp/got & nc=$!; sleep 0.3; {from} busybox nc {address} 99 < /tmp/sent; \
-             wait $nc; cmp /tmp/sent /tmp/got && echo same"
+            "{to} busybox nc -l -p 99 > /tmp/got & nc=$!; \
+             until {to} busybox netstat -ltn | grep -q :99; do sleep 0.1; done; \
+             {from} busybox nc {address} 99 < /tmp/sent; wait $nc; cmp /tmp/sent /tmp/got && echo same"
         );
         assert!(running.ask(&copy).ends_with("same"));
     }
