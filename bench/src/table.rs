@@ -120,7 +120,7 @@ mod tests {
     fn without_bars_there_is_no_column_for_them() {
         let mut table = Table::new("disk", ["us", "them"]);
         table.both("reads", "/s", [5.0, 10.0]);
-        let expected = ["disk        us      them     ratio", "reads   5.00 /s   10.0 /s   1 : 2.0"];
+        let expected = ["disk         us      them     ratio", "reads   5.00 /s   10.0 /s   1 : 2.0"];
         assert_eq!(table.lines(), expected);
     }
 }

@@ -58,7 +58,7 @@ fn number(text: &str, least: u64) -> Result<u64, String> {
 
 /// With the largest unit of which it is a multiple.
 fn abbreviated(value: u64) -> String {
-    let unit = UNITS.into_iter().rev().find(|(_, unit)| value >= *unit && value % unit == 0);
+    let unit = UNITS.into_iter().rev().find(|(_, unit)| value >= *unit && value.is_multiple_of(*unit));
     unit.map_or(value.to_string(), |(suffix, unit)| format!("{}{suffix}", value / unit))
 }
 
