@@ -208,3 +208,18 @@ fn memory_may_grow_by_whole_blocks_and_shrink() {
     let config = MachineConfig { synthetic: Switch::Off, ..grows(512 << 20, 1 << 30) };
     assert!(refusal(&config).starts_with("--memory max=1G: needs a synthetic device"));
 }
+
+#[test]
+fn an_adapter_is_what_it_says_itself_or_what_all_are() {
+    let net: NetConfig = "nat,host=off,mac=00:15:5d:00:00:01,nic=legacy".parse().unwrap();
+    assert_eq!(net.to_string(), "nat,host=off,mac=00:15:5d:00:00:01,nic=legacy");
+    let nets = ["isolated", "isolated,nic=synthetic", "isolated,nic=legacy"].map(|net| net.parse().unwrap());
+    let config = MachineConfig { nets: nets.to_vec(), nic: Nic::Legacy, ..bootable() };
+    let nics = config.nets.iter().map(|net| config.nic_of(net)).collect::<Vec<_>>();
+    assert_eq!(nics, [Nic::Legacy, Nic::Synthetic, Nic::Legacy]);
+    // Without VMBus there are emulated ones only.
+    let config = MachineConfig { synthetic: Switch::Off, ..config };
+    assert!(refusal(&config).starts_with("--net isolated,nic=synthetic: needs a synthetic device"));
+    let [first, _, last] = nets;
+    assert_eq!(MachineConfig { nets: vec![first, last], ..config }.validate(), Ok(()));
+}
