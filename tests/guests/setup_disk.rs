@@ -93,16 +93,20 @@ fn a_guest_on_emulated_devices_gets_synthetic_ones_and_services_by_the_setup_dis
     assert_eq!((&told["dhcp"], &told["gateways"][0]), (&true.into(), &"10.0.2.2".into()), "{told:#}");
     let wanted = ["--address", "10.0.2.60/24", "--gateway", "10.0.2.2", "--name-server", "10.0.2.3"];
     running.bodhi(&[&["ip"], &wanted[..]].concat()).assert_done();
-    let wait = "until ping -q -c 1 -W 1 -I 10.0.2.60 10.0.2.2 >/dev/null 2>&1; do sleep 0.2; done; ";
-    assert_eq!(say(&mut running, &format!("{wait}{address}")), "10.0.2.60/24");
+    let until = |ip: &str| format!("until [ $({address}) = {ip} ]; do sleep 0.2; done");
+    let gateway = "ip route show default | cut -d\" \" -f3";
+    assert_eq!(say(&mut running, &format!("{}; {gateway}", until("10.0.2.60/24"))), "10.0.2.2");
     assert_eq!(adapter(&running)["dhcp"], false);
     running.bodhi(&["ip", "--dhcp"]).assert_done();
-    say(&mut running, &format!("until [ $({address}) = 10.0.2.15/24 ]; do sleep 0.2; done"));
+    say(&mut running, &until("10.0.2.15/24"));
 
     // Memory that is added is put to use.
     let before = total(&mut running);
-    as_root(&mut running, "echo 0 >/sys/module/hv_balloon/parameters/pressure_report_delay");
-    let fill = "for i in $(seq 12); do head -c 50M /dev/zero >/dev/shm/f$i; sleep 1; done; rm /dev/shm/f*";
+    as_root(
+        &mut running,
+        "mount -o remount,size=2G /dev/shm; echo 0 >/sys/module/hv_balloon/parameters/pressure_report_delay",
+    );
+    let fill = "for i in $(seq 14); do head -c 50M /dev/zero >/dev/shm/f$i; sleep 1; done; rm /dev/shm/f*";
     say(&mut running, fill);
     let after = total(&mut running);
     assert!(after > before + 100, "{before} MiB have become {after}");

@@ -89,7 +89,8 @@ pub fn allocate_as(layout: &Layout) -> Result<(GuestMemory, Arc<CodePages>), Err
         return Err(Error::Size(size));
     }
     let low = size.min(DEVICE_HOLE_START);
-    let mut ranges = vec![0..low];
+    let mut ranges = Vec::with_capacity(2);
+    ranges.push(0..low);
     if size > low {
         ranges.push(DEVICE_HOLE_END..DEVICE_HOLE_END + (size - low));
     }
@@ -112,7 +113,8 @@ pub fn rom(base: u64, bytes: &[u8]) -> Result<GuestMemory, Error> {
         return Err(Error::Size(size));
     }
     // Code that is decoded from it never changes: nobody has to be told.
-    let memory = GuestMemory::new(&[base..base + size], base + size, &Arc::new(CodePages::new(0)))?;
+    let (range, code) = (base..base + size, Arc::new(CodePages::new(0)));
+    let memory = GuestMemory::new(std::slice::from_ref(&range), range.end, &code)?;
     memory.write_slice(bytes, GuestAddress(base)).map_err(|_| Error::Size(size))?;
     Ok(memory)
 }

@@ -156,6 +156,11 @@ mod tests {
 
     const START: u64 = 2 * PART;
 
+    fn ranges([start, end]: [u64; 2]) -> Vec<Range<u64>> {
+        let range = start..end;
+        vec![range]
+    }
+
     fn machine(more: &[Range<u64>]) -> GuestMemory {
         let layout = Layout { size: START, more: more.to_vec(), rom: 0..0 };
         allocate_as(&layout).unwrap().0
@@ -163,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_has_not_been_added_is_no_memory() {
-        let memory = machine(&[START..4 * PART]);
+        let memory = machine(&ranges([START, 4 * PART]));
         let write = |gpa| memory.write_obj(7_u8, GuestAddress(gpa));
         assert!(write(START - 1).is_ok() && write(START).is_err());
         // Nor is what reaches into it.
@@ -192,7 +197,7 @@ mod tests {
     #[test]
     fn large_memory_grows_by_large_parts() {
         let sizes = |size: u64| {
-            let parts = parts(&[PART..PART + size]);
+            let parts = parts(&ranges([PART, PART + size]));
             (parts.len() as u64, parts.iter().map(|part| part.end - part.start).max().unwrap() / PART)
         };
         assert_eq!(sizes(PARTS * PART), (PARTS, 1));
@@ -202,7 +207,7 @@ mod tests {
 
     #[test]
     fn neighbouring_ranges_are_one_piece_of_host_memory() {
-        let memory = machine(&[START..4 * PART]);
+        let memory = machine(&ranges([START, 4 * PART]));
         let [span] = memory.spans() else { panic!("{:?}", memory.spans()) };
         assert_eq!(span.range, 0..4 * PART);
         memory.grow();

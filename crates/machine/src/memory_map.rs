@@ -152,11 +152,14 @@ mod tests {
     fn ram_is_added_below_devices_first() {
         const GIB: u64 = 1 << 30;
         let half = GIB / 2;
-        assert_eq!(growth(half, 2 * GIB, false), [half..2 * GIB]);
-        assert_eq!(growth(half, 4 * GIB, false), [half..3 * GIB, 4 * GIB..5 * GIB]);
-        assert_eq!(growth(half, 4 * GIB, true), [half..2 * GIB, 4 * GIB..6 * GIB]);
-        assert_eq!(growth(3 * GIB, 4 * GIB, false), [4 * GIB..5 * GIB]);
-        assert_eq!(growth(4 * GIB, 6 * GIB, true), [5 * GIB..7 * GIB]);
+        let growth = |size, most, uefi| -> Vec<(u64, u64)> {
+            growth(size, most, uefi).into_iter().map(|range| (range.start, range.end)).collect()
+        };
+        assert_eq!(growth(half, 2 * GIB, false), [(half, 2 * GIB)]);
+        assert_eq!(growth(half, 4 * GIB, false), [(half, 3 * GIB), (4 * GIB, 5 * GIB)]);
+        assert_eq!(growth(half, 4 * GIB, true), [(half, 2 * GIB), (4 * GIB, 6 * GIB)]);
+        assert_eq!(growth(3 * GIB, 4 * GIB, false), [(4 * GIB, 5 * GIB)]);
+        assert_eq!(growth(4 * GIB, 6 * GIB, true), [(5 * GIB, 7 * GIB)]);
         assert_eq!(growth(GIB, GIB, false), []);
     }
 

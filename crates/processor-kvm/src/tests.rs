@@ -233,7 +233,8 @@ fn memory_that_kvm_does_not_take_is_an_error() {
 #[test]
 fn memory_that_is_added_is_the_guest_s_and_its_writes_are_noted() {
     let Some(host) = host() else { return };
-    let layout = guest_memory::Layout { size: MEMORY, more: vec![MEMORY..2 * MEMORY], rom: 0..0 };
+    let more = MEMORY..2 * MEMORY;
+    let layout = guest_memory::Layout { size: MEMORY, more: vec![more], rom: 0..0 };
     let memory = guest_memory::allocate_as(&layout).unwrap().0;
     // mov al, [0x400000]; out 0x10, al; mov byte [0x400000], 7; out 0x20, al; jmp back
     let code = [0xa0, 0, 0, 0x40, 0, 0xe6, 0x10, 0xc6, 5, 0, 0, 0x40, 0, 7, 0xe6, STOP as u8, 0xeb, 0xee];

@@ -50,7 +50,7 @@ impl Capabilities {
 
     /// What such memory is to be aligned to, in pages.
     pub fn hot_add_alignment(self) -> u64 {
-        1 << (self.0 >> 2 & 0xf) + 20 - guest_memory::PAGE_SHIFT
+        1 << ((self.0 >> 2 & 0xf) + 20 - guest_memory::PAGE_SHIFT)
     }
 }
 
