@@ -3,16 +3,31 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use guests::{Content, Image, Kernel, POWER_OFF, Running, row, serve};
 
 /// Two adapters of one guest, the second in a network namespace of its own, so that what they say goes over the network.
 const TWO: &str = "ip link set eth0 up; ip addr add 10.1.0.1/24 dev eth0; ip -6 addr add fd01::1/64 dev eth0 nodad; \
-                   unshare -n sleep 1000 & other=$!; sleep 0.3; ip link set eth1 netns $other; \
+                   unshare -n sleep 1000 & other=$!; \
+                   until [ $(readlink /proc/$other/ns/net) != $(readlink /proc/$$/ns/net) ]; do sleep 0.1; done; \
+                   ip link set eth1 netns $other; \
                    in_other() { nsenter -n -t $other \"$@\"; }; \
                    in_other ip addr add 10.1.0.2/24 dev eth1; in_other ip -6 addr add fd01::2/64 dev eth1 nodad; \
                    in_other ip link set eth1 up";
+
+/// Says back at a port of `address` what one connection says; how many bytes that is.
+fn echo(address: &str) -> (u16, JoinHandle<u64>) {
+    let listener = TcpListener::bind(address).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let echo = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let copied = io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        copied
+    });
+    (port, echo)
+}
 
 #[test]
 fn two_adapters_reach_each_other_by_every_kind_of_packet() {
@@ -33,7 +48,7 @@ fn two_adapters_reach_each_other_by_every_kind_of_packet() {
     assert_eq!(running.ask(offloads), "3");
     for address in ["10.1.0.2", "fd01::2"] {
         let copy = format!(
-            "head -c 30M /dev/urandom > /tmp/sent; in_other busybox nc -l -p 99 > /tmp/got & nc=$!; sleep 0.3; \
+            "head -c 30M /dev/urandom > /tmp/sent; in_other busybox nc -l -p 99 > /tmp/got & nc=$!; until in_other busybox netstat -ltn | grep -q :99; do sleep 0.1; done; \
              busybox nc {address} 99 < /tmp/sent; wait $nc; md5sum < /tmp/sent; md5sum < /tmp/got"
         );
         let sums = running.ask(&copy);
@@ -59,7 +74,9 @@ const NAMES: &str = "legacy() { ls /sys/bus/pci/drivers/tulip/0000:00:0$1.0/net;
                      ip link set $(ls /sys/bus/vmbus/drivers/hv_netvsc/*/net) name synthetic0";
 const KINDS: &str = "ip link set synthetic0 up; ip addr add 10.1.0.1/24 dev synthetic0; \
                      ip -6 addr add fd01::1/64 dev synthetic0 nodad; \
-                     unshare -n sleep 1000 & other=$!; sleep 0.3; ip link set legacy1 netns $other; \
+                     unshare -n sleep 1000 & other=$!; \
+                     until [ $(readlink /proc/$other/ns/net) != $(readlink /proc/$$/ns/net) ]; do sleep 0.1; done; \
+                     ip link set legacy1 netns $other; \
                      in_other() { nsenter -n -t $other \"$@\"; }; \
                      in_other ip addr add 10.1.0.2/24 dev legacy1; in_other ip -6 addr add fd01::2/64 dev legacy1 nodad; \
                      in_other ip link set legacy1 up";
@@ -88,14 +105,7 @@ fn a_legacy_adapter_reaches_the_nat_and_a_synthetic_one() {
     assert_eq!(running.ask("ping -q -c 3 -i 0.2 10.0.2.2 | grep -c ' 0% packet loss'"), "1");
     assert!(state(&running, "network0").starts_with("interface up; "));
     // There and back again.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let echo = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let copied = io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        copied
-    });
+    let (port, echo) = echo("127.0.0.1:0");
     running.ask("head -c 20M /dev/urandom > /tmp/sent");
     running.ask(&format!("busybox nc 10.0.2.2 {port} < /tmp/sent > /tmp/got"));
     assert_eq!(running.ask("cmp /tmp/sent /tmp/got && echo same"), "same");
@@ -139,7 +149,9 @@ fn adapters_come_and_go_and_ports_let_through_what_they_are_told() {
     let state = row(&running.devices(), "network1")["state"].as_str().unwrap().to_owned();
     assert_eq!(state, "driver bound, 2 channels; 00:15:5d:01:02:03");
     // 20 Mbit a second, and a burst.
-    running.ask("in_other iperf3 -s -1 -D; sleep 0.3");
+    running.ask(
+        "in_other iperf3 -s -1 -D; until in_other busybox netstat -ltn | grep -q :5201; do sleep 0.1; done",
+    );
     let rate = "iperf3 -c 10.1.0.2 -t 3 -P 4 -f k | awk '/SUM.*receiver/ { print int($6) }'";
     let rate: u64 = running.ask(rate).parse().unwrap();
     assert!((1_000..24_000).contains(&rate), "{rate} kbit/s");
@@ -200,14 +212,7 @@ fn a_tap_leads_to_the_host_with_all_that_is_left_to_be_done() {
     let mut running = Running::shell(&image, &["--cpus", "2", "--net", "tap:bodhi-test"], &[]);
     running.ask("ip link set eth0 up; ip addr add 10.9.8.2/24 dev eth0");
     assert_eq!(running.ask("ping -q -c 3 -i 0.2 10.9.8.1 | grep -c ' 0% packet loss'"), "1");
-    let listener = TcpListener::bind("10.9.8.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let echo = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let copied = io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        copied
-    });
+    let (port, echo) = echo("10.9.8.1:0");
     running.ask("head -c 50M /dev/urandom > /tmp/sent");
     running.ask(&format!("busybox nc 10.9.8.1 {port} < /tmp/sent > /tmp/got"));
     assert_eq!(running.ask("cmp /tmp/sent /tmp/got && echo same"), "same");
@@ -264,14 +269,7 @@ fn nat_gives_an_address_and_leads_to_the_host_and_back() {
     assert_eq!(running.ask("ping -q -c 3 -i 0.2 10.0.2.2 | grep -c ' 0% packet loss'"), "1");
 
     // There and back again, as much as takes many windows.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let echo = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let copied = io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        copied
-    });
+    let (port, echo) = echo("127.0.0.1:0");
     running.ask("head -c 20M /dev/urandom > /tmp/sent");
     running.ask(&format!("busybox nc 10.0.2.2 {port} < /tmp/sent > /tmp/got"));
     assert_eq!(running.ask("cmp /tmp/sent /tmp/got && echo same"), "same");
