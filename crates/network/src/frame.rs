@@ -6,6 +6,7 @@ use std::str::FromStr;
 /// Bytes of an Ethernet header.
 pub const HEADER: usize = 14;
 /// What a frame carries, as its header says.
+pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Bytes of the shortest headers.
@@ -107,6 +108,13 @@ impl Frame {
         self.segments.map_or(1, |Segments { size, header, .. }| {
             self.data.len().saturating_sub(header.into()).div_ceil(usize::from(size).max(1)).max(1)
         })
+    }
+
+    /// From whom a message of ARP says that it is. `None` if it is no such message.
+    pub(crate) fn arp_sender(&self) -> Option<Mac> {
+        const SENDER: usize = HEADER + 8;
+        let is_arp = self.data.get(HEADER - 2..HEADER)? == ETHERTYPE_ARP.to_be_bytes();
+        self.address(SENDER).filter(|_| is_arp)
     }
 
     fn address(&self, at: usize) -> Option<Mac> {

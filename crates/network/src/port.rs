@@ -41,7 +41,7 @@ pub trait Sink: Send + Sync {
 pub struct PortSettings {
     /// Queues for frames that come, 1 at the least.
     pub queues: usize,
-    /// Only frames from this address get in.
+    /// Only frames from this address get in, and of ARP those that say so, too.
     pub only: Option<Mac>,
     /// What does not get in.
     pub guards: Guards,
@@ -181,7 +181,9 @@ impl Socket {
     /// Whether a frame from `source` may get in now.
     pub fn admit(&self, source: Mac, frame: &Frame) -> bool {
         let PortSettings { only, guards, .. } = &self.settings;
-        if source.is_group() || only.is_some_and(|only| only != source) || !guards.allow(&frame.data) {
+        let false_name =
+            |only: Mac| only != source || frame.arp_sender().is_some_and(|sender| sender != only);
+        if source.is_group() || only.is_some_and(false_name) || !guards.allow(&frame.data) {
             return false;
         }
         if let Some(limiter) = &self.limiter {

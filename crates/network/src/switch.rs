@@ -151,8 +151,17 @@ mod tests {
         a.send(Frame::new(vec![0; 5]));
         assert_eq!(b.receive(), None);
         assert_eq!(a.dropped().value(), 2);
+        let arp = |sender: u8| {
+            let mut arp = frame(2, 1);
+            arp.data[12..14].copy_from_slice(&[0x08, 0x06]);
+            arp.data[27] = sender;
+            arp
+        };
+        a.send(arp(3));
+        assert_eq!((b.receive(), a.dropped().value()), (None, 3));
+        a.send(arp(1));
         a.send(frame(2, 1));
-        assert_eq!(b.receive(), Some(frame(2, 1)));
+        assert_eq!((b.receive(), b.receive()), (Some(arp(1)), Some(frame(2, 1))));
     }
 
     #[test]

@@ -8,12 +8,11 @@ use smoltcp::wire::{
 };
 
 use super::addresses::MAC;
-pub(super) use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_HEADER, IPV6_HEADER};
+pub(super) use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_HEADER, IPV6_HEADER};
 use crate::frame::{Frame, HEADER, Mac};
 
 /// Bytes of a packet that go in a frame.
 pub(super) const MTU: usize = 1500;
-pub(super) const ETHERTYPE_ARP: u16 = 0x0806;
 /// Of IPv4's flags and fragment offset: whether it is a fragment.
 const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff;
 const MORE_FRAGMENTS: u16 = 0x2000;

@@ -443,6 +443,18 @@ fn an_adapter_tells_what_it_is() {
     assert_eq!(words(&say(&mut adapter, 5, &bytes(&[1, FILTER, 4, 20, 0, 0xd])).unwrap())[3], 0);
     let other = Mac([0, 0x15, 0x5d, 0, 0, 0xff]);
     assert!(adapter.wants(other) && !adapter.wants(MAC));
+    // Groups by name, then all of them.
+    let group = Mac([1, 0, 0x5e, 0, 0, 1]);
+    let groups = |count: u32| {
+        let list: Vec<u8> = (0..count).flat_map(|n| [1, 0, 0x5e, 0, 0, n as u8]).collect();
+        [bytes(&[1, 0x0101_0103, list.len() as u32, 20, 0]), list].concat()
+    };
+    assert_eq!(words(&say(&mut adapter, 5, &groups(2)).unwrap())[3], 0);
+    assert_eq!(words(&say(&mut adapter, 5, &groups(65)).unwrap())[3], 0xc001_0009);
+    for (filter, wanted) in [(0x9, [false, false]), (0xb, [true, false]), (0xd, [true, true])] {
+        say(&mut adapter, 5, &bytes(&[1, FILTER, 4, 20, 0, filter])).unwrap();
+        assert_eq!([group, Mac([1, 0, 0x5e, 0, 0, 9])].map(|group| adapter.wants(group)), wanted);
+    }
     // Coalescing is offered to who can do it, and used by who wants it.
     let offloads = |v4: u8, v6: u8| {
         let mut value = vec![0; 32];

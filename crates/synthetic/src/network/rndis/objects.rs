@@ -10,6 +10,7 @@ mod status {
     pub const MEDIA_CONNECT: u32 = 0x4001_000b;
     pub const MEDIA_DISCONNECT: u32 = 0x4001_000c;
     pub const NOT_SUPPORTED: u32 = 0xc000_00bb;
+    pub const MULTICAST_FULL: u32 = 0xc001_0009;
     pub const INVALID_DATA: u32 = 0xc001_0015;
 }
 
@@ -69,6 +70,8 @@ const PACKETS: u32 = 8;
 const ALIGNMENT_SHIFT: u32 = 3;
 /// Bytes of a message of the guest.
 const LONGEST: u32 = 128 << 10;
+/// Groups that the guest may name.
+const GROUPS: usize = 64;
 /// Entries of the table by which frames go to queues.
 const STEERING_TABLE: u16 = 128;
 /// Filters: which frames the guest wants.
@@ -84,6 +87,8 @@ pub struct Adapter {
     mac: Mac,
     queues: u16,
     filter: u32,
+    /// The groups whose frames the guest wants.
+    groups: Vec<Mac>,
     initialized: bool,
     /// What the guest has been told of the link.
     link: bool,
@@ -102,6 +107,7 @@ impl Adapter {
             mac,
             queues,
             filter: 0,
+            groups: Vec::new(),
             initialized: false,
             link: true,
             coalescing: false,
@@ -145,7 +151,8 @@ impl Adapter {
         match to {
             _ if filter & FILTER_PROMISCUOUS != 0 => true,
             Mac::BROADCAST => filter & FILTER_BROADCAST != 0,
-            to if to.is_group() => filter & (FILTER_MULTICAST | FILTER_ALL_MULTICAST) != 0,
+            to if to.is_group() && filter & FILTER_ALL_MULTICAST != 0 => true,
+            to if to.is_group() => filter & FILTER_MULTICAST != 0 && self.groups.contains(&to),
             to => filter != 0 && to == self.mac,
         }
     }
@@ -219,7 +226,7 @@ impl Adapter {
             oid::FRIENDLY_NAME => Some("Network Adapter".encode_utf16().flat_map(u16::to_le_bytes).collect()),
             oid::PERMANENT_ADDRESS => Some(self.permanent.0.to_vec()),
             oid::CURRENT_ADDRESS => Some(self.mac.0.to_vec()),
-            oid::MAXIMUM_LIST_SIZE => number(64),
+            oid::MAXIMUM_LIST_SIZE => number(GROUPS as u32),
             oid::RECEIVE_SCALE_CAPABILITIES => Some(receive_scale(self.queues)),
             oid::OFFLOAD_CAPABILITIES => Some(offloads(self.coalescing)),
             _ => {
@@ -254,8 +261,16 @@ impl Adapter {
                 Some(()) => status::SUCCESS,
                 None => status::INVALID_DATA,
             },
-            // Groups are not told apart.
-            Some(oid::LOOKAHEAD | oid::MULTICAST_LIST) => status::SUCCESS,
+            Some(oid::MULTICAST_LIST) => {
+                let addresses = value.as_chunks().0;
+                if addresses.len() > GROUPS {
+                    return status::MULTICAST_FULL;
+                }
+                self.groups = addresses.iter().copied().map(Mac).collect();
+                status::SUCCESS
+            }
+            // It is always all of a frame.
+            Some(oid::LOOKAHEAD) => status::SUCCESS,
             _ => {
                 tracing::debug!(oid, "guest sets what an adapter does not know");
                 status::NOT_SUPPORTED
