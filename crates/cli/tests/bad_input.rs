@@ -161,7 +161,8 @@ fn memory_too_small_too_large_or_no_size() {
     let total = total >> 10;
     let expected = format!("--memory 16T: larger than this host's memory of {total} MiB");
     place.refuses(&["--memory", "16T"], &expected);
-    let expected = "invalid value 'lots' for '--memory <SIZE>': must be a size such as 512M or 4G";
+    let expected =
+        "invalid value 'lots' for '--memory <SIZE[,min=SIZE][,max=SIZE]>': must be a size such as 512M or 4G";
     place.refuses(&["--memory", "lots"], expected);
 }
 
@@ -226,7 +227,9 @@ fn unknown_options_and_values() {
     );
     place.refuses(&["--display", "vnc"], "invalid value 'vnc' for '--display <D>': must be none");
     for (net, reason) in [
-        ("tap", "must be nat, isolated or none"),
+        ("tap", "must be nat, tap:INTERFACE, isolated or none"),
+        ("tap:a/b", "\"a/b\" is no name of an interface"),
+        ("nat,rate=fast", "rate=fast: the rate must be a number such as 500k, 10M or 1G, 64k at the least"),
         ("nat,mac=1", "1 is no MAC address such as 00:15:5d:00:00:01"),
         ("isolated,nic=e1000", "nic=e1000: the nic must be synthetic or legacy"),
         ("isolated,host=off", "host=off: no such option of a network"),
