@@ -1,12 +1,29 @@
-//! A doorbell: an eventfd that an event loop waits for.
+//! A doorbell: an eventfd that an event loop waits for, and that waiting.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use counters::Counter;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, Timespec, eventfd, poll};
 use rustix::io::Errno;
+
+/// A time as the host's calls that wait take it; the longest one if it is longer.
+pub fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
+}
+
+/// Sleeps until there is something about one of `fds`, or `patience` is over. May come back early.
+///
+/// # Errors
+/// When the host does not let the thread wait.
+pub fn wait(fds: &mut [PollFd<'_>], patience: Option<Duration>) -> io::Result<()> {
+    match poll(fds, patience.map(timespec).as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// An eventfd. Ringing it twice before it is answered is as good as once.
 #[derive(Debug)]

@@ -13,9 +13,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use doorbell::Doorbell;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
 use crate::frame::{Checksum, Frame, HEADER, Segments, TcpOver};
@@ -33,7 +34,7 @@ const LONGEST: usize = HEADER + 4 + 0xffff;
 const BATCH: usize = 64;
 
 /// How long it is left alone when more wait for the guest than it takes.
-const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+const MOMENT: Duration = Duration::from_millis(1);
 
 const NEEDS_CHECKSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
@@ -100,7 +101,7 @@ struct Queues {
 }
 
 impl Queues {
-    fn tell(&self, error: Errno) {
+    fn tell(&self, error: &io::Error) {
         if !self.told.swap(true, Ordering::Relaxed) {
             tracing::error!(interface = %self.name, %error, "the host's interface takes and gives no frames");
         }
@@ -116,7 +117,7 @@ impl Queues {
             // It is full, or the user has set it down.
             Err(Errno::AGAIN | Errno::IO | Errno::INVAL) => false,
             Err(error) => {
-                self.tell(error);
+                self.tell(&error.into());
                 false
             }
         }
@@ -162,7 +163,7 @@ impl Tap {
                 if let Some(file) = queues.files.get(index)
                     && let Err(error) = carry(file, &port, &stop)
                 {
-                    queues.tell(error);
+                    queues.tell(&error);
                 }
             })?;
             this.threads.push(thread);
@@ -183,18 +184,15 @@ impl Drop for Tap {
 }
 
 /// Carries frames from a queue to a port until it is to stop.
-fn carry(file: &OwnedFd, port: &Port, stop: &Doorbell) -> Result<(), Errno> {
+fn carry(file: &OwnedFd, port: &Port, stop: &Doorbell) -> io::Result<()> {
     let mut buffer = vec![0; VNET + LONGEST];
     let mut crowded = false;
     loop {
         // What the host's interface holds keeps the host's programs from sending more.
         let (wanted, patience) =
-            if crowded { (PollFlags::empty(), Some(&MOMENT)) } else { (PollFlags::IN, None) };
+            if crowded { (PollFlags::empty(), Some(MOMENT)) } else { (PollFlags::IN, None) };
         let mut fds = [PollFd::new(file, wanted), PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)];
-        match poll(&mut fds, patience) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
+        doorbell::wait(&mut fds, patience)?;
         // The doorbell is not answered: it is for all threads.
         if !fds[1].revents().is_empty() {
             return Ok(());
@@ -204,7 +202,7 @@ fn carry(file: &OwnedFd, port: &Port, stop: &Doorbell) -> Result<(), Errno> {
             let length = match rustix::io::read(file, &mut buffer) {
                 Ok(length) => length,
                 Err(Errno::AGAIN | Errno::INTR) => break,
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             };
             let frame = buffer.get(..length).and_then(|bytes| {
                 let (header, data) = bytes.split_first_chunk::<VNET>()?;

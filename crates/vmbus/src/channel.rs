@@ -8,8 +8,7 @@ use std::{fmt, io};
 
 use counters::DeviceCounters;
 use guest_memory::{CodePages, GuestMemory};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 
 use crate::Doorbell;
 use crate::protocol::USER_DATA_SIZE;
@@ -86,14 +85,7 @@ impl Channel {
         let bells: Vec<&Doorbell> = [self.doorbell()].into_iter().chain(others.iter().copied()).collect();
         let bell_fds = bells.iter().map(|bell| PollFd::new(*bell, PollFlags::IN));
         let mut fds: Vec<PollFd<'_>> = bell_fds.chain(file).collect();
-        let timeout = timeout.map(|timeout| Timespec {
-            tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        });
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        doorbell::wait(&mut fds, timeout)?;
         for bell in bells {
             bell.answer();
         }

@@ -10,9 +10,9 @@
 //! adapter's own. Locks: an adapter's is held while a frame is given to the switch, whose locks nobody holds while he
 //! wants an adapter's.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use chipset::dec21140::{self, Dec21140, REGIONS, Settings, Wire};
 use chipset::pci::FunctionAddress;
@@ -20,8 +20,7 @@ use counters::{Kind, Registry};
 use doorbell::Doorbell;
 use guest_memory::GuestMemory;
 use network::{Frame, Mac, Port, Queue};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 
 use super::chipset::{Chipset, Surroundings};
 use super::lock;
@@ -143,13 +142,8 @@ impl Drop for EventLoop {
     }
 }
 
-fn timespec(time: Duration) -> Timespec {
-    let seconds = time.as_secs().try_into().unwrap_or(i64::MAX);
-    Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() }
-}
-
 /// Brings what has come, until it is told to stop.
-fn run(adapter: &Mutex<Dec21140>, port: &Port, stop: &Doorbell) -> Result<(), Errno> {
+fn run(adapter: &Mutex<Dec21140>, port: &Port, stop: &Doorbell) -> io::Result<()> {
     let mut frames = Vec::new();
     let mut link = true;
     loop {
@@ -180,11 +174,7 @@ fn run(adapter: &Mutex<Dec21140>, port: &Port, stop: &Doorbell) -> Result<(), Er
         if taken < BATCH {
             let mut fds = [PollFd::new(port.doorbell(), PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
             // What the port does not let through yet is left there.
-            let pause = port.queue(0).and_then(Queue::pause).map(timespec);
-            match poll(&mut fds, pause.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
+            doorbell::wait(&mut fds, port.queue(0).and_then(Queue::pause))?;
         }
     }
 }
