@@ -211,16 +211,13 @@ impl Socket {
 
     /// Takes a frame from the switch.
     pub fn deliver(&self, frame: Frame) -> Sent {
+        if !self.link.load(Ordering::Relaxed) {
+            return self.drop_frame();
+        }
+        self.capture(&frame);
         let sent = match &self.sink {
-            _ if !self.link.load(Ordering::Relaxed) => Sent::Dropped,
-            Some(sink) => {
-                self.capture(&frame);
-                sink.take(frame)
-            }
-            None => {
-                self.capture(&frame);
-                self.queue_of(&frame).put(frame)
-            }
+            Some(sink) => sink.take(frame),
+            None => self.queue_of(&frame).put(frame),
         };
         if sent == Sent::Dropped { self.drop_frame() } else { sent }
     }

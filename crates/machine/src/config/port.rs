@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use network::{Guards, RateLimit};
 
+use super::Switch;
+
 /// The slowest rates: with less, what a driver asks of its adapter waits too long.
 const FEWEST_BITS: u64 = 64_000;
 const FEWEST_FRAMES: u64 = 10;
@@ -68,16 +70,9 @@ fn burst(text: &str) -> Result<Duration, String> {
     burst.ok_or_else(|| "must be a time such as 50ms, 10000ms at the most".to_owned())
 }
 
-fn switch(text: &str, [yes, no]: [&str; 2]) -> Result<bool, String> {
-    match text {
-        _ if text == yes => Ok(true),
-        _ if text == no => Ok(false),
-        _ => Err(format!("must be {yes} or {no}")),
-    }
+fn is_on(text: &str) -> Result<bool, String> {
+    Ok(text.parse::<Switch>()? == Switch::On)
 }
-
-const ON_OFF: [&str; 2] = ["on", "off"];
-const UP_DOWN: [&str; 2] = ["up", "down"];
 
 impl PortConfig {
     /// Takes the option `key=value`. False if there is none of this name.
@@ -89,12 +84,18 @@ impl PortConfig {
             "rate" => self.rate = Some(number(value, FEWEST_BITS)?),
             "packet-rate" => self.packet_rate = Some(number(value, FEWEST_FRAMES)?),
             "burst" => self.burst = Some(burst(value)?),
-            "spoofing" => self.spoofing = switch(value, ON_OFF)?,
-            "dhcp-guard" => self.guards.dhcp = switch(value, ON_OFF)?,
-            "router-guard" => self.guards.router = switch(value, ON_OFF)?,
+            "spoofing" => self.spoofing = is_on(value)?,
+            "dhcp-guard" => self.guards.dhcp = is_on(value)?,
+            "router-guard" => self.guards.router = is_on(value)?,
             "capture" if value.is_empty() => return Err("must be a file".to_owned()),
             "capture" => self.capture = Some(value.into()),
-            "link" => self.link = switch(value, UP_DOWN)?,
+            "link" => {
+                self.link = match value {
+                    "up" => true,
+                    "down" => false,
+                    _ => return Err("must be up or down".to_owned()),
+                }
+            }
             _ => return Ok(false),
         }
         Ok(true)

@@ -122,9 +122,15 @@ impl Session {
         port.steer(steering);
     }
 
-    /// A channel finds no section. It is told by [`Self::fed`] on another one.
-    pub fn starve(&self) {
+    /// Adds so many free sections of `buffer` to `sections`. False if there are fewer: [`Self::fed`] tells when that has
+    /// changed by another channel.
+    pub fn take(&self, buffer: &ReceiveBuffer, count: usize, sections: &mut Vec<u32>) -> bool {
+        if buffer.take(count, sections) {
+            return true;
+        }
         self.starved.store(true, Ordering::SeqCst);
+        // Who has given some back before that has told nobody.
+        buffer.take(count, sections)
     }
 
     /// Sections have been given back. True if somebody waits for that.

@@ -81,7 +81,6 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     session: Arc<Session>,
     channel: Channel,
-    queue: usize,
     unsent: VecDeque<Unsent>,
     lent: Lent,
     /// RNDIS messages that wait for a section: of the primary channel alone.
@@ -101,7 +100,6 @@ impl Worker {
         Self {
             shared,
             session,
-            queue: channel.subchannel_index().into(),
             channel,
             unsent: VecDeque::new(),
             lent: Lent::default(),
@@ -120,17 +118,17 @@ impl Worker {
 
     /// Which channel it is: that of this queue of the port.
     pub fn queue(&self) -> usize {
-        self.queue
+        self.channel.subchannel_index().into()
     }
 
     fn is_primary(&self) -> bool {
-        self.queue == 0
+        self.queue() == 0
     }
 
     /// Serves the channel until it is to be given back.
     pub fn run(&mut self) {
         self.serve();
-        self.session.set_open(&self.shared.port, self.queue, false);
+        self.session.set_open(&self.shared.port, self.queue(), false);
         if self.is_primary() {
             self.shared.set_mac(self.session.adapter().mac());
             self.shared.ready.store(false, Ordering::Relaxed);
@@ -139,7 +137,7 @@ impl Worker {
 
     fn serve(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let Some(queue) = shared.port.queue(self.queue) else { return };
+        let Some(queue) = shared.port.queue(self.queue()) else { return };
         let mut broken = false;
         while !self.channel.closing() {
             let patience = if broken { Ok(None) } else { self.exchange(queue) };
@@ -300,14 +298,10 @@ impl Worker {
                 if header.channel == CONTROL && self.is_primary() {
                     let link = self.shared.port.link();
                     let mut adapter = self.session.adapter();
-                    let before = adapter.steering().cloned();
                     self.controls.extend(adapter.receive(&source, &message, link));
-                    let (ready, steered) = (adapter.is_ready(), adapter.steering() != before.as_ref());
+                    self.shared.ready.store(adapter.is_ready(), Ordering::Relaxed);
                     drop(adapter);
-                    self.shared.ready.store(ready, Ordering::Relaxed);
-                    if steered {
-                        self.session.steer(&self.shared.port);
-                    }
+                    self.session.steer(&self.shared.port);
                 }
                 continue;
             }
@@ -337,11 +331,8 @@ impl Worker {
                 let buffer = session.receive_buffer();
                 let Some(buffer) = &*buffer else { break };
                 let mut sections = Vec::new();
-                if !buffer.take(1, &mut sections) {
-                    session.starve();
-                    if !buffer.take(1, &mut sections) {
-                        break;
-                    }
+                if !session.take(buffer, 1, &mut sections) {
+                    break;
                 }
                 let ranges: Vec<u64> = sections
                     .iter()
@@ -403,11 +394,8 @@ impl Worker {
                     continue;
                 }
                 let from = sections.len();
-                if !buffer.take(pieces, &mut sections) {
-                    session.starve();
-                    if !buffer.take(pieces, &mut sections) {
-                        break;
-                    }
+                if !session.take(buffer, pieces, &mut sections) {
+                    break;
                 }
                 let taken = sections.get(from..).unwrap_or_default();
                 for (index, (&section, data)) in taken.iter().zip(frame.data.chunks(most)).enumerate() {
