@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 
-use guests::{Content, Image, Kernel, POWER_OFF, Running, row, serve};
+use guests::{Content, Image, Interface, Kernel, POWER_OFF, Running, row, serve};
 
 /// Two adapters of one guest, the second in a network namespace of its own, so that what they say goes over the network.
 const TWO: &str = "ip link set eth0 up; ip addr add 10.1.0.1/24 dev eth0; ip -6 addr add fd01::1/64 dev eth0 nodad; \
@@ -177,37 +177,10 @@ fn adapters_come_and_go_and_ports_let_through_what_they_are_told() {
     assert!(captured.windows(4).any(|bytes| bytes == [10, 1, 0, 2]));
 }
 
-/// What `ip` says to it.
-fn ip(words: &str) -> bool {
-    Command::new("ip").args(words.split(' ')).status().is_ok_and(|status| status.success())
-}
-
-/// An interface of the host, for as long as it lives.
-struct HostInterface;
-
-impl HostInterface {
-    fn new() -> Self {
-        let name = "bodhi-test";
-        assert!(
-            ip(&format!("tuntap add dev {name} mode tap multi_queue")),
-            "who runs this may make no interfaces"
-        );
-        let this = Self;
-        assert!(ip(&format!("addr add 10.9.8.1/24 dev {name}")) && ip(&format!("link set {name} up")));
-        this
-    }
-}
-
-impl Drop for HostInterface {
-    fn drop(&mut self) {
-        ip("link del bodhi-test");
-    }
-}
-
 #[test]
-#[ignore = "makes an interface of the host, which needs privileges"]
+#[ignore = "makes an interface of the host, which needs privileges: make test-all"]
 fn a_tap_leads_to_the_host_with_all_that_is_left_to_be_done() {
-    let interface = HostInterface::new();
+    let interface = Interface::make("bodhi-test", "10.9.8.1/24", 2).unwrap();
     let image = Image::empty(0);
     let mut running = Running::shell(&image, &["--cpus", "2", "--net", "tap:bodhi-test"], &[]);
     running.ask("ip link set eth0 up; ip addr add 10.9.8.2/24 dev eth0");
@@ -225,7 +198,7 @@ fn a_tap_leads_to_the_host_with_all_that_is_left_to_be_done() {
 }
 
 #[test]
-#[ignore = "takes a minute"]
+#[ignore = "a gigabyte and thousands of connections: make test-all"]
 fn a_gigabyte_and_thousands_of_connections_go_through_the_nat_and_leave_nothing() {
     let image = Image::empty(0);
     let file = image.folder().join("large");

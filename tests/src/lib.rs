@@ -10,6 +10,7 @@ mod debugger;
 mod devices;
 mod disk;
 mod http;
+mod interface;
 mod iso;
 mod machine;
 mod probe;
@@ -23,6 +24,7 @@ pub use debugger::gdb;
 pub use devices::{Devices, row};
 pub use disk::Image;
 pub use http::{Content, serve};
+pub use interface::Interface;
 pub use iso::iso;
 pub use machine::{
     Answer, Bus, End, Machine, Program, Running, has_kvm, insert_setup_disk, is_nested, processor,

@@ -8,11 +8,11 @@ mod host;
 mod job;
 
 use clap::{Args, ValueEnum};
-use guests::{BOOT, Bus, Image, Kernel, Machine, POWER_OFF, Program, Running};
+use guests::{BOOT, Bus, Image, Interface, Kernel, Machine, POWER_OFF, Program, Running};
 
 use crate::table::{Better, Table};
 
-use host::{Interface, Server};
+use host::Server;
 use job::{Figures, JOBS, Job, Place};
 
 /// What to measure.
