@@ -1,7 +1,7 @@
 //! Networks: with the driver of Debian's kernel.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 
@@ -230,10 +230,32 @@ fn a_gigabyte_and_thousands_of_connections_go_through_the_nat_and_leave_nothing(
 
 #[test]
 fn nat_gives_an_address_and_leads_to_the_host_and_back() {
+    leads_to_the_host_and_back(&[]);
+}
+
+#[test]
+#[ignore = "an interpreter takes its time: make test-all"]
+fn nat_leads_to_the_host_and_back_on_the_interpreter() {
+    leads_to_the_host_and_back(&["--processor", "interpreter"]);
+}
+
+/// Somebody at `address` who sends back one datagram; its port.
+fn echo_of_a_datagram(address: &str) -> u16 {
+    let socket = UdpSocket::bind(address).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut data = vec![0; 1 << 16];
+        let (len, from) = socket.recv_from(&mut data).unwrap();
+        socket.send_to(&data[..len], from).unwrap();
+    });
+    port
+}
+
+fn leads_to_the_host_and_back(options: &[&str]) {
     let image = Image::empty(0);
     let forwarded = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let net = format!("nat,hostfwd=tcp:{forwarded}-:7");
-    let mut running = Running::shell(&image, &["--net", &net], &[]);
+    let mut running = Running::shell(&image, &[&["--net", &net], options].concat(), &[]);
     running.ask("printf '#!/bin/sh\\n[ $1 = bound ] && echo $ip $router $dns $subnet\\n' > /run/say; chmod +x /run/say");
     running.ask("ip link set eth0 up");
     let lease = running.ask("busybox udhcpc -n -q -f -i eth0 -s /run/say 2>/dev/null");
@@ -252,6 +274,20 @@ fn nat_gives_an_address_and_leads_to_the_host_and_back() {
         running.ask(&format!("busybox nc 10.0.2.2 {port} < /dev/null > /dev/null 2>&1; echo $?")),
         "1"
     );
+    // Datagrams that take several frames.
+    running.ask("ip addr add fd00::15/64 dev eth0 nodad");
+    for (ping, host, loopback) in [("-4", "10.0.2.2", "127.0.0.1:0"), ("-6", "fd00::2", "[::1]:0")] {
+        assert_eq!(
+            running.ask(&format!("ping {ping} -q -c 1 -s 4000 {host} | grep -c ' 0% packet loss'")),
+            "1"
+        );
+        let port = echo_of_a_datagram(loopback);
+        running.ask(&format!(
+            "exec 3<>/dev/udp/{host}/{port}; dd if=/tmp/sent bs=5000 count=1 status=none >&3; \
+             timeout 9 dd bs=64k count=1 status=none <&3 > /tmp/got; exec 3>&-"
+        ));
+        assert_eq!(running.ask("cmp -n 5000 /tmp/sent /tmp/got && echo same"), "same");
+    }
 
     // From the host to the guest.
     running.ask("busybox nc -l -p 7 -e rev & until busybox netstat -ltn | grep -q :7; do sleep 0.1; done");

@@ -300,6 +300,16 @@ impl Port {
         }
     }
 
+    /// What a row of the device table has to say of it behind what the adapter is, which has dropped so many frames itself:
+    /// `; no link; 3 frames dropped`, or nothing.
+    pub fn remarks(&self, dropped: u64) -> String {
+        let link = if self.link() { "" } else { "; no link" };
+        match dropped + self.dropped().value() {
+            0 => link.to_owned(),
+            dropped => format!("{link}; {dropped} frames dropped"),
+        }
+    }
+
     /// Counts frames that were dropped.
     pub fn dropped(&self) -> &Counter {
         &self.socket.settings.dropped

@@ -254,11 +254,6 @@ impl Dec21140 {
         self.mac
     }
 
-    /// Whether frames get through to the wire.
-    pub fn link(&self) -> bool {
-        self.mii.link()
-    }
-
     /// Whether a driver sends and receives.
     pub fn is_started(&self) -> bool {
         self.transmitter != Process::Stopped && self.receiver != Process::Stopped

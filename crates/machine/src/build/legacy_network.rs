@@ -51,7 +51,7 @@ impl LegacyAdapters {
         let adapters = networks.connect_legacy()?.into_iter().zip(0..).map(|((number, port, mac), place)| {
             let address = dec21140::address(place);
             let name = format!("network{number}");
-            let adapter = registered(around.registry, &name, |counters| {
+            let adapter = registered(around.registry, &name, &port, |counters| {
                 let line = around.interrupts.router().line(address, 0);
                 let settings = Settings {
                     mac: mac.0,
@@ -83,26 +83,23 @@ impl LegacyAdapters {
 fn registered(
     registry: &Registry,
     name: &str,
+    port: &Arc<Port>,
     make: impl FnOnce(counters::DeviceCounters) -> Arc<Mutex<Dec21140>>,
 ) -> Arc<Mutex<Dec21140>> {
+    let port = Arc::clone(port);
     let made: Result<_, std::convert::Infallible> = registry.owner(
         name,
         Kind::Emulated,
-        |adapter: &Mutex<Dec21140>| state(&lock(adapter)),
+        move |adapter: &Mutex<Dec21140>| state(&lock(adapter), &port),
         |counters| Ok(make(counters)),
     );
     let Ok(adapter) = made;
     adapter
 }
 
-fn state(adapter: &Dec21140) -> String {
+fn state(adapter: &Dec21140, port: &Port) -> String {
     let interface = if adapter.is_started() { "interface up" } else { "interface down" };
-    let dropped = match adapter.dropped() {
-        0 => String::new(),
-        dropped => format!("; {dropped} frames dropped"),
-    };
-    let link = if adapter.link() { "" } else { "; no link" };
-    format!("{interface}; {}{link}{dropped}", Mac(adapter.mac()))
+    format!("{interface}; {}{}", Mac(adapter.mac()), port.remarks(adapter.dropped()))
 }
 
 /// A cable to a switch.

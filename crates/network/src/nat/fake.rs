@@ -35,6 +35,8 @@ pub(super) struct FakeHost {
     pub open: Arc<AtomicUsize>,
     /// The keys of what has been opened.
     pub keys: Vec<Key>,
+    /// How often another name server was asked for.
+    pub next_resolver: usize,
 }
 
 /// A peer by its port: the remainder by four says what it does.
@@ -166,5 +168,9 @@ impl Host for FakeHost {
 
     fn resolver(&mut self) -> Option<SocketAddr> {
         Some(([9, 9, 9, 9], 53 * 4).into())
+    }
+
+    fn next_resolver(&mut self) {
+        self.next_resolver += 1;
     }
 }

@@ -12,6 +12,7 @@ use smoltcp::wire::{IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 use super::NatSettings;
 use super::addresses::{self, FIRST_GUEST, MAC, PREFIX6};
 use super::fake::FakeHost;
+use super::fragments;
 use super::host::{Event, Key};
 use super::network::Network;
 use super::packet::{ethertype_of, ip_frame, set_ethernet, udp_frame};
@@ -180,11 +181,15 @@ pub fn frames(data: &[u8]) {
             4 => {
                 let (from, to) = Guest::addresses(&mut input);
                 let ports = (input.u16(), if input.u8() & 1 == 0 { 67 } else { input.u16() });
-                let len = usize::from(input.u16()) % 600;
-                let datagram = udp_frame((from, ports.0).into(), (to, ports.1).into(), input.slice(len));
-                let mut frame = guest.frame(datagram, to);
-                spoil(&mut frame, input.u8() & !8, &mut input);
-                network.frame(now, frame);
+                let len = usize::from(input.u16()) % 4000;
+                let mut payload = input.slice(len % 600).to_vec();
+                payload.resize(len, 0);
+                let datagram = udp_frame((from, ports.0).into(), (to, ports.1).into(), &payload);
+                for piece in fragments::cut(datagram, input.u8().into()) {
+                    let mut frame = guest.frame(piece, to);
+                    spoil(&mut frame, input.u8() & !8, &mut input);
+                    network.frame(now, frame);
+                }
             }
             5 => {
                 keys.append(&mut network.host().keys);

@@ -110,8 +110,10 @@ pub(super) trait Host {
     fn bind(&mut self, at: SocketAddr, key: Key) -> io::Result<Self::Datagrams>;
     /// Echo requests and replies of ICMP to and from one peer.
     fn echo(&mut self, to: IpAddr, key: Key) -> io::Result<Self::Datagrams>;
-    /// The host's own name server.
+    /// The host's own name server: of several, the one that is asked now.
     fn resolver(&mut self) -> Option<SocketAddr>;
+    /// That one does not answer: another is to be asked, if there is one.
+    fn next_resolver(&mut self);
 }
 
 impl Stream for TcpStream {
@@ -282,6 +284,10 @@ impl Host for Sockets {
 
     fn resolver(&mut self) -> Option<SocketAddr> {
         self.resolver.address()
+    }
+
+    fn next_resolver(&mut self) {
+        self.resolver.next();
     }
 }
 

@@ -7,8 +7,8 @@ use counters::Counter;
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
 use super::addresses::{self, DNS, GATEWAY, MAC};
-use super::ndp;
-use super::packet::{ETHERTYPE_ARP, MTU, ethertype_of, fragments, set_ethernet};
+use super::packet::{ETHERTYPE_ARP, ethertype_of, set_ethernet};
+use super::{fragments, ndp};
 use crate::frame::{Frame, HEADER, Mac};
 
 /// Guests that are known at the most; one too many makes all forgotten.
@@ -27,7 +27,7 @@ pub(super) struct Link {
     neighbours: HashMap<IpAddr, Mac>,
     waiting: VecDeque<(IpAddr, Frame)>,
     /// Of the next packet that is cut.
-    identification: u16,
+    identification: u32,
 }
 
 impl Link {
@@ -72,15 +72,9 @@ impl Link {
 
     /// The same for a frame without anything left to be done, which is cut if it is too long.
     pub fn send_packet(&mut self, address: IpAddr, data: Vec<u8>) {
-        if address.is_ipv4() {
-            self.identification = self.identification.wrapping_add(1);
-            for piece in fragments(data, self.identification) {
-                self.send(address, Frame::new(piece));
-            }
-        } else if data.len() <= HEADER + MTU {
-            self.send(address, Frame::new(data));
-        } else {
-            self.dropped.count();
+        self.identification = self.identification.wrapping_add(1);
+        for piece in fragments::cut(data, self.identification) {
+            self.send(address, Frame::new(piece));
         }
     }
 

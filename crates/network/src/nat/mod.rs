@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | network | 10.0.2.0/24 | fd00::/64 |
 //! | router, and the host if it is reachable | 10.0.2.2 | fd00::2, fe80::2 |
-//! | name server, which is the host's | 10.0.2.3 | fd00::3 |
+//! | name server, which is one of the host's | 10.0.2.3 | fd00::3 |
 //! | guests, by DHCP or router advertisement | from 10.0.2.15 on | fd00::… |
 //!
 //! Whatever has an address outside is reached as the host reaches it; the host's loopback by the router's address only,
@@ -20,13 +20,14 @@
 //! be reached by guests whatever [`NatSettings::host_reachable`] says. One thread does everything, and waits for nothing but all at once.
 //!
 //! What a guest sends is never trusted; what it can hold is bounded: connections and flows have limits, and time limits.
-//! Fragments of IP and packets of IPv6 with extension headers are dropped and counted.
+//! Packets of IPv6 with extension headers, but fragments, are dropped and counted.
 
 mod addresses;
 mod dhcp;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fake;
 mod forward;
+mod fragments;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod host;

@@ -10,6 +10,7 @@ use super::NatSettings;
 use super::addresses::{self, BROADCAST, GATEWAY, MAC};
 use super::dhcp::{self, Leases};
 use super::forward::{self, Listeners};
+use super::fragments::{self, Outcome, Reassembly};
 use super::host::{Event, Host, Key};
 use super::icmp::Echo;
 use super::link::{Link, Output};
@@ -24,6 +25,7 @@ pub(super) struct Network<H: Host> {
     host: H,
     host_reachable: bool,
     link: Link,
+    reassembly: Reassembly,
     leases: Leases,
     echo: Echo<H::Datagrams>,
     udp: Udp<H::Datagrams>,
@@ -55,6 +57,7 @@ impl<H: Host> Network<H> {
             host,
             host_reachable: settings.host_reachable,
             link: Link::new(settings.dropped.clone(), output),
+            reassembly: Reassembly::new(),
             leases: Leases::new(settings.hostname.clone()),
             echo: Echo::new(),
             udp: Udp::new(sockets),
@@ -83,6 +86,13 @@ impl<H: Host> Network<H> {
         };
         match ethertype(&frame.data) {
             Some(ETHERTYPE_ARP) => self.link.arp(&frame),
+            Some(ETHERTYPE_IPV4 | ETHERTYPE_IPV6) if fragments::is(&frame) => {
+                match self.reassembly.take(now, &frame) {
+                    Outcome::Whole(frame) => self.packet(now, mac, to, frame),
+                    Outcome::Kept(given_up) => (0..given_up).for_each(|_| self.link.dropped.count()),
+                    Outcome::Refused => self.link.dropped.count(),
+                }
+            }
             Some(ETHERTYPE_IPV4 | ETHERTYPE_IPV6) => self.packet(now, mac, to, frame),
             _ => self.link.dropped.count(),
         }
@@ -120,7 +130,7 @@ impl<H: Host> Network<H> {
     pub fn event(&mut self, now: Instant, event: Event) {
         match event.key {
             Key::Tcp(number) => self.tcp.ready(number, event.readable, event.writable),
-            Key::Udp(number) => self.udp.ready(now, &mut self.link, number),
+            Key::Udp(number) => self.udp.ready(now, &mut self.host, &mut self.link, number),
             Key::Echo(number) => self.echo.ready(now, &mut self.link, number),
             Key::Listener(index) => self.listeners.ready(index),
             Key::Forward(index) => self.udp.forward(now, &mut self.link, index),

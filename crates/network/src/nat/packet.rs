@@ -3,9 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{
-    IpProtocol, IpRepr, Ipv4Packet, TcpPacket, UDP_HEADER_LEN, UdpPacket, UdpRepr, checksum,
-};
+use smoltcp::wire::{IpProtocol, IpRepr, TcpPacket, UDP_HEADER_LEN, UdpPacket, UdpRepr, checksum};
 
 use super::addresses::MAC;
 pub(super) use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_HEADER, IPV6_HEADER};
@@ -15,7 +13,6 @@ use crate::frame::{Frame, HEADER, Mac};
 pub(super) const MTU: usize = 1500;
 /// Of IPv4's flags and fragment offset: whether it is a fragment.
 const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff;
-const MORE_FRAGMENTS: u16 = 0x2000;
 
 /// The type of what `data` carries.
 pub(super) fn ethertype(data: &[u8]) -> Option<u16> {
@@ -115,11 +112,16 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// The version of IP in `frame`, by the packet's own header: frames to guests get Ethernet's last.
+pub(super) fn version(frame: &[u8]) -> Option<u8> {
+    frame.get(HEADER).map(|byte| byte >> 4)
+}
+
 /// Writes how long a packet is into its header: in what is to be cut it may be missing.
 pub(super) fn set_length(frame: &mut [u8]) {
-    let (at, len) = match ethertype(frame) {
-        Some(ETHERTYPE_IPV4) => (HEADER + 2, frame.len().saturating_sub(HEADER)),
-        Some(ETHERTYPE_IPV6) => (HEADER + 4, frame.len().saturating_sub(HEADER + IPV6_HEADER)),
+    let (at, len) = match version(frame) {
+        Some(4) => (HEADER + 2, frame.len().saturating_sub(HEADER)),
+        Some(6) => (HEADER + 4, frame.len().saturating_sub(HEADER + IPV6_HEADER)),
         _ => return,
     };
     if let (Some(field), Ok(len)) = (frame.get_mut(at..at + 2), u16::try_from(len)) {
@@ -170,28 +172,6 @@ pub(super) fn udp_frame(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec
             &ChecksumCapabilities::default(),
         );
     })
-}
-
-/// Cuts a frame with a packet of IPv4, without options, that is longer than [`MTU`] into fragments.
-pub(super) fn fragments(data: Vec<u8>, identification: u16) -> Vec<Vec<u8>> {
-    if data.len() <= HEADER + MTU {
-        return vec![data];
-    }
-    // All but the last carry a multiple of 8 bytes.
-    const STEP: usize = (MTU - IPV4_HEADER) / 8 * 8;
-    let (headers, payload) = data.split_at(HEADER + IPV4_HEADER);
-    let pieces = payload.chunks(STEP).enumerate().map(|(index, piece)| {
-        let mut fragment = [headers, piece].concat();
-        let last = (index + 1) * STEP >= payload.len();
-        let offset = (index * STEP / 8) as u16 | if last { 0 } else { MORE_FRAGMENTS };
-        set_length(&mut fragment);
-        let ip = &mut fragment[HEADER..];
-        ip[4..6].copy_from_slice(&identification.to_be_bytes());
-        ip[6..8].copy_from_slice(&offset.to_be_bytes());
-        Ipv4Packet::new_unchecked(ip).fill_checksum();
-        fragment
-    });
-    pieces.collect()
 }
 
 #[cfg(test)]
@@ -246,18 +226,6 @@ mod tests {
         frame.data.resize(HEADER + 70_000, 0);
         frame.segments = segments;
         assert!(Packet::parse(&frame).is_none());
-    }
-
-    #[test]
-    fn parts_of_packets_are_not_taken() {
-        let pieces = fragments(datagram(3000), 7);
-        let offsets: Vec<_> = pieces.iter().map(|piece| piece[HEADER + 6..HEADER + 8].to_vec()).collect();
-        assert_eq!(offsets, [[0x20, 0], [0x20, 185], [0x01, 114]]);
-        let carried: usize = pieces.iter().map(|piece| piece.len() - HEADER - IPV4_HEADER).sum();
-        assert_eq!(carried, 3008);
-        for piece in pieces {
-            assert!(Packet::parse(&Frame::new(piece)).is_none());
-        }
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Flows of UDP (RFC 768, 4787): each pair of a guest's port and one outside has a socket of the host's that is connected
-//! there, so that nobody else gets in. Answers that are longer than a frame are cut (IPv4) or dropped (IPv6).
+//! there, so that nobody else gets in.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use smoltcp::time::{Duration, Instant};
 
-use super::addresses::{self, Ports, Route};
+use super::addresses::{self, Destination, Ports, Route};
 use super::host::{Datagrams, Host, Key, is_idle, is_unreachable};
 use super::icmp::{self, Reason};
 use super::link::Link;
@@ -18,6 +18,8 @@ const FLOWS: usize = 1024;
 const QUIET: Duration = Duration::from_secs(120);
 /// The same for questions to the name server.
 const QUIET_DNS: Duration = Duration::from_secs(20);
+/// How long the name server may owe an answer before another one is asked.
+const PATIENCE_DNS: Duration = Duration::from_secs(2);
 /// How often quiet flows are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Datagrams that are taken at a time.
@@ -42,9 +44,18 @@ struct Flow<D> {
 }
 
 impl<D> Flow<D> {
+    /// Whether the other side is the network's name server.
+    fn is_to_resolver(&self) -> bool {
+        is_resolver(self.peer)
+    }
+
     fn quiet(&self) -> Duration {
         if self.peer.port() == super::DNS_PORT { QUIET_DNS } else { QUIET }
     }
+}
+
+fn is_resolver(peer: SocketAddr) -> bool {
+    peer.port() == super::DNS_PORT && addresses::destination(peer.ip()) == Destination::Resolver
 }
 
 /// The flows.
@@ -58,6 +69,8 @@ pub(super) struct Udp<D> {
     forwarded: HashMap<(u64, SocketAddr), u64>,
     next: u64,
     ports: Ports,
+    /// Since when the name server owes an answer.
+    owed: Option<Instant>,
     sweep: Option<Instant>,
     data: Vec<u8>,
 }
@@ -72,6 +85,7 @@ impl<D: Datagrams> Udp<D> {
             forwarded: HashMap::new(),
             next: 0,
             ports: Ports::new(),
+            owed: None,
             sweep: None,
             data: vec![0; LONGEST],
         }
@@ -95,6 +109,15 @@ impl<D: Datagrams> Udp<D> {
         let Some(datagram) = packet.udp() else { return link.dropped.count() };
         let guest = SocketAddr::new(packet.source, datagram.src_port());
         let peer = SocketAddr::new(packet.destination, datagram.dst_port());
+        if is_resolver(peer) {
+            if self.owed.is_some_and(|since| now >= since + PATIENCE_DNS) {
+                self.leave_resolver(host);
+                if let Some(&number) = self.numbers.get(&(guest, peer)) {
+                    self.remove(number);
+                }
+            }
+            self.owed.get_or_insert(now);
+        }
         let number = match self.numbers.get(&(guest, peer)) {
             Some(&number) => number,
             None => {
@@ -163,19 +186,30 @@ impl<D: Datagrams> Udp<D> {
         }
     }
 
+    /// Questions go to another name server from now on; answers of this one are still taken.
+    fn leave_resolver<H: Host>(&mut self, host: &mut H) {
+        host.next_resolver();
+        self.owed = None;
+    }
+
     /// The host has answers for a flow.
-    pub fn ready(&mut self, now: Instant, link: &mut Link, number: u64) {
+    pub fn ready<H: Host>(&mut self, now: Instant, host: &mut H, link: &mut Link, number: u64) {
+        let mut refused = false;
         let Some(flow) = self.flows.get_mut(&number) else { return };
         let Side::Own(socket) = &flow.side else { return };
         for _ in 0..BATCH {
             match socket.receive(&mut self.data) {
                 Ok(len) => {
                     flow.used = now;
+                    if flow.is_to_resolver() {
+                        self.owed = None;
+                    }
                     let payload = self.data.get(..len).unwrap_or_default();
                     link.send_packet(flow.guest.ip(), udp_frame(flow.peer, flow.guest, payload));
                 }
                 Err(error) if is_idle(&error) => break,
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    refused = flow.is_to_resolver();
                     icmp::unreachable_datagram(link, flow.guest, flow.peer, Reason::Port);
                 }
                 Err(error) => {
@@ -185,6 +219,10 @@ impl<D: Datagrams> Udp<D> {
                     break;
                 }
             }
+        }
+        if refused {
+            self.leave_resolver(host);
+            self.remove(number);
         }
     }
 

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use counters::{DeviceCounters, DeviceState};
+use counters::{Counter, DeviceCounters, DeviceState};
 use network::{Mac, Port};
 use vmbus::protocol::{USER_DATA_SIZE, offer_flags};
 use vmbus::{Channel, Device, Guid, Offer, OpenError};
 
 use super::protocol::INTERFACE;
+use super::rndis::objects::Line;
 use super::session::Session;
 use super::worker::Worker;
 
@@ -46,7 +47,10 @@ pub(super) struct Shared {
     /// What the guest has made of it.
     mac: Mutex<Mac>,
     pub port: Arc<Port>,
+    /// Frames and their bytes.
     pub counters: DeviceCounters,
+    /// Of the frames, those that the guest has sent.
+    pub sent: Counter,
     /// The guest's driver takes frames.
     pub ready: AtomicBool,
     /// Channels that are open.
@@ -62,6 +66,17 @@ impl Shared {
     pub fn queues(&self) -> u16 {
         // As many as there are, which are few.
         self.serving.len() as u16
+    }
+
+    /// What the guest is told of the connection.
+    pub fn line(&self) -> Line {
+        let (sent, frames) = (self.sent.value(), self.counters.requests.value());
+        Line {
+            link: self.port.link(),
+            sent,
+            received: frames.saturating_sub(sent),
+            dropped: self.port.dropped().value(),
+        }
     }
 
     fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
@@ -100,6 +115,7 @@ impl NetworkAdapter {
             mac: Mutex::new(mac),
             port,
             counters,
+            sent: Counter::default(),
             ready: AtomicBool::new(false),
             channels: AtomicU32::new(0),
             session: Mutex::default(),
@@ -120,12 +136,8 @@ impl NetworkAdapter {
         if channels > 0 && !ready.load(Ordering::Relaxed) {
             driver.push_str(", interface down");
         }
-        let link = if port.link() { "" } else { "; no link" };
-        let dropped = match port.dropped().value() {
-            0 => String::new(),
-            dropped => format!("; {dropped} frames dropped"),
-        };
-        DeviceState::with_driver(format!("{driver}; {mac}{link}{dropped}"), channels > 0)
+        let remarks = port.remarks(0);
+        DeviceState::with_driver(format!("{driver}; {mac}{remarks}"), channels > 0)
     }
 }
 

@@ -12,7 +12,7 @@ use vmbus::protocol::{OfferChannel, STATUS_SUCCESS, Version};
 use vmbus::ring::{OutgoingPacket, PacketType};
 
 use super::protocol::*;
-use super::rndis::objects::Adapter;
+use super::rndis::objects::{Adapter, Line};
 use super::rndis::{self, Source, packet};
 use super::{NetworkAdapter, NetworkSettings, network_instance};
 
@@ -418,9 +418,11 @@ fn what_is_left_to_be_done_of_a_frame_is_read() {
     }
 }
 
+const LINE: Line = Line { link: true, sent: 7, received: (1 << 32) + 8, dropped: 9 };
+
 fn say(adapter: &mut Adapter, kind: u32, body: &[u8]) -> Option<Vec<u8>> {
     let bytes = [bytes(&[kind, 8 + body.len() as u32]), body.to_vec()].concat();
-    adapter.receive(&bytes[..], &rndis::messages(&bytes[..]).next()?, true)
+    adapter.receive(&bytes[..], &rndis::messages(&bytes[..]).next()?, &LINE)
 }
 
 #[test]
@@ -434,6 +436,9 @@ fn an_adapter_tells_what_it_is() {
     assert_eq!(ask(0x0001_0114), (0, vec![0; 4]));
     assert_eq!(ask(0xfc01_020d).1.len(), 144);
     assert_eq!(words(&ask(0x0001_0203).1)[1..4], [0x301, 4, 4]);
+    // Frames sent, received, not sent, damaged, and dropped.
+    let counts: Vec<_> = (0x0002_0101..=0x0002_0105).map(|oid| words(&ask(oid).1)[0]).collect();
+    assert_eq!(counts, [7, 8, 0, 0, 9]);
     assert_eq!(ask(0x1234_5678), (0xc000_00bb, vec![]));
     // Another address.
     let text = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();

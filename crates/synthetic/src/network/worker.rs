@@ -296,9 +296,9 @@ impl Worker {
             any = true;
             if !message.is_packet() {
                 if header.channel == CONTROL && self.is_primary() {
-                    let link = self.shared.port.link();
+                    let line = self.shared.line();
                     let mut adapter = self.session.adapter();
-                    self.controls.extend(adapter.receive(&source, &message, link));
+                    self.controls.extend(adapter.receive(&source, &message, &line));
                     self.shared.ready.store(adapter.is_ready(), Ordering::Relaxed);
                     drop(adapter);
                     self.session.steer(&self.shared.port);
@@ -308,6 +308,7 @@ impl Worker {
             match packet::frame(&source, &message) {
                 Some(frame) => {
                     self.shared.counters.requests.count();
+                    self.shared.sent.count();
                     self.shared.counters.bytes_out.add(frame.data.len() as u64);
                     self.turn.sent(frame.data.len());
                     self.crowded |= self.shared.port.send(frame) == Sent::Crowded;

@@ -18,9 +18,10 @@ use crate::frame::{Frame, HEADER, Mac};
 use crate::nat::NatSettings;
 use crate::nat::addresses::MAC;
 use crate::nat::fake::FakeHost;
+use crate::nat::fragments;
 use crate::nat::host::{Event, Key};
 use crate::nat::network::Network;
-use crate::nat::packet::{ETHERTYPE_IPV4, ip_frame, udp_frame};
+use crate::nat::packet::{ETHERTYPE_IPV4, Packet, ethertype_of, ip_frame, udp_frame};
 use crate::port::{Port, PortSettings};
 use crate::switch::Switch;
 
@@ -294,6 +295,28 @@ fn names_are_asked_for_at_the_hosts_name_server() {
 }
 
 #[test]
+fn a_name_server_that_does_not_answer_is_left_for_the_next() {
+    let mut lab = Lab::new(&[]);
+    let raw = lab.switch.port(PortSettings::default()).unwrap();
+    let dns: SocketAddr = (Ipv4Addr::new(10, 0, 2, 3), 53).into();
+    let ask = |lab: &mut Lab, port: u16, answers: bool| {
+        raw.send(from_guest(udp_frame((ADDRESS, port).into(), dns, b"name?")));
+        lab.step(Duration::from_millis(500), false);
+        lab.step(Duration::from_millis(500), answers);
+        (lab.network.host().next_resolver, std::iter::from_fn(|| raw.receive()).count() > 0)
+    };
+    assert_eq!(ask(&mut lab, 1, true), (0, true));
+    // The first answer was late; later questions are answered.
+    assert_eq!(ask(&mut lab, 2, false), (0, false));
+    assert_eq!(ask(&mut lab, 3, true), (0, true));
+    // It is silent for two seconds, after which the same and other sockets ask the next.
+    assert_eq!(ask(&mut lab, 3, false), (0, false));
+    assert_eq!(ask(&mut lab, 3, false), (0, false));
+    assert_eq!(ask(&mut lab, 3, true), (1, true));
+    assert_eq!(ask(&mut lab, 4, true), (1, true));
+}
+
+#[test]
 fn flows_are_bounded_and_the_oldest_goes() {
     let mut lab = Lab::new(&[]);
     let raw = lab.switch.port(PortSettings::default()).unwrap();
@@ -317,14 +340,32 @@ fn datagrams_that_arrive_nowhere_are_answered_with_an_error() {
 }
 
 #[test]
-fn a_long_answer_is_cut() {
+fn a_long_datagram_comes_and_goes_in_fragments() {
     let mut lab = Lab::new(&[]);
     let raw = lab.switch.port(PortSettings::default()).unwrap();
-    raw.send(from_guest(udp_frame((ADDRESS, 5).into(), ECHO.into(), &[7; 4000])));
-    lab.step(Duration::from_millis(1), true);
-    lab.step(Duration::from_millis(1), true);
-    let lengths: Vec<_> = std::iter::from_fn(|| raw.receive()).map(|frame| frame.data.len()).collect();
-    assert_eq!(lengths, [1514, 1514, HEADER + 20 + 4008 - 2 * 1480]);
+    let guest6: Ipv6Addr = "fd00::15".parse().unwrap();
+    let there6: Ipv6Addr = "2001:db8::1".parse().unwrap();
+    let pairs: [(SocketAddr, SocketAddr); 2] =
+        [((ADDRESS, 5).into(), ECHO.into()), ((guest6, 5).into(), (there6, ECHO.1).into())];
+    for (guest, peer) in pairs {
+        for piece in fragments::cut(udp_frame(guest, peer, &[7; 4000]), 1) {
+            let mut frame = from_guest(piece);
+            frame.data[12..14].copy_from_slice(&ethertype_of(peer.ip()).to_be_bytes());
+            raw.send(frame);
+        }
+        lab.step(Duration::from_millis(1), true);
+        lab.step(Duration::from_millis(1), true);
+        let answer: Vec<_> = std::iter::from_fn(|| raw.receive()).filter(fragments::is).collect();
+        assert_eq!(answer.len(), 3);
+        let mut reassembly = fragments::Reassembly::new();
+        let whole = answer.iter().find_map(|piece| match reassembly.take(lab.now, piece) {
+            fragments::Outcome::Whole(frame) => Some(frame),
+            _ => None,
+        });
+        let whole = whole.unwrap();
+        assert_eq!(Packet::parse(&whole).unwrap().udp().unwrap().payload(), [7; 4000]);
+    }
+    assert_eq!(lab.dropped.value(), 0);
 }
 
 #[test]

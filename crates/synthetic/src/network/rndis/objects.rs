@@ -31,6 +31,11 @@ mod oid {
     pub const RECEIVE_SCALE_CAPABILITIES: u32 = 0x0001_0203;
     pub const RECEIVE_SCALE_PARAMETERS: u32 = 0x0001_0204;
     pub const CONFIG_PARAMETER: u32 = 0x0001_021b;
+    pub const TRANSMIT_OK: u32 = 0x0002_0101;
+    pub const RECEIVE_OK: u32 = 0x0002_0102;
+    pub const TRANSMIT_ERROR: u32 = 0x0002_0103;
+    pub const RECEIVE_ERROR: u32 = 0x0002_0104;
+    pub const RECEIVE_NO_BUFFER: u32 = 0x0002_0105;
     pub const FRIENDLY_NAME: u32 = 0x0002_0216;
     pub const PERMANENT_ADDRESS: u32 = 0x0101_0101;
     pub const CURRENT_ADDRESS: u32 = 0x0101_0102;
@@ -41,7 +46,7 @@ mod oid {
 }
 
 /// Those that may be asked for.
-const SUPPORTED: [u32; 17] = [
+const SUPPORTED: [u32; 22] = [
     oid::SUPPORTED_LIST,
     oid::HARDWARE_STATUS,
     oid::MEDIA_SUPPORTED,
@@ -54,6 +59,11 @@ const SUPPORTED: [u32; 17] = [
     oid::MAXIMUM_TOTAL_SIZE,
     oid::MEDIA_CONNECT_STATUS,
     oid::RECEIVE_SCALE_CAPABILITIES,
+    oid::TRANSMIT_OK,
+    oid::RECEIVE_OK,
+    oid::TRANSMIT_ERROR,
+    oid::RECEIVE_ERROR,
+    oid::RECEIVE_NO_BUFFER,
     oid::FRIENDLY_NAME,
     oid::PERMANENT_ADDRESS,
     oid::CURRENT_ADDRESS,
@@ -79,6 +89,19 @@ const FILTER_MULTICAST: u32 = 0x02;
 const FILTER_ALL_MULTICAST: u32 = 0x04;
 const FILTER_BROADCAST: u32 = 0x08;
 const FILTER_PROMISCUOUS: u32 = 0x20;
+
+/// What an adapter's connection is like.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Line {
+    /// Whether there is a link.
+    pub link: bool,
+    /// Frames that the guest has sent.
+    pub sent: u64,
+    /// Frames that it has got.
+    pub received: u64,
+    /// Frames that there was no room or no permission for.
+    pub dropped: u64,
+}
 
 /// What of an adapter the guest asks and sets.
 #[derive(Debug, Clone)]
@@ -167,12 +190,12 @@ impl Adapter {
         Some(answer(kind::INDICATE, &[status, 0, 0], &[]))
     }
 
-    /// Takes a message that carries no frame, `link` being the state of the link; the answer, if there is one.
+    /// Takes a message that carries no frame; the answer, if there is one.
     pub fn receive(
         &mut self,
         source: &(impl Source + ?Sized),
         message: &Message,
-        link: bool,
+        line: &Line,
     ) -> Option<Vec<u8>> {
         let kind = message.kind;
         let body = &*bytes(source, message.body.clone())?;
@@ -180,7 +203,7 @@ impl Adapter {
         let completion = kind | kind::COMPLETION;
         match kind {
             kind::INITIALIZE => {
-                (self.initialized, self.link) = (true, link);
+                (self.initialized, self.link) = (true, line.link);
                 let words = [request, status::SUCCESS, 1, 0, 1, 0, PACKETS, LONGEST, ALIGNMENT_SHIFT, 0, 0];
                 Some(answer(completion, &words, &[]))
             }
@@ -190,7 +213,7 @@ impl Adapter {
                 None
             }
             kind::QUERY => {
-                let object = self.query(word(body, 4)?, link);
+                let object = self.query(word(body, 4)?, line);
                 let status = if object.is_some() { status::SUCCESS } else { status::NOT_SUPPORTED };
                 let object = object.unwrap_or_default();
                 // The answer begins behind these four words.
@@ -210,7 +233,7 @@ impl Adapter {
         }
     }
 
-    fn query(&self, oid: u32, link: bool) -> Option<Vec<u8>> {
+    fn query(&self, oid: u32, line: &Line) -> Option<Vec<u8>> {
         let number = |value: u32| Some(value.to_le_bytes().to_vec());
         match oid {
             oid::SUPPORTED_LIST => Some(SUPPORTED.iter().flat_map(|oid| oid.to_le_bytes()).collect()),
@@ -221,7 +244,13 @@ impl Adapter {
             oid::VENDOR_ID => number(0x005d_1500),
             oid::VENDOR_DESCRIPTION => Some(b"bodhi\0".to_vec()),
             oid::PACKET_FILTER => number(self.filter),
-            oid::MEDIA_CONNECT_STATUS => number(u32::from(!link)),
+            oid::MEDIA_CONNECT_STATUS => number(u32::from(!line.link)),
+            // RNDIS counts in 32 bits, which go round.
+            oid::TRANSMIT_OK => number(line.sent as u32),
+            oid::RECEIVE_OK => number(line.received as u32),
+            oid::RECEIVE_NO_BUFFER => number(line.dropped as u32),
+            // A wire that is none damages nothing.
+            oid::TRANSMIT_ERROR | oid::RECEIVE_ERROR => number(0),
             // What Hyper-V calls every adapter, which guests take for none.
             oid::FRIENDLY_NAME => Some("Network Adapter".encode_utf16().flat_map(u16::to_le_bytes).collect()),
             oid::PERMANENT_ADDRESS => Some(self.permanent.0.to_vec()),
