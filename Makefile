@@ -26,7 +26,7 @@ help:
 	@echo "make bench      processors, disks and networks next to QEMU TCG and the host, with tables and a picture"
 	@echo "make bench-processor   its first half; ONLY=sha256,boot PROGRAMS=translator,tcg ROUNDS=1 for a part of it"
 	@echo "make bench-network     its last part; ONLY=tap,nat,legacy CPUS=2 ROUNDS=1 for a part of it or other guests"
-	@echo "make nested-counts   exits and interrupts of KVM for bodhi's and QEMU's disks, counted in the nested host"
+	@echo "make nested-counts   exits and interrupts of KVM for the disks and networks of bodhi and QEMU, counted in the nested host"
 	@echo "make nested-probe    exits of KVM by their reason for a guest that leaves in every way, beside QEMU's"
 	@echo "make fuzz       every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)) seconds"
 
@@ -102,7 +102,9 @@ bench-processor: bench-made
 		$(if $(ROUNDS),--rounds $(ROUNDS))
 
 nested-counts: build guests
-	scripts/nested --instruction-clock --disk .cache/guest/root.img tests/nested/compare
+	for what in disks networks; do \
+		scripts/nested --instruction-clock --disk .cache/guest/root.img tests/nested/compare $$what || exit; \
+	done
 
 nested-probe: build guests
 	scripts/nested tests/nested/probed
