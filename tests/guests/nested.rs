@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use guests::build_setup_disk;
+
 /// Those that are no matter of KVM: the tiers of the software processor, and what runs tests in the nested host.
 const ELSEWHERE: [&str; 10] = [
     "interpreter::",
@@ -47,6 +49,7 @@ const PARTS: [Part; 8] = [BOOTS, DISKS, KILLS, KVM, DEBUGGER, FIRMWARE, STRESS, 
 /// Runs `program`, a program of tests, in the nested host, with `arguments` to choose them.
 fn run(cpus: &str, program: &Path, arguments: &[&str]) {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    build_setup_disk();
     let mut command = Command::new(project.join("scripts/nested"));
     command.args(["--cpus", cpus]).arg(program).args(["--test-threads", "1"]).args(arguments);
     let answer = command.output().expect("scripts/nested runs");

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A Debian kernel with its initramfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +95,17 @@ fn made(path: &str) -> PathBuf {
     let file = cache().join(path);
     assert!(file.exists(), "{} is missing: `scripts/guest` makes it", file.display());
     file
+}
+
+/// Builds the setup disk, for hosts where nothing can be built.
+///
+/// # Panics
+/// If that fails.
+pub fn build_setup_disk() {
+    let mut build = Command::new(bodhi());
+    build.args(["image", "build", "setup-disk", "--cache"]).arg(cache().join("images"));
+    let built = build.output().expect("bodhi runs");
+    assert!(built.status.success(), "{built:?}");
 }
 
 /// The release build of `bodhi`, in the target folder that this program runs from.

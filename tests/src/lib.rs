@@ -18,7 +18,7 @@ mod screen;
 mod script;
 mod shell;
 
-pub use artifacts::{Kernel, bench_system, installed_image, medium, root_image, xen};
+pub use artifacts::{Kernel, bench_system, build_setup_disk, installed_image, medium, root_image, xen};
 pub use console::Console;
 pub use debugger::gdb;
 pub use devices::{Devices, row};

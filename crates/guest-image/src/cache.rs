@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,8 +20,8 @@ const CP: Program = Program { name: "cp", package: "coreutils" };
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
-    /// Locked for as long as it is open.
-    _lock: File,
+    /// Locked for as long as it is open. None where nobody can write.
+    _lock: Option<File>,
 }
 
 impl Cache {
@@ -32,16 +33,23 @@ impl Cache {
         parent.map(|parent| parent.join("bodhi"))
     }
 
-    /// The images in `folder`, which is made if there is none. Waits for another process that works there.
+    /// The images in `folder`, which is made if there is none. Waits for another process that works there. On a file system
+    /// that is read only, what has been built can be had.
     ///
     /// # Errors
     /// When it cannot be made or locked.
     pub fn open(folder: PathBuf) -> Result<Self, Error> {
         fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
         let path = folder.join("lock");
-        let lock = File::create(&path).map_err(Error::file(&path))?;
+        let lock = match File::create(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
+                return Ok(Self { folder, _lock: None });
+            }
+            Err(error) => return Err(Error::file(&path)(error)),
+        };
         flock(&lock, FlockOperation::LockExclusive).map_err(|error| Error::file(&path)(error.into()))?;
-        let cache = Self { folder, _lock: lock };
+        let cache = Self { folder, _lock: Some(lock) };
         cache.sweep()?;
         Ok(cache)
     }
@@ -64,7 +72,7 @@ impl Cache {
             return Ok(image);
         }
         match fs::remove_file(&log) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(Error::file(&log)(error));
             }
             _ => {}
@@ -130,7 +138,7 @@ mod tests {
     #[test]
     fn what_failed_is_not_kept_and_what_was_left_is_swept() {
         let folder = TempDir::new().unwrap();
-        let failed = |work: &Path, _: &Path| Err(Error::file(work)(std::io::ErrorKind::Other.into()));
+        let failed = |work: &Path, _: &Path| Err(Error::file(work)(ErrorKind::Other.into()));
         cache(&folder).image(("a", "img"), "x", failed).unwrap_err();
         let left = folder.path().join("images/building-x");
         fs::create_dir(&left).unwrap();
