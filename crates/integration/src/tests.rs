@@ -222,7 +222,12 @@ fn a_guest_that_stands_still_goes_on_whatever_becomes_of_the_copy() {
         thread::scope(|scope| {
             let ended = scope.spawn(move || {
                 let frozen = integration.freeze()?;
-                if copied { frozen.thaw() } else { Ok(drop(frozen)) }
+                if copied {
+                    frozen.thaw()
+                } else {
+                    drop(frozen);
+                    Ok(())
+                }
             });
             let asked = [0, 0, status].map(|status| answer(&mut channel, status, |_| {})[28]);
             assert_eq!(
