@@ -155,7 +155,7 @@ mod tests {
     fn a_copy_is_given_up_when_the_guest_would_wait_for_too_long() {
         let folder = tempfile::TempDir::new().unwrap();
         let (image, target) = (folder.path().join("image"), folder.path().join("copy"));
-        let contents: Vec<u8> = (0..PIECE + 512).map(|n| (n >> 9) as u8).collect();
+        let contents: Vec<u8> = (0..PIECE + 512).map(|n| ((n >> 9) + 1) as u8).collect();
         fs::write(&image, &contents).unwrap();
         let copy = Copy {
             name: "ide0".to_owned(),
