@@ -6,7 +6,7 @@ use guests::{BOOT, Bus, JOB, Machine, POWER_OFF, Program, Running, installed_ima
 use tempfile::TempDir;
 
 /// The user and the password of a disk that was built without options.
-const USER: &str = "bodhi";
+pub(crate) const USER: &str = "bodhi";
 /// From power-on to GRUB's menu, of which UEFI firmware takes most.
 const GRUB: Duration = Duration::from_secs(180);
 /// Where the root disk hangs, and what the system thinks of itself.

@@ -15,6 +15,7 @@ mod kvm;
 mod lockstep;
 mod nested;
 mod network;
+mod power_off;
 mod probe;
 mod setup_disk;
 mod socket;

@@ -22,7 +22,24 @@ fn total(running: &mut Running) -> u64 {
     say(running, "awk \"/^MemTotal/ { print int(\\$2 / 1024) }\" /proc/meminfo").parse().unwrap()
 }
 
-/// The addresses of the only network adapter, as `bodhi ip` tells them.
+/// Where the legacy adapter's driver has found it, and what the interface is called then.
+const LEGACY: &str = "basename -a /sys/bus/pci/drivers/tulip/0000:*/net/*";
+
+/// Whether the gateway answers, to root.
+const PING: &str =
+    "echo bodhi | sudo -S ping -q -c 3 -i 0.3 10.0.2.2 2>/dev/null | grep -c \" 0% packet loss\"";
+
+/// IPv4 addresses of an interface.
+fn address(interface: &str) -> String {
+    format!("ip -4 -o addr show dev {interface} | awk \"{{ print \\$4 }}\"")
+}
+
+/// Waits until an interface has this address, or none.
+fn until(running: &mut Running, interface: &str, ip: &str) {
+    say(running, &format!("until [ x$({}) = x{ip} ]; do sleep 0.2; done", address(interface)));
+}
+
+/// The addresses of the only synthetic network adapter, as `bodhi ip` tells them.
 fn adapter(running: &Running) -> Value {
     let told: Value = serde_json::from_str(running.bodhi(&["ip", "--json"]).assert_done()).unwrap();
     told[0].clone()
@@ -31,8 +48,9 @@ fn adapter(running: &Running) -> Value {
 #[test]
 #[ignore = "four boots of an installed system, with an initramfs made twice: make test-all"]
 fn a_guest_on_emulated_devices_gets_synthetic_ones_and_services_by_the_setup_disk_and_loses_them_again() {
+    let nets = ["--net", "nat", "--net", "nat,nic=legacy"];
     let Booted { mut running, directory } =
-        power_on_with("1G,max=1280M", &["--cdrom", "empty", "--net", "nat"]);
+        power_on_with("1G,max=1280M", &[&["--cdrom", "empty"], &nets[..]].concat());
     log_in(&mut running);
     as_root(
         &mut running,
@@ -52,7 +70,12 @@ fn a_guest_on_emulated_devices_gets_synthetic_ones_and_services_by_the_setup_dis
     assert_eq!(row(&devices, "ide0")["state"], "disk");
     assert_eq!(row(&devices, "storvsc-ide0")["state"], "no driver");
     assert_eq!(row(&devices, "network0")["driver"], false);
-    assert_eq!(say(&mut running, "ls /sys/class/net"), "lo");
+    // The network is that of the legacy adapter.
+    let legacy = say(&mut running, LEGACY);
+    assert_eq!(say(&mut running, "ls -x /sys/class/net | xargs"), format!("{legacy} lo"));
+    until(&mut running, &legacy, "10.0.2.15/24");
+    assert_eq!(say(&mut running, PING), "1");
+    assert!(row(&running.devices(), "network1")["state"].as_str().unwrap().starts_with("interface up; "));
     let none = status(&running);
     assert_eq!((&none["components"], &none["devices"][0]["driver"]), (&"none".into(), &false.into()));
 
@@ -85,21 +108,28 @@ fn a_guest_on_emulated_devices_gets_synthetic_ones_and_services_by_the_setup_dis
     );
     assert_eq!(full["key-values"]["facts"]["OSName"], "Debian GNU/Linux");
 
-    // The network: by DHCP, then as the host wants it.
-    assert_eq!(say(&mut running, "basename $(readlink /sys/class/net/eth0/device/driver)"), "hv_netvsc");
+    // The network: both adapters have it, until the legacy one is not used any more.
+    until(&mut running, &legacy, "10.0.2.15/24");
+    as_root(&mut running, &format!("ip link set {legacy} down"));
+    say(&mut running, &format!("until [ $(ip route show dev {legacy} | wc -l) = 0 ]; do sleep 0.2; done"));
+    let sent = row(&running.devices(), "network1")["bytes_in"].as_u64();
+
+    // The synthetic one: by DHCP, then as the host wants it.
+    let synthetic = say(&mut running, "basename -a /sys/bus/vmbus/drivers/hv_netvsc/*/net/*");
     assert_eq!(row(&running.devices(), "network0")["driver"], true);
-    let address = "ip -4 -o addr show dev eth0 | awk \"{ print \\$4 }\"";
-    assert_eq!(say(&mut running, address), "10.0.2.15/24");
+    until(&mut running, &synthetic, "10.0.2.15/24");
+    assert_eq!(say(&mut running, PING), "1");
+    assert_eq!(row(&running.devices(), "network1")["bytes_in"].as_u64(), sent);
     let told = adapter(&running);
     assert_eq!((&told["dhcp"], &told["gateways"][0]), (&true.into(), &"10.0.2.2".into()), "{told:#}");
     let wanted = ["--address", "10.0.2.60/24", "--gateway", "10.0.2.2", "--name-server", "10.0.2.3"];
     running.bodhi(&[&["ip"], &wanted[..]].concat()).assert_done();
-    let until = |ip: &str| format!("until [ x$({address}) = x{ip} ]; do sleep 0.2; done");
+    until(&mut running, &synthetic, "10.0.2.60/24");
     let gateway = "ip route show default | cut -d\" \" -f3";
-    assert_eq!(say(&mut running, &format!("{}; {gateway}", until("10.0.2.60/24"))), "10.0.2.2");
+    assert_eq!(say(&mut running, gateway), "10.0.2.2");
     assert_eq!(adapter(&running)["dhcp"], false);
     running.bodhi(&["ip", "--dhcp"]).assert_done();
-    say(&mut running, &until("10.0.2.15/24"));
+    until(&mut running, &synthetic, "10.0.2.15/24");
 
     // Memory that is added is put to use.
     let before = total(&mut running);
@@ -132,5 +162,9 @@ fn a_guest_on_emulated_devices_gets_synthetic_ones_and_services_by_the_setup_dis
     log_in(&mut running);
     assert_eq!(facts(&mut running), "/dev/sda3 ata_piix 1 microsoft");
     assert_eq!(status(&running)["components"], "none");
+    assert_eq!(row(&running.devices(), "network0")["driver"], false);
+    assert_eq!(say(&mut running, "ls -x /sys/class/net | xargs"), format!("{legacy} lo"));
+    until(&mut running, &legacy, "10.0.2.15/24");
+    assert_eq!(say(&mut running, PING), "1");
     power_off(running);
 }

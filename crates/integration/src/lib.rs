@@ -14,8 +14,6 @@
 //!
 //! Each service is a device of the VMBus; the guest's answers are data of an adversary and only ever change what
 //! is reported of that guest.
-//!
-//! Not done: application state in heartbeats, which no public source describes.
 #![forbid(unsafe_code)]
 
 mod addresses;
@@ -45,6 +43,7 @@ use vmbus::{Guid, OfferError, Server};
 
 pub use addresses::{Address, Addresses};
 pub use conversation::State;
+pub use heartbeat::Applications;
 pub use key_value::KeyValues;
 pub use message::Version;
 pub use services::{ServiceKind, Services, UnknownService};
@@ -86,6 +85,9 @@ pub struct ServiceStatus {
     pub version: Option<String>,
     /// Milliseconds since the guest was heard last.
     pub last_contact_ms: Option<u64>,
+    /// With the heartbeat: how the guest's applications are, once it has told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applications: Option<Applications>,
 }
 
 /// What a status says beyond its number.
@@ -252,7 +254,15 @@ impl Integration {
     pub fn status(&self, enabled: Services) -> Vec<ServiceStatus> {
         let status = |service: ServiceKind| {
             let Contact { state, versions, silence } = self.provider(service).contact();
+            let applications = match service {
+                // What a guest has said that is not heard any more is past.
+                ServiceKind::Heartbeat if state == State::Ok => {
+                    self.heartbeat.with(|service| service.applications())
+                }
+                _ => None,
+            };
             ServiceStatus {
+                applications,
                 service,
                 state: if enabled.contains(service) { state } else { State::Disabled },
                 version: versions.map(|(_, version)| version.to_string()),

@@ -124,6 +124,24 @@ fn a_guest_that_misses_its_beats_is_lost_until_it_answers() {
 }
 
 #[test]
+fn a_beat_tells_how_the_guest_s_applications_are_and_silence_that_nobody_knows() {
+    let mut rig = rig(Services::NONE.with(ServiceKind::Heartbeat));
+    let mut channel = rig.open();
+    let applications = |rig: &Rig| rig.integration.status(Services::ALL)[2].applications;
+    agree(&mut channel, Version::new(3, 0));
+    assert_eq!(applications(&rig), None);
+    let request = channel.wait_receive();
+    // The next beat is due when this one is answered.
+    rig.clock.advance(2 * clock::NANOSECONDS);
+    let response = respond(&request.data, 0, |body| (body[0], body[8]) = (body[0] + 1, 2));
+    channel.send(&OutgoingPacket::in_band(request.transaction_id, &response));
+    channel.wait_receive();
+    assert_eq!(applications(&rig), Some(Applications::Critical));
+    rig.clock.advance(11 * clock::NANOSECONDS);
+    assert_eq!((rig.state(ServiceKind::Heartbeat), applications(&rig)), (State::Lost, None));
+}
+
+#[test]
 fn a_service_that_is_taken_away_is_rescinded_and_comes_again() {
     let mut rig = rig(Services::NONE.with(ServiceKind::TimeSync));
     let mut channel = rig.open();
@@ -153,4 +171,100 @@ fn noise_on_a_channel_changes_nothing() {
     assert_eq!(asked.join().unwrap(), Ok(()));
     assert!(matches!(rig.integration.set_key("", "x"), Err(AskError::Text(_))));
     assert!(matches!(rig.integration.set_key("k", &"x".repeat(1023)), Err(AskError::Text(_))));
+}
+
+#[test]
+fn who_waits_for_a_guest_that_is_late_is_told_so_and_the_late_answer_is_nobody_else_s() {
+    const SOON: Duration = Duration::from_millis(20);
+    let mut rig = rig(Services::NONE.with(ServiceKind::Shutdown));
+    let mut channel = rig.open();
+    agree(&mut channel, Version::new(3, 2));
+    wait_for(|| rig.state(ServiceKind::Shutdown) == State::Ok);
+    let Integration { shutdown, .. } = &*rig.integration;
+    let ask = |what, patience| {
+        let wish = shutdown::Wish(what, false);
+        rig.integration.ask(ServiceKind::Shutdown, shutdown, wish, patience)
+    };
+    assert_eq!(ask(Shutdown::PowerOff, SOON), Err(AskError::Timeout));
+    // It waits behind the first one, and goes with the one who wanted it.
+    assert_eq!(ask(Shutdown::Hibernate, SOON), Err(AskError::Timeout));
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| ask(Shutdown::Restart, PATIENCE));
+        // Late, and refused.
+        assert_eq!(answer(&mut channel, 0x8000_4005, |_| {})[28 + 8], 0);
+        assert_eq!(answer(&mut channel, 0, |_| {})[28 + 8], 2);
+        assert_eq!(asked.join().unwrap(), Ok(()));
+    });
+}
+
+#[test]
+fn a_freeze_that_is_not_over_in_time_is_undone_when_it_is() {
+    let mut rig = rig(Services::NONE.with(ServiceKind::Backup));
+    let mut channel = rig.open();
+    agree(&mut channel, Version::new(5, 0));
+    wait_for(|| rig.state(ServiceKind::Backup) == State::Ok);
+    let Integration { backup, .. } = &*rig.integration;
+    let frozen =
+        rig.integration.ask(ServiceKind::Backup, backup, backup::Wish::Freeze, Duration::from_millis(20));
+    assert_eq!(frozen, Err(AskError::Timeout));
+    assert_eq!(answer(&mut channel, 0, |_| {})[28], backup::Wish::Freeze as u8);
+    assert_eq!(answer(&mut channel, 0, |_| {})[28], backup::Wish::Thaw as u8);
+}
+
+#[test]
+fn a_guest_that_stands_still_goes_on_whatever_becomes_of_the_copy() {
+    let mut rig = rig(Services::NONE.with(ServiceKind::Backup));
+    let mut channel = rig.open();
+    agree(&mut channel, Version::new(5, 0));
+    wait_for(|| rig.state(ServiceKind::Backup) == State::Ok);
+    let integration = &rig.integration;
+    let mut round = |status, copied: bool| {
+        thread::scope(|scope| {
+            let ended = scope.spawn(move || {
+                let frozen = integration.freeze()?;
+                if copied {
+                    frozen.thaw()
+                } else {
+                    drop(frozen);
+                    Ok(())
+                }
+            });
+            let asked = [0, 0, status].map(|status| answer(&mut channel, status, |_| {})[28]);
+            assert_eq!(
+                asked,
+                [backup::Wish::Check, backup::Wish::Freeze, backup::Wish::Thaw].map(|wish| wish as u8)
+            );
+            ended.join().unwrap()
+        })
+    };
+    assert_eq!(round(0, true), Ok(()));
+    assert_eq!(round(0, false), Ok(()));
+    // What was copied of a guest that did not stand still to the end may be a mixture.
+    assert_eq!(round(0x8000_4005, true), Err(AskError::Refused(0x8000_4005)));
+}
+
+#[test]
+fn messages_longer_than_any_guest_s_are_cut_off_and_ignored() {
+    let mut rig = rig(Services::NONE.with(ServiceKind::KeyValue));
+    let offers = rig.guest.request_offers();
+    let mut channel = rig.guest.open(&offers[0], 32, 0).unwrap();
+    agree(&mut channel, Version::new(4, 0));
+    wait_for(|| rig.state(ServiceKind::KeyValue) == State::Ok);
+    let integration = Arc::clone(&rig.integration);
+    let asked = thread::spawn(move || integration.key_values());
+    // The first pair of a pool, with more behind it than there is room for; its sizes are beyond all bounds.
+    let request = channel.wait_receive();
+    let mut response = respond(&request.data, 0, |body| body[8..20].fill(0xff));
+    response.resize(message::LONGEST + 5000, 0xff);
+    assert!(channel.send(&OutgoingPacket::in_band(request.transaction_id, &response)));
+    // The same that answers nothing.
+    assert!(channel.send(&OutgoingPacket::in_band(request.transaction_id, &[0xff; message::LONGEST + 1])));
+    while !asked.is_finished() {
+        if let Some(request) = channel.receive() {
+            let response = respond(&request.data, message::STATUS_NO_MORE, |_| {});
+            channel.send(&OutgoingPacket::in_band(request.transaction_id, &response));
+        }
+        thread::yield_now();
+    }
+    assert_eq!(asked.join().unwrap(), Ok(KeyValues::default()));
 }

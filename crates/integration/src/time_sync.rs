@@ -1,7 +1,8 @@
 //! Time synchronization: the host tells the guest the time of day.
 //!
 //! The first message after the guest's driver has come tells the guest to set its clock; samples follow, by which
-//! a guest disciplines it if it wants to (Linux: `/dev/ptp_hyperv`).
+//! a guest disciplines it if it wants to (Linux: `/dev/ptp_hyperv`). Linux sets its clock by the former alone, whatever a
+//! sample differs (since 6.8 also by samples, with `hv_utils.timesync_implicit`), so a guest that was paused needs another.
 //!
 //! Linux `drivers/hv/hv_util.c` (`timesync_onchannelcallback`, `adj_guesttime`).
 

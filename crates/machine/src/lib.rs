@@ -38,7 +38,9 @@ pub use handle::{
     AdapterStatus, Components, IntegrationError, IntegrationStatus, MachineHandle, ScreenError, Status,
     SyntheticDevice,
 };
-pub use integration::{Address, Addresses, AskError, KeyValues, ServiceStatus, Shutdown, State};
+pub use integration::{
+    Address, Addresses, Applications, AskError, KeyValues, ServiceStatus, Shutdown, State,
+};
 pub use networks::NetStatus;
 pub use pause::PauseError;
 pub use run::Machine;

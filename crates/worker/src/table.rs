@@ -47,7 +47,12 @@ pub fn integration_table(status: &IntegrationStatus) -> String {
     lines.extend(status.services.iter().map(|service| {
         [
             service.service.to_string(),
-            service.state.text().to_owned(),
+            match service.applications {
+                Some(applications) => {
+                    format!("{}, applications {}", service.state.text(), applications.text())
+                }
+                None => service.state.text().to_owned(),
+            },
             service.version.clone().unwrap_or_default(),
             service
                 .last_contact_ms

@@ -15,6 +15,10 @@
 //! → {"command":"detach-disk","disk":"scsi0:1"}             ← "done"      flushed, its image free
 //! → {"command":"insert-disc","file":"F.iso"}               ← "done"
 //! → {"command":"eject-disc","force":false}                 ← "done"
+//! → {"command":"nets"}        ← {"nets":[…]}
+//! → {"command":"attach-net","net":"nat"}                   ← {"attached":"network1"}
+//! → {"command":"detach-net","net":"network1"}              ← "done"
+//! → {"command":"set-link","net":"network1","up":false}     ← "done"
 //! → {"command":"screenshot"}  ← {"screenshot":"…"}      a PNG file in base64 (RFC 4648)
 //! → {"command":"screen-text"} ← {"text":"…"}      if the screen is in text mode
 //! → {"command":"type","text":"…"}                          ← "done"      on a keyboard with the US layout
@@ -36,6 +40,8 @@
 //! ```text
 //!                             ← {"input":"F: no such file"}
 //! ```
+//!
+//! `docs/control-socket.md` tells users of it.
 
 mod client;
 mod server;

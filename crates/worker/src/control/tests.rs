@@ -68,3 +68,25 @@ fn a_disk_to_attach_has_the_keys_of_the_configuration() {
         r#"{"attached":"scsi0:1"}"#
     );
 }
+
+const DOCUMENT: &str = include_str!("../../../../docs/control-socket.md");
+
+/// The requests in [`DOCUMENT`].
+fn documented() -> Vec<Request> {
+    let quoted = DOCUMENT.split('`').filter(|text| text.starts_with("{\"command\":"));
+    quoted.map(|text| serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"))).collect()
+}
+
+#[test]
+fn every_request_is_documented_as_it_is() {
+    // Who asks for what there is not is told what there is.
+    let told = serde_json::from_str::<Request>(r#"{"command":"explode"}"#).unwrap_err().to_string();
+    let (_, names) = told.split_once("expected one of ").unwrap();
+    let names = names.split('`').filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '-'));
+    let name =
+        |request: &Request| serde_json::to_value(request).unwrap()["command"].as_str().unwrap().to_owned();
+    let documented: Vec<_> = documented().iter().map(name).collect();
+    let missing: Vec<_> =
+        names.filter(|name| !name.is_empty() && !documented.iter().any(|other| other == name)).collect();
+    assert!(missing.is_empty() && documented.len() > 25, "{missing:?} of {told}");
+}

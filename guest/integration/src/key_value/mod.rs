@@ -165,6 +165,9 @@ impl Service for KeyValue {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     struct Rig {
@@ -236,5 +239,19 @@ mod tests {
         assert_eq!(rig.ask(SET, 1, &[(SET_KEY, &[b'k'; KEY]), (SET_VALUE, &[b'v'; VALUE])]).0, OK);
         let (key, value) = rig.nth(1, 0).unwrap();
         assert_eq!((key.len(), value.len()), (KEY - 1, VALUE - 1));
+    }
+
+    #[test]
+    fn a_pool_that_is_full_takes_no_further_pair_but_gives_room_for_one() {
+        let mut rig = rig();
+        let pool = File::options().write(true).open(rig.service.folder.join(".kvp_pool_0")).unwrap();
+        pool.set_len(4096 * (KEY + VALUE) as u64).unwrap();
+        pool.write_all_at(b"last", 4095 * (KEY + VALUE) as u64).unwrap();
+        assert_eq!(rig.ask(SET, 0, &[(SET_KEY, b"new"), (SET_VALUE, b"1")]).0, FAILED);
+        assert_eq!(rig.ask(SET, 0, &[(SET_KEY, b"last"), (SET_VALUE, b"1")]).0, OK);
+        assert_eq!(rig.ask(DELETE, 0, &[(DELETE_KEY, b"last")]).0, OK);
+        assert_eq!(rig.ask(SET, 0, &[(SET_KEY, b"new"), (SET_VALUE, b"2")]).0, OK);
+        assert_eq!(rig.ask(SET, 0, &[(SET_KEY, b"more"), (SET_VALUE, b"1")]).0, FAILED);
+        assert_eq!(pool.metadata().unwrap().len(), 4096 * (KEY + VALUE) as u64);
     }
 }
