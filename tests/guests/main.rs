@@ -17,6 +17,7 @@ mod nested;
 mod network;
 mod probe;
 mod setup_disk;
+mod shadow;
 mod socket;
 mod stress;
 mod xen;

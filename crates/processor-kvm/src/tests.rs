@@ -105,6 +105,7 @@ struct Guest {
 fn config(host: &Arc<KvmHost>, processors: u32, hypervisor: bool) -> KvmConfig {
     KvmConfig {
         rom: None,
+        shadow: Arc::default(),
         host: Arc::clone(host),
         processors,
         memory: guest_memory::allocate(MEMORY).unwrap().0,
@@ -227,7 +228,7 @@ fn memory_that_kvm_does_not_take_is_an_error() {
     let guest = Guest::new(&host, None, &[]);
     let (other, _) = guest_memory::allocate(MEMORY).unwrap();
     // The slot has other memory, which is not to be exchanged under a guest.
-    assert!(sys::map_memory(&guest.partition.shared.vm, &other, 0).is_err());
+    assert!(sys::map(&guest.partition.shared.vm, &sys::ram_slots(&other), 0).is_err());
 }
 
 #[test]
