@@ -93,12 +93,6 @@ impl Rom {
         Ok(Self { bios: bytes, video_bios: None, variables: Some(variables) })
     }
 
-    /// A firmware of the bytes `bios`, for tests.
-    #[cfg(test)]
-    pub(crate) fn of(bios: Vec<u8>) -> Self {
-        Self { bios, video_bios: None, variables: None }
-    }
-
     /// The image.
     pub fn bios(&self) -> &[u8] {
         &self.bios
