@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use guests::{
-    BOOT, Bus, Content, Kernel, Machine, POWER_OFF, Running, encode, medium, processor, root_image, row,
-    serve,
+    BOOT, Bus, Content, Kernel, Machine, POWER_OFF, Running, encode, installed_image, medium, processor,
+    root_image, row, serve,
 };
 use tempfile::TempDir;
 
@@ -136,11 +136,7 @@ fn memtest_finds_no_error_in_a_whole_pass() {
 #[ignore = "two boots of a multiboot kernel: make test-all"]
 fn gnu_mach_starts_by_multiboot_with_and_without_a_loader() {
     const LAST_WORDS: &str = "No bootstrap code loaded with the kernel";
-    let squeezed = |screen: String| screen.split_whitespace().collect::<Vec<_>>().join("");
-    let by_loader = from_menu(2, &[]);
-    by_loader.running.expect_screen("panic", SHOWN);
-    let screen = squeezed(by_loader.running.screen());
-    assert!(screen.contains(&squeezed(LAST_WORDS.to_owned())), "{screen}");
+    from_menu(2, &[]).running.expect_broken_on_screen(LAST_WORDS, SHOWN);
 
     let (kernel, module) = (medium("gnumach.gz"), medium("grub.iso"));
     let module = format!("{},first module", module.display());
@@ -157,4 +153,18 @@ fn the_debian_installer_comes_to_its_first_dialog_and_takes_keys() {
     assert!(screen.contains("English"), "{screen}");
     running.press(&["enter"]);
     running.expect_screen("Select your location", SHOWN);
+}
+
+#[test]
+#[ignore = "an installed system, which takes minutes to make: make test-all"]
+fn uefi_firmware_comes_to_the_loader_of_a_disk() {
+    let directory = TempDir::new().expect("a folder");
+    let machine = Machine::firmware(directory.path().join("api"))
+        .disk_with(&installed_image(), Bus::Auto, ",snapshot")
+        .options(&["--firmware", "uefi", "--memory", "512M"]);
+    let running = machine.start();
+    running.expect("GNU GRUB", BOOT);
+    let picture = directory.path().join("screen.png");
+    running.bodhi(&["screenshot", path(&picture)]).assert_done();
+    assert!(std::fs::read(&picture).expect("a picture").starts_with(b"\x89PNG"));
 }

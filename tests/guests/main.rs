@@ -18,6 +18,7 @@ mod network;
 mod power_off;
 mod probe;
 mod setup_disk;
+mod shadow;
 mod socket;
 mod stress;
 mod xen;

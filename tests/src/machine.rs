@@ -35,7 +35,7 @@ pub fn is_nested() -> bool {
 }
 
 /// `patience` for this host.
-fn here(patience: Duration) -> Duration {
+pub(crate) fn here(patience: Duration) -> Duration {
     if is_nested() { 5 * patience } else { patience }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::machine::Running;
+use crate::machine::{Running, here};
 
 /// How long a machine may take to be there.
 const STARTED: Duration = Duration::from_secs(20);
@@ -34,10 +34,23 @@ impl Running {
     /// # Panics
     /// With the screen, if it does not come.
     pub fn expect_screen(&self, text: &str, patience: Duration) -> String {
-        let deadline = Instant::now() + patience;
+        self.expect_on_screen(text, patience, |screen| screen.contains(text))
+    }
+
+    /// As [`Self::expect_screen`], for `text` where it is broken into lines anywhere.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn expect_broken_on_screen(&self, text: &str, patience: Duration) -> String {
+        let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+        self.expect_on_screen(text, patience, |screen| squeezed(screen).contains(&squeezed(text)))
+    }
+
+    fn expect_on_screen(&self, text: &str, patience: Duration, is_there: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + here(patience);
         loop {
             let screen = self.screen();
-            if screen.contains(text) {
+            if is_there(&screen) {
                 return screen;
             }
             let errors = self.errors();

@@ -38,6 +38,7 @@ pub mod reset_control;
 pub mod rom;
 pub mod rtc;
 pub mod serial;
+pub mod shadow;
 mod sync;
 pub mod test_devices;
 mod unhandled;

@@ -151,7 +151,7 @@ fn a_pci_interrupt_comes_again_until_the_device_lets_go() {
     let machine = Machine::new(1);
     machine.initialize_pic(0);
     machine.enable_apics();
-    let line = machine.router.line(FunctionAddress::new(3, 0), 0);
+    let line = machine.router.line(FunctionAddress::new(4, 0), 0);
     machine.redirect(IOAPIC_PINS[3], 0x8000 | 0x61, 0);
     line.set(true);
     for _ in 0..3 {
@@ -169,7 +169,7 @@ fn a_pci_interrupt_comes_again_until_the_device_lets_go() {
 fn a_pci_interrupt_reaches_a_kernel_without_ioapic() {
     let machine = Machine::new(1);
     machine.initialize_pic(1 << 11 | 1 << 10 | 1 << 2);
-    machine.router.line(FunctionAddress::new(4, 0), 0).set(true);
+    machine.router.line(FunctionAddress::new(5, 0), 0).set(true);
     assert_eq!(machine.apic(0).acknowledge(), Some(0x3a));
 }
 
@@ -183,7 +183,7 @@ fn nothing_locks_up_and_nothing_is_lost_when_all_are_busy() {
     machine.apic(0).write(LVT_LINT0, 0x700);
     machine.redirect(4, 0x41, 1);
     machine.redirect(IOAPIC_PINS[0], 0x8000 | 0x61, 0);
-    let pci = machine.router.line(FunctionAddress::new(4, 0), 0);
+    let pci = machine.router.line(FunctionAddress::new(5, 0), 0);
     let (keyboard, serial) = (machine.pic.line(1), machine.ioapic.line(4));
     let (pci_served, done) = (AtomicU32::new(0), AtomicBool::new(false));
 

@@ -11,14 +11,18 @@
 //! |── low RAM ──|  devices   |── high RAM ──
 //! ```
 //!
+//! What processors find from 768 KiB to 1 MiB, a chipset decides ([`Shadow`]).
+//!
 //! RAM may grow while the guest runs ([`GuestMemory::grow`]), by parts that were laid out at the start.
 
 mod code;
 mod mapping;
 mod ram;
+mod shadow;
 
 pub use code::{CodePages, PageState, WriteTracker};
 pub use ram::{GuestMemory, Span};
+pub use shadow::{Attributes, SHADOW, SHADOW_SEGMENT, SHADOW_SEGMENTS, Shadow};
 
 use std::io;
 use std::ops::Range;

@@ -92,6 +92,11 @@ impl Control {
         self.wish(Wish::End(End::Failed(failure)));
     }
 
+    /// Whether something has been wished: what processors meet on the way there does not count.
+    pub(crate) fn is_wished(&self) -> bool {
+        self.lock().wish.is_some()
+    }
+
     /// Waits for a wish and leaves it there, so that what follows from it cannot override it.
     pub(crate) fn wait(&self) {
         let mut state = self.lock();

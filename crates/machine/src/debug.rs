@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use clock::VmClock;
 use gdb::{Debuggee, Refused, Resume, Stop};
-use guest_memory::GuestMemory;
+use guest_memory::{GuestMemory, Shadow};
 use processor::{Breakpoint, DebugControl, DebugRegisters, DebugStop, Exit, Partition, Processor};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -35,7 +35,7 @@ const PAGE: u64 = guest_memory::PAGE_SIZE;
 pub(crate) struct Access {
     pub partition: Arc<dyn Partition>,
     pub clock: Arc<VmClock>,
-    pub memory: GuestMemory,
+    pub memory: Memory,
 }
 
 impl Access {
@@ -280,7 +280,7 @@ impl Debug {
     }
 
     /// Processor `vp`, to be had while the machine is stopped.
-    fn stopped(&self, vp: u32) -> Result<(SharedProcessor, GuestMemory), Refused> {
+    fn stopped(&self, vp: u32) -> Result<(SharedProcessor, Memory), Refused> {
         let state = self.lock();
         let present = state.present.as_ref().filter(|_| state.phase == Phase::Stopped && !state.leaving);
         let present = present.ok_or_else(|| Refused("the machine is not stopped".to_owned()))?;
@@ -296,7 +296,7 @@ impl Debug {
         vp: u32,
         gva: u64,
         len: usize,
-        mut each: impl FnMut(&GuestMemory, GuestAddress, std::ops::Range<usize>) -> bool,
+        mut each: impl FnMut(&Memory, u64, std::ops::Range<usize>) -> bool,
     ) -> Result<usize, Refused> {
         let (processor, memory) = self.stopped(vp)?;
         let mut done = 0;
@@ -305,12 +305,33 @@ impl Debug {
             let piece = ((PAGE - at % PAGE) as usize).min(len - done);
             let gpa = with_debug(&processor, |debug| debug.translate(at))?.map_err(Unwilling)?;
             let Some(gpa) = gpa else { break };
-            if !each(&memory, GuestAddress(gpa), done..done + piece) {
+            if !each(&memory, gpa, done..done + piece) {
                 break;
             }
             done += piece;
         }
         Ok(done)
+    }
+}
+
+/// Memory as a processor finds it.
+#[derive(Clone)]
+pub(crate) struct Memory {
+    pub ram: GuestMemory,
+    pub shadow: Arc<Shadow>,
+}
+
+impl Memory {
+    fn read(&self, gpa: u64, data: &mut [u8]) -> Option<()> {
+        self.shadow.read(&self.ram, gpa, data)
+    }
+
+    /// Also where the guest may not write.
+    fn write(&self, gpa: u64, data: &[u8]) -> Option<()> {
+        if !self.shadow.attributes(gpa).read {
+            return None;
+        }
+        self.ram.write_slice(data, GuestAddress(gpa)).ok()
     }
 }
 
@@ -359,7 +380,7 @@ impl Debuggee for Debug {
     fn read_memory(&self, vp: u32, gva: u64, data: &mut [u8]) -> usize {
         let len = data.len();
         let read = self.pieces(vp, gva, len, |memory, gpa, range| {
-            data.get_mut(range).is_some_and(|piece| memory.read_slice(piece, gpa).is_ok())
+            data.get_mut(range).is_some_and(|piece| memory.read(gpa, piece).is_some())
         });
         // Not stopped: nothing can be read.
         read.unwrap_or(0)
@@ -367,7 +388,7 @@ impl Debuggee for Debug {
 
     fn write_memory(&self, vp: u32, gva: u64, data: &[u8]) -> Result<(), Refused> {
         let done = self.pieces(vp, gva, data.len(), |memory, gpa, range| {
-            data.get(range).is_some_and(|piece| memory.write_slice(piece, gpa).is_ok())
+            data.get(range).is_some_and(|piece| memory.write(gpa, piece).is_some())
         })?;
         let all = done == data.len();
         all.then_some(()).ok_or_else(|| Refused(format!("{:#x} is no RAM", gva.wrapping_add(done as u64))))

@@ -71,9 +71,6 @@ pub enum Error {
     /// The ACPI tables do not fit into their place.
     #[error("{0} bytes of ACPI tables do not fit into their place")]
     AcpiTables(usize),
-    /// The firmware does not fit into the machine's memory.
-    #[error("the firmware does not fit into memory")]
-    Firmware,
     /// Something that firmware is told cannot be.
     #[error("the firmware cannot be told of the machine")]
     FirmwareFile(#[from] chipset::fw_cfg::Error),

@@ -46,8 +46,6 @@ pub const PCI_WINDOW: Window = Window { start: 0xe000_0000, end: 0xfec0_0000 };
 pub const VMBUS_WINDOW_UEFI: Window = Window { start: 0xfc00_0000, end: 0xfec0_0000 };
 /// The legacy window of video adapters.
 pub const VIDEO_WINDOW: Window = Window { start: 0xa_0000, end: 0xc_0000 };
-/// Where the last 256 KiB of a BIOS are shadowed.
-pub const BIOS_SHADOW: Window = Window { start: 0xc_0000, end: HIGH_MEMORY };
 /// The IOAPIC's page.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// The local APICs' page.

@@ -231,7 +231,10 @@ fn start(
             control.fail(Failure::Processor { vp, reason });
         }
         Ok(Exit::TripleFault { state }) => {
-            tracing::error!("the state after a triple fault:\n{state}");
+            // Software that has asked for a reset may go on to one.
+            if !control.is_wished() {
+                tracing::error!("the state after a triple fault:\n{state}");
+            }
             control.fail(Failure::TripleFault { vp });
         }
         Ok(Exit::Failed { reason, state }) => {

@@ -24,7 +24,6 @@
 
 mod cpuid;
 mod debugger;
-mod dirty;
 mod host;
 mod hypercall;
 mod msr;
@@ -32,6 +31,7 @@ mod partition;
 mod power_on;
 mod registers;
 mod routes;
+mod slots;
 mod sys;
 #[cfg(test)]
 mod tests;

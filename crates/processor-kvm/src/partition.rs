@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use clock::{Clock, VmClock};
 use counters::Registry;
-use guest_memory::GuestMemory;
+use guest_memory::{GuestMemory, Shadow};
 use interrupt::{EoiListener, ExternalInterrupts, Line, Message, MessageTarget, ProcessorSignal};
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_clock_data, kvm_enable_cap, kvm_msi};
 use kvm_ioctls::VmFd;
@@ -17,9 +17,9 @@ use processor::{
 };
 
 use crate::debugger::Patches;
-use crate::dirty::DirtyState;
 use crate::host::KvmHost;
 use crate::routes::{IOAPIC_INPUTS, Routes};
+use crate::slots::Slots;
 use crate::sys::{self, Runner, SharedVcpu};
 use crate::vcpu::{Abilities, Counts, KvmProcessor, TSC};
 use crate::{cpuid, msr};
@@ -47,6 +47,8 @@ pub struct KvmConfig {
     pub memory: GuestMemory,
     /// Memory that the guest can read, and whose writes go to the bus.
     pub rom: Option<GuestMemory>,
+    /// What there is of RAM and ROM below 1 MiB.
+    pub shadow: Arc<Shadow>,
     /// The machine's clock, from which the guest's TSC derives.
     pub clock: Arc<VmClock>,
     /// The hypervisor interface, if the guest is to see one.
@@ -61,6 +63,7 @@ pub(crate) struct Shared {
     pub vm: VmFd,
     pub memory: GuestMemory,
     _rom: Option<GuestMemory>,
+    pub slots: Slots,
     pub vcpus: Vec<Arc<SharedVcpu>>,
     pub stopped: AtomicBool,
     pub routes: Routes,
@@ -74,7 +77,6 @@ pub(crate) struct Shared {
     pub can_block_interrupts: bool,
     /// Whether INT3 of the guest is told. KVM that interprets does not know the instruction.
     pub traps_int3: bool,
-    pub dirty: DirtyState,
 }
 
 /// A virtual machine of KVM.
@@ -101,7 +103,7 @@ impl KvmPartition {
     /// # Errors
     /// When KVM refuses something, or has no room for as many processors.
     pub fn new(config: KvmConfig) -> Result<Arc<Self>, Error> {
-        let KvmConfig { host, processors, memory, rom, clock, hypervisor, registry } = config;
+        let KvmConfig { host, processors, memory, rom, shadow, clock, hypervisor, registry } = config;
         if processors as usize > host.max_processors() {
             let reason = format!("KVM has at most {} processors a machine", host.max_processors());
             return Err(Error::Unsupported { processor: "KVM", reason });
@@ -116,10 +118,10 @@ impl KvmPartition {
         };
         vm.enable_cap(&split).map_err(failed_errno("giving a virtual machine local APICs"))?;
         msr::filter(&vm, hypervisor).map_err(failed("setting the MSR filter"))?;
-        let dirty = DirtyState::new(&host, &vm)?;
-        sys::map_memory(&vm, &memory, 0).map_err(failed("giving guest memory to KVM"))?;
+        let slots = Slots::new(&host, &vm, shadow)?;
+        slots.map_all(&vm, &memory)?;
         if let Some(rom) = &rom {
-            sys::map_rom(&vm, rom).map_err(failed("giving the firmware to KVM"))?;
+            sys::map(&vm, &sys::rom_slots(rom), 0).map_err(failed("giving the firmware to KVM"))?;
         }
 
         let page_size = host.kvm.get_vcpu_mmap_size();
@@ -138,6 +140,7 @@ impl KvmPartition {
             vm,
             memory,
             _rom: rom,
+            slots,
             vcpus,
             stopped: AtomicBool::new(false),
             routes: Routes::default(),
@@ -149,7 +152,6 @@ impl KvmPartition {
             patches: Patches::default(),
             can_block_interrupts: host.can_block_interrupts(),
             traps_int3: host.has_hardware(),
-            dirty,
         };
         Ok(Arc::new(Self {
             host,
@@ -276,7 +278,12 @@ impl Partition for KvmPartition {
     }
 
     fn memory_grown(&self) -> Result<(), Error> {
-        self.shared.map_memory()
+        self.shared.slots.map_all(&self.shared.vm, &self.shared.memory)
+    }
+
+    /// Another processor that runs code of the range meanwhile may not find it. Firmware has one at work then.
+    fn shadow_changed(&self) -> Result<(), Error> {
+        self.shared.slots.steer(&self.shared.vm, &self.shared.memory)
     }
 
     fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {

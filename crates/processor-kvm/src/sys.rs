@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use guest_memory::GuestMemory;
+use guest_memory::{Attributes, GuestMemory, SHADOW, SHADOW_SEGMENT, SHADOW_SEGMENTS, Shadow, WriteTracker};
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HYPERV, KVM_EXIT_HYPERV_HCALL,
     KVM_EXIT_HYPERV_SYNIC, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN,
@@ -19,7 +19,7 @@ use kvm_bindings::{
     kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_ref};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 use vmm_sys_util::{ioctl_io_nr, ioctl_iow_nr, ioctl_iowr_nr};
@@ -61,34 +61,41 @@ pub fn supported_hypervisor_leaves(kvm: &Kvm) -> io::Result<CpuId> {
     Ok(leaves)
 }
 
-/// The legacy video window, which belongs to devices.
-const VIDEO_WINDOW: std::ops::Range<u64> = 0xa_0000..0xc_0000;
+/// The legacy video window, which belongs to devices. The addresses behind it are [`SHADOW`].
+const VIDEO_START: u64 = 0xa_0000;
 
 /// A stretch of guest memory that KVM knows by a number of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     pub number: u32,
     /// Guest physical address and size in bytes.
     pub start: u64,
     pub size: u64,
+    pub read_only: bool,
     host: u64,
 }
 
-/// Slots before those of RAM, which may become more.
+/// Slots before those of [`SHADOW`].
 const ROM_SLOTS: u32 = 1;
+/// Slots before those of RAM, which may become more.
+const FIRST_SLOTS: u32 = ROM_SLOTS + SHADOW_SEGMENTS as u32;
 
-/// The slots of guest RAM: all regions of `memory`, but for the legacy video window.
+/// The slots of guest RAM: all regions of `memory`, but for the legacy video window and [`SHADOW`].
 pub fn ram_slots(memory: &GuestMemory) -> Vec<Slot> {
     let mut slots = Vec::new();
     for region in memory.iter() {
         let (start, host) = (region.start_addr().raw_value(), region.as_ptr() as u64);
         let end = start + region.len();
         let mut add = |from: u64, to: u64| {
-            let number = ROM_SLOTS + slots.len() as u32;
-            slots.push(Slot { number, start: from, size: to - from, host: host + (from - start) });
+            let number = FIRST_SLOTS + slots.len() as u32;
+            let host = host + (from - start);
+            slots.push(Slot { number, start: from, size: to - from, read_only: false, host });
         };
-        if start < VIDEO_WINDOW.start && VIDEO_WINDOW.end < end {
-            add(start, VIDEO_WINDOW.start);
-            add(VIDEO_WINDOW.end, end);
+        if has_shadow(region) {
+            add(start, VIDEO_START);
+            if SHADOW.end < end {
+                add(SHADOW.end, end);
+            }
         } else {
             add(start, end);
         }
@@ -96,22 +103,61 @@ pub fn ram_slots(memory: &GuestMemory) -> Vec<Slot> {
     slots
 }
 
-/// Makes [`ram_slots`] of `memory` the guest's, with `flags` such as KVM_MEM_LOG_DIRTY_PAGES; or changes the flags, if
-/// they are already.
-///
-/// The caller keeps `memory` for as long as `vm`.
-pub fn map_memory(vm: &VmFd, memory: &GuestMemory, flags: u32) -> io::Result<()> {
-    ram_slots(memory).iter().try_for_each(|slot| map_slot(vm, slot, flags))
+/// Whether there is RAM up to 1 MiB and not just to somewhere below.
+fn has_shadow(region: &GuestRegionMmap<WriteTracker>) -> bool {
+    let start = region.start_addr().raw_value();
+    start < VIDEO_START && SHADOW.end <= start + region.len()
 }
 
-/// Makes the region of `rom` the guest's for reading.
+/// The slots at [`SHADOW`], as it is steered now: none where a processor finds neither RAM nor ROM. Neighbours that are
+/// alike share one.
+pub fn shadow_slots(memory: &GuestMemory, shadow: &Shadow) -> Vec<Slot> {
+    let Some(region) = memory.iter().find(|region| has_shadow(region)) else { return Vec::new() };
+    let ram = region.as_ptr() as u64 - region.start_addr().raw_value();
+    let mut slots: Vec<Slot> = Vec::new();
+    for (index, attributes) in (0_u32..).zip(shadow.all()) {
+        let start = SHADOW.start + u64::from(index) * SHADOW_SEGMENT;
+        let host = if attributes.read { ram + start } else { shadow.rom_pointer(start) as u64 };
+        if host == 0 {
+            continue;
+        }
+        let read_only = attributes != Attributes::RAM;
+        match slots.last_mut() {
+            Some(last)
+                if last.start + last.size == start
+                    && last.host + last.size == host
+                    && last.read_only == read_only =>
+            {
+                last.size += SHADOW_SEGMENT;
+            }
+            _ => slots.push(Slot { number: ROM_SLOTS + index, start, size: SHADOW_SEGMENT, read_only, host }),
+        }
+    }
+    slots
+}
+
+/// Makes `slots` the guest's, with `flags` such as KVM_MEM_LOG_DIRTY_PAGES for those that it may write; or changes the
+/// flags, if they are already.
 ///
-/// The caller keeps `rom` for as long as `vm`.
-pub fn map_rom(vm: &VmFd, rom: &GuestMemory) -> io::Result<()> {
-    (0..ROM_SLOTS).zip(rom.iter()).try_for_each(|(number, region)| {
+/// The caller keeps the memory behind them for as long as `vm`.
+pub fn map(vm: &VmFd, slots: &[Slot], flags: u32) -> io::Result<()> {
+    slots
+        .iter()
+        .try_for_each(|slot| map_slot(vm, slot, if slot.read_only { KVM_MEM_READONLY } else { flags }))
+}
+
+/// Takes `slots`, which are the guest's, away from it.
+pub fn unmap(vm: &VmFd, slots: &[Slot]) -> io::Result<()> {
+    slots.iter().try_for_each(|slot| map_slot(vm, &Slot { size: 0, ..slot.clone() }, 0))
+}
+
+/// The slots of `rom`, for reading.
+pub fn rom_slots(rom: &GuestMemory) -> Vec<Slot> {
+    let slot = |(number, region): (u32, &GuestRegionMmap<WriteTracker>)| {
         let (start, size, host) = (region.start_addr().raw_value(), region.len(), region.as_ptr() as u64);
-        map_slot(vm, &Slot { number, start, size, host }, KVM_MEM_READONLY)
-    })
+        Slot { number, start, size, read_only: true, host }
+    };
+    (0..ROM_SLOTS).zip(rom.iter()).map(slot).collect()
 }
 
 fn map_slot(vm: &VmFd, slot: &Slot, flags: u32) -> io::Result<()> {

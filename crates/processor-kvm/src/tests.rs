@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use clock::VmClock;
 use counters::Registry;
-use guest_memory::GuestMemory;
+use guest_memory::{Attributes, GuestMemory, SHADOW_SEGMENTS, Shadow};
 use interrupt::{EoiListener, ExternalInterrupts};
 use processor::{
     BreakOn, Breakpoint, Bus, DebugControl, DebugStop, Error, Exit, HypercallContext, HypercallOutcome,
@@ -105,6 +105,7 @@ struct Guest {
 fn config(host: &Arc<KvmHost>, processors: u32, hypervisor: bool) -> KvmConfig {
     KvmConfig {
         rom: None,
+        shadow: Arc::default(),
         host: Arc::clone(host),
         processors,
         memory: guest_memory::allocate(MEMORY).unwrap().0,
@@ -227,7 +228,7 @@ fn memory_that_kvm_does_not_take_is_an_error() {
     let guest = Guest::new(&host, None, &[]);
     let (other, _) = guest_memory::allocate(MEMORY).unwrap();
     // The slot has other memory, which is not to be exchanged under a guest.
-    assert!(sys::map_memory(&guest.partition.shared.vm, &other, 0).is_err());
+    assert!(sys::map(&guest.partition.shared.vm, &sys::ram_slots(&other), 0).is_err());
 }
 
 #[test]
@@ -388,4 +389,62 @@ fn messages_are_delivered_by_the_processors_own_thread_soon() {
     partition.stop();
     assert_eq!(running.join().unwrap(), Exit::Stopped);
     assert_eq!(deliveries.0.load(Ordering::SeqCst), 1);
+}
+
+/// A guest that reads a byte where there is ROM and RAM, writes one there, and says what it has read.
+fn shadowed(host: &Arc<KvmHost>, shadow: &Arc<Shadow>) -> Guest {
+    // mov al, [0xf0000]; out 0x10, al; mov byte [0xf0000], 7; out 0x20, al; jmp back
+    let code = [0xa0, 0, 0, 0xf, 0, 0xe6, 0x10, 0xc6, 5, 0, 0, 0xf, 0, 7, 0xe6, STOP as u8, 0xeb, 0xee];
+    let mut guest =
+        Guest::of(KvmConfig { shadow: Arc::clone(shadow), ..config(host, 1, false) }, None, &code);
+    guest.processor.start_at(&protected()).unwrap();
+    guest
+}
+
+#[test]
+fn rom_and_ram_below_one_mib_are_what_the_guest_is_to_find() {
+    let Some(host) = host() else { return };
+    let shadow = Arc::new(Shadow::of_firmware(&[5; 0x2_0000]).unwrap());
+    let mut guest = shadowed(&host, &shadow);
+    let mut found = |read, write| {
+        shadow.set([Attributes { read, write }; SHADOW_SEGMENTS]);
+        guest.partition.shadow_changed().unwrap();
+        guest.memory.write_obj(1_u8, GuestAddress(0xf_0000)).unwrap();
+        guest.notes.0.lock().unwrap().clear();
+        guest.partition.resume();
+        assert_eq!(guest.processor.run(), Exit::Stopped);
+        let notes = guest.notes.0.lock().unwrap();
+        let read = notes.iter().find(|note| note.0 == 0x10).map(|note| note.1);
+        (read, guest.memory.read_obj::<u8>(GuestAddress(0xf_0000)).unwrap())
+    };
+    // What the guest writes elsewhere than into RAM comes to the bus, which does nothing here.
+    assert_eq!(found(false, false), (Some(5), 1));
+    assert_eq!(found(false, true), (Some(5), 1));
+    assert_eq!(found(true, false), (Some(1), 1));
+    assert_eq!(found(true, true), (Some(1), 7));
+    assert_eq!(found(true, false), (Some(1), 1));
+    assert_eq!(found(false, false), (Some(5), 1));
+}
+
+#[test]
+fn what_was_written_before_ram_became_rom_is_noted() {
+    let Some(host) = host() else { return };
+    let shadow = Arc::new(Shadow::default());
+    let mut guest = shadowed(&host, &shadow);
+    let log = guest.partition.dirty_log().unwrap();
+    let mut run = || {
+        guest.partition.resume();
+        assert_eq!(guest.processor.run(), Exit::Stopped);
+    };
+    let pages = || log.take().unwrap().iter().flat_map(|dirty| dirty.pages()).collect::<Vec<_>>();
+    log.start().unwrap();
+    run();
+    assert_eq!(pages(), [0xf_0000]);
+    run();
+    shadow.set([Attributes { read: true, write: false }; SHADOW_SEGMENTS]);
+    guest.partition.shadow_changed().unwrap();
+    assert!(pages().contains(&0xf_0000));
+    run();
+    assert_eq!(pages(), [0; 0], "nothing is written any more");
+    log.stop().unwrap();
 }

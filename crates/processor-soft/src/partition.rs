@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use clock::VmClock;
 use counters::Registry;
-use guest_memory::{CodePages, GuestMemory};
+use guest_memory::{CodePages, GuestMemory, Shadow};
 use interrupt::{LocalApic, ProcessorSignal};
 use processor::{
     Bus, Error, HypervisorInterface, Partition, Processor, StartState, TlbFlush, VirtualProcessors,
@@ -30,6 +30,8 @@ pub struct SoftConfig {
     pub memory: GuestMemory,
     /// The firmware's ROM, of [`guest_memory::rom`], beside which the RAM was allocated.
     pub rom: Option<GuestMemory>,
+    /// What there is of RAM and ROM below 1 MiB.
+    pub shadow: Arc<Shadow>,
     /// Its code pages.
     pub code: Arc<CodePages>,
     /// The machine's clock.
@@ -65,6 +67,7 @@ pub struct SoftPartition {
 pub struct Shared {
     pub memory: GuestMemory,
     pub rom: Option<GuestMemory>,
+    pub shadow: Arc<Shadow>,
     pub code: Arc<CodePages>,
     pub clock: Arc<VmClock>,
     pub tier: Tier,
@@ -99,6 +102,8 @@ pub mod attention {
     pub const RESET: u32 = 1 << 7;
     /// [`super::VpShared::ask_forbid`].
     pub const FORBID: u32 = 1 << 9;
+    /// What is RAM and what is ROM below 1 MiB has changed.
+    pub const SHADOW: u32 = 1 << 10;
 }
 
 /// TLB flushes that others have asked for.
@@ -306,10 +311,12 @@ impl VpShared {
 }
 
 impl Shared {
-    /// Copies code at `gpa`, of RAM or ROM. None if it is neither.
+    /// Copies code at `gpa`, of RAM or ROM, within a page. None if it is neither.
     pub fn read_code(&self, bytes: &mut [u8], gpa: u64) -> Option<()> {
-        let mut from = [Some(&self.memory), self.rom.as_ref()].into_iter().flatten();
-        from.any(|memory| memory.read_slice(bytes, GuestAddress(gpa)).is_ok()).then_some(())
+        match self.shadow.read(&self.memory, gpa, bytes) {
+            None => self.rom.as_ref()?.read_slice(bytes, GuestAddress(gpa)).ok(),
+            found => found,
+        }
     }
 }
 
@@ -321,6 +328,7 @@ impl SoftPartition {
             shared: Arc::new(Shared {
                 memory: config.memory,
                 rom: config.rom,
+                shadow: config.shadow,
                 code: config.code,
                 clock: config.clock,
                 tier: config.tier,
@@ -400,6 +408,11 @@ impl Partition for SoftPartition {
 
     /// They ask guest memory how far it reaches.
     fn memory_grown(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn shadow_changed(&self) -> Result<(), Error> {
+        self.call_all(attention::SHADOW);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 
 use std::time::Instant;
 
+use guest_memory::SHADOW;
 use processor::{Error, Exit, Processor, ProcessorDebug, StartRegisters};
 
 use crate::fault::{Exception, vector};
@@ -270,7 +271,7 @@ impl Vcpu {
     }
 
     /// Does what others have asked for.
-    fn attend(&mut self, calls: u32) -> Result<(), Exit> {
+    pub(crate) fn attend(&mut self, calls: u32) -> Result<(), Exit> {
         if calls & attention::RESET != 0 {
             self.power_on_reset();
         }
@@ -304,6 +305,11 @@ impl Vcpu {
                 Some(flush) => self.mmu.flush(flush, cr4),
                 None => self.mmu.flush_all(),
             });
+        }
+        if calls & attention::SHADOW != 0 {
+            self.mmu.flush_all();
+            // Also what has been decoded since by way of the TLB as it was.
+            self.shared.code.range_written(SHADOW.start, SHADOW.end - SHADOW.start);
         }
         if calls & attention::NMI != 0 {
             self.nmi_waiting = true;

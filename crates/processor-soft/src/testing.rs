@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use clock::VmClock;
+use guest_memory::{CodePages, GuestMemory, Shadow};
 use iced_x86::code_asm::CodeAssembler;
 use interrupt::{GeneralProtection, LocalApic, Trigger};
 use processor::{Bus, SegmentAttributes};
@@ -132,10 +133,31 @@ pub fn partition_with_rom(
         guest_memory::allocate_as(&guest_memory::Layout { size: memory_size, more: Vec::new(), rom: place })
             .unwrap();
     let rom = (!bytes.is_empty()).then(|| guest_memory::rom(base, bytes).unwrap());
+    surrounded(processors, memory, code, rom, &Arc::default())
+}
+
+/// As [`partition`], with what `shadow` has below 1 MiB.
+pub fn partition_with_shadow(
+    processors: u32,
+    memory_size: u64,
+    shadow: &Arc<Shadow>,
+) -> (Arc<SoftPartition>, Arc<FakeBus>, Vec<Arc<FakeApic>>) {
+    let (memory, code) = guest_memory::allocate(memory_size).unwrap();
+    surrounded(processors, memory, code, None, shadow)
+}
+
+fn surrounded(
+    processors: u32,
+    memory: GuestMemory,
+    code: Arc<CodePages>,
+    rom: Option<GuestMemory>,
+    shadow: &Arc<Shadow>,
+) -> (Arc<SoftPartition>, Arc<FakeBus>, Vec<Arc<FakeApic>>) {
     let partition = SoftPartition::new(SoftConfig {
         processors,
         memory,
         rom,
+        shadow: Arc::clone(shadow),
         code,
         clock: VmClock::new(),
         tier: Tier::Interpreter,
@@ -154,7 +176,12 @@ pub fn partition_with_rom(
 impl Vcpu {
     /// A processor after reset (real mode), on `memory_size` bytes of RAM.
     pub fn for_test(memory_size: u64) -> Self {
-        let (partition, bus, apics) = partition(1, memory_size);
+        Self::for_test_with(memory_size, &Arc::default())
+    }
+
+    /// The same, with what `shadow` has below 1 MiB.
+    fn for_test_with(memory_size: u64, shadow: &Arc<Shadow>) -> Self {
+        let (partition, bus, apics) = partition_with_shadow(1, memory_size, shadow);
         let shared = partition.shared().clone();
         Vcpu::new(0, shared, bus, apics[0].clone())
     }
@@ -162,7 +189,12 @@ impl Vcpu {
     /// A processor in 64-bit mode at privilege level 0: at least 4 MiB of RAM of which the first 2 GiB of
     /// linear addresses are mapped one to one, by tables at 0x1000–0x3fff. RIP is 0x10000, RSP 0x20000.
     pub fn for_test_64(memory_size: u64) -> Self {
-        let mut vcpu = Self::for_test(memory_size);
+        Self::for_test_64_with(memory_size, &Arc::default())
+    }
+
+    /// The same, with what `shadow` has below 1 MiB.
+    pub fn for_test_64_with(memory_size: u64, shadow: &Arc<Shadow>) -> Self {
+        let mut vcpu = Self::for_test_with(memory_size, shadow);
         vcpu.poke(0x1000, &0x2007_u64.to_le_bytes());
         vcpu.poke(0x2000, &0x3007_u64.to_le_bytes());
         vcpu.poke(0x2008, &0x4000_0087_u64.to_le_bytes());

@@ -140,6 +140,7 @@ impl Vcpu {
             mmu: Mmu::new(
                 shared.memory.clone(),
                 shared.rom.clone(),
+                Arc::clone(&shared.shadow),
                 Arc::clone(&shared.code),
                 Arc::clone(&vp.writable),
                 extension::physical_bits(),

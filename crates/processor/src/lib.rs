@@ -133,6 +133,14 @@ pub trait Partition: Send + Sync {
     /// # Errors
     /// When the host refuses.
     fn memory_grown(&self) -> Result<(), Error>;
+    /// What is RAM and what is ROM below 1 MiB has changed ([`Shadow`]): a processor that has brought this about goes by it
+    /// from its next instruction on, the others from some next instruction on. What they have decoded there is forgotten.
+    ///
+    /// [`Shadow`]: ../guest_memory/struct.Shadow.html
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn shadow_changed(&self) -> Result<(), Error>;
     /// The log of written pages; `None` if this kind of processor keeps none.
     fn dirty_log(&self) -> Option<Arc<dyn DirtyLog>> {
         None

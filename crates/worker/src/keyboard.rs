@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use display::Key;
 use machine::MachineHandle;
 
-/// How long the guest may take for one key.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the guest may take for one key. One that sets up its devices may not look for a while, on a slow host.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks whether it has taken the last one.
 const POLL: Duration = Duration::from_millis(2);
 /// After a key has been taken: its handler may be at work still, and a BIOS keeps 15 keys for its program.

@@ -46,6 +46,10 @@ pub const PM_REGION: usize = 6;
 
 /// Offset of the block's base address in configuration space.
 const CONFIG_PM_BASE: u8 = 0x40;
+/// Offset of a register that says, among others, whether the SMI command port raises SMIs; and that it does, by which
+/// firmware knows that somebody has set SMIs up, and does not wait for one (SeaBIOS, src/fw/smm.c).
+const CONFIG_DEVICE_B: u8 = 0x58;
+const APMC_ENABLED: u32 = 1 << 25;
 /// Offset of the register that enables it.
 const CONFIG_PM_MISC: u8 = 0x80;
 
@@ -229,6 +233,7 @@ fn configuration() -> ConfigSpace {
     config.set_writable(CONFIG_PM_BASE, 0x0000_ffc0);
     config.set(CONFIG_PM_MISC, 1);
     config.set_writable(CONFIG_PM_MISC, 0x0000_0001);
+    config.set(CONFIG_DEVICE_B, APMC_ENABLED);
     // The SMBus base address: unassigned, and its enable bit stays off.
     config.set(0x90, 1);
     config

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use guest_memory::{Attributes, SHADOW_SEGMENTS};
+
 use super::interrupt_router::{FIRMWARE_ROUTES, InterruptRouter};
 use super::{BarMapping, ConfigSpace, FunctionAddress, Identity, PciFunction};
 
@@ -37,67 +39,113 @@ pub const INTEL: u16 = 0x8086;
 /// docs/specs/pci-ids: Red Hat, 0x1100): vendor and subsystem of every function that has no other.
 pub const VIRTUAL_MACHINE: (u16, u16) = (0x1af4, 0x1100);
 
+/// PAM0–PAM6, the memory attributes, and the dwords that hold them.
+const PAM: std::ops::RangeInclusive<u8> = 0x59..=0x5f;
+const PAM_DWORDS: [u8; 2] = [0x58, 0x5c];
+/// Segments of PAM0, whose low half decides nothing: the last 64 KiB. Every other register decides two of them.
+const PAM0_SEGMENTS: usize = 4;
+
+/// Who carries out what the memory attributes say: the machine.
+pub trait Steering: Send + Sync {
+    /// Processors are to reach these segments of [`guest_memory::SHADOW`] so. Called with the locks of the bus and of the
+    /// bridge held, also where nothing has changed.
+    fn steer(&self, segments: [Attributes; SHADOW_SEGMENTS]);
+}
+
 /// The host bridge: a 440BX without AGP (82443BX data sheet, order number 290633), or, for UEFI firmware, which knows no
-/// other one of that kind, a 440FX (82441FX data sheet, order number 290549). The memory attributes (PAM)
-/// and SMRAM registers keep what is written and change nothing: memory from 0xc0000 to 1 MiB is always RAM, as
-/// after all of it has been shadowed.
+/// other one of that kind, a 440FX (82441FX data sheet, order number 290549), with the memory attributes (PAM) of both.
+/// The SMRAM register keeps what is written and changes nothing.
+///
+/// A BIOS for virtual machines programs the attributes of a 440FX only: to it, a 440BX calls itself one until the segment
+/// with the BIOS is made read-only, with which it ends.
 pub struct HostBridge {
     config: ConfigSpace,
-    device: u16,
+    start: Start,
+    steering: Arc<dyn Steering>,
+}
+
+/// What a machine starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Kernel,
+    Bios,
+    Uefi,
 }
 
 impl HostBridge {
-    /// A host bridge.
-    pub fn new() -> Self {
-        Self { config: host_bridge(DEVICE_440BX), device: DEVICE_440BX }
+    /// A host bridge as firmware leaves it to a kernel, but with RAM that can be written.
+    pub fn new(steering: Arc<dyn Steering>) -> Self {
+        Self::with(Start::Kernel, steering)
     }
 
-    /// A host bridge by which firmware knows that it runs in a virtual machine.
-    pub fn for_firmware() -> Self {
-        Self::in_virtual_machine(DEVICE_440BX)
+    /// A host bridge at power-on, by which a BIOS knows that it runs in a virtual machine.
+    pub fn for_firmware(steering: Arc<dyn Steering>) -> Self {
+        Self::with(Start::Bios, steering)
     }
 
-    /// A host bridge by which UEFI firmware knows on which board it runs.
-    pub fn for_uefi() -> Self {
-        Self::in_virtual_machine(DEVICE_440FX)
+    /// A host bridge at power-on, by which UEFI firmware knows on which board it runs.
+    pub fn for_uefi(steering: Arc<dyn Steering>) -> Self {
+        Self::with(Start::Uefi, steering)
     }
 
-    fn in_virtual_machine(device: u16) -> Self {
-        let mut bridge = Self { config: host_bridge(device), device };
-        let (vendor, subsystem) = VIRTUAL_MACHINE;
-        bridge.config.set(0x2c, u32::from(subsystem) << 16 | u32::from(vendor));
-        bridge
+    fn with(start: Start, steering: Arc<dyn Steering>) -> Self {
+        Self { config: host_bridge(start), start, steering }
     }
 
     /// Power-on state.
     pub fn reset(&mut self) {
-        let subsystem = self.config.read(0x2c);
-        self.config = host_bridge(self.device);
-        self.config.set(0x2c, subsystem);
+        self.config = host_bridge(self.start);
+        self.steering.steer(self.segments());
+    }
+
+    /// What PAM0–PAM6 say.
+    fn segments(&self) -> [Attributes; SHADOW_SEGMENTS] {
+        std::array::from_fn(|segment| {
+            let pair = SHADOW_SEGMENTS - PAM0_SEGMENTS;
+            let (register, high) = if segment < pair {
+                (PAM.start() + 1 + segment as u8 / 2, segment % 2 == 1)
+            } else {
+                (*PAM.start(), true)
+            };
+            let bits = self.config.byte(register) >> if high { 4 } else { 0 };
+            Attributes { read: bits & 1 != 0, write: bits & 2 != 0 }
+        })
+    }
+
+    fn attributes_written(&mut self) {
+        let segments = self.segments();
+        let bios_is_read_only = segments.last() == Some(&Attributes { read: true, write: false });
+        if self.start == Start::Bios && bios_is_read_only {
+            self.config.set(0x00, u32::from(DEVICE_440BX) << 16 | u32::from(INTEL));
+        }
+        self.steering.steer(segments);
     }
 }
 
-impl Default for HostBridge {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-fn host_bridge(device: u16) -> ConfigSpace {
+fn host_bridge(start: Start) -> ConfigSpace {
+    let device = if start == Start::Kernel { DEVICE_440BX } else { DEVICE_440FX };
+    let (subsystem_vendor, subsystem) = if start == Start::Kernel { (0, 0) } else { VIRTUAL_MACHINE };
     let mut config = ConfigSpace::new(Identity {
         vendor: INTEL,
         device,
         revision: 3,
         class: 0x06_0000,
+        subsystem_vendor,
+        subsystem,
         ..Identity::default()
     });
     // It is always a bus master and always answers memory.
     config.set(0x04, 0x0200_0006);
     config.set_writable(0x04, 0x0000_0100);
     config.set_writable(0x3c, 0);
-    // PAM0–PAM6 at 0x59–0x5f, SMRAM at 0x72.
-    config.set_writable(0x58, 0x3333_3000);
-    config.set_writable(0x5c, 0x3333_3333);
+    let writable = [0x3333_3000, 0x3333_3333];
+    for (register, bits) in PAM_DWORDS.into_iter().zip(writable) {
+        config.set_writable(register, bits);
+        if start == Start::Kernel {
+            config.set(register, bits);
+        }
+    }
+    // SMRAM is at 0x72.
     config.set_writable(0x70, 0x0078_0000);
     config.set(0x70, 0x0002_0000);
     config
@@ -110,6 +158,9 @@ impl PciFunction for HostBridge {
 
     fn config_write(&mut self, register: u8, value: u32, mask: u32) {
         self.config.write(register, value, mask);
+        if PAM_DWORDS.contains(&register) {
+            self.attributes_written();
+        }
     }
 
     fn bars(&self) -> Vec<BarMapping> {

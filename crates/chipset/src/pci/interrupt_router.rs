@@ -17,10 +17,11 @@ const ROUTABLE: u16 = 0b1101_1110_1111_1000;
 /// The route register's bit that switches routing off.
 const DISABLED: u8 = 0x80;
 
-/// Which of PIRQA–PIRQD (0–3) the pin `pin` (0 for INTA to 3 for INTD) of `device` is wired to: the usual
-/// rotation, by which INTA of device 0 is PIRQA.
+/// Which of PIRQA–PIRQD (0–3) the pin `pin` (0 for INTA to 3 for INTD) of `device` is wired to: by a
+/// rotation in which INTA of device 1 is PIRQA, as firmware takes it for granted when it tells functions their interrupt
+/// lines (SeaBIOS, src/fw/pciinit.c; edk2, OvmfPkg).
 pub const fn pirq_of(device: u8, pin: u8) -> u8 {
-    device.wrapping_add(pin) & 3
+    device.wrapping_add(pin).wrapping_sub(1) & 3
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,8 +18,8 @@ mod interrupt_router;
 mod tests;
 
 pub use bridges::{
-    HOST_BRIDGE, HostBridge, INTEL, IsaBridge, SOUTH_BRIDGE, SOUTH_BRIDGE_OF_QEMU, VIRTUAL_MACHINE, ide,
-    isa_bridge, power_management,
+    HOST_BRIDGE, HostBridge, INTEL, IsaBridge, SOUTH_BRIDGE, SOUTH_BRIDGE_OF_QEMU, Steering, VIRTUAL_MACHINE,
+    ide, isa_bridge, power_management,
 };
 pub use bus::{CONFIG_ADDRESS, CONFIG_DATA, PciBus};
 pub use config::{BarKind, Command, ConfigSpace, Identity};

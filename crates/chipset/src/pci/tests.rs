@@ -148,6 +148,7 @@ fn the_data_port_is_dead_without_the_enable_bit() {
 }
 
 mod bridges {
+    use guest_memory::{Attributes, SHADOW_SEGMENTS};
     use interrupt::{Line, NotConnected};
 
     use super::*;
@@ -175,7 +176,7 @@ mod bridges {
     #[test]
     fn a_pin_reaches_its_routed_interrupt_and_its_ioapic_input() {
         let bench = bench();
-        let line = bench.router.line(FunctionAddress::new(4, 0), 1);
+        let line = bench.router.line(FunctionAddress::new(5, 0), 1);
         line.set(true);
         assert!(bench.isa[10].is_high() && bench.ioapic[1].is_high());
         line.set(false);
@@ -186,8 +187,8 @@ mod bridges {
     fn two_pirqs_share_an_interrupt() {
         let bench = bench();
         let (first, second) = (
-            bench.router.line(FunctionAddress::new(4, 0), 0),
             bench.router.line(FunctionAddress::new(5, 0), 0),
+            bench.router.line(FunctionAddress::new(6, 0), 0),
         );
         first.set(true);
         second.set(true);
@@ -200,7 +201,7 @@ mod bridges {
     #[test]
     fn rerouting_moves_a_level() {
         let mut bench = bench();
-        bench.router.line(FunctionAddress::new(4, 0), 0).set(true);
+        bench.router.line(FunctionAddress::new(5, 0), 0).set(true);
         bench.bridge.config_write(0x60, 0x05, 0xff);
         assert!(!bench.isa[10].is_high() && bench.isa[5].is_high());
         bench.bridge.config_write(0x60, 0x80, 0xff);
@@ -211,17 +212,82 @@ mod bridges {
     #[test]
     fn routes_to_reserved_interrupts_lead_nowhere() {
         let mut bench = bench();
-        bench.router.line(FunctionAddress::new(4, 0), 0).set(true);
+        bench.router.line(FunctionAddress::new(5, 0), 0).set(true);
         bench.bridge.config_write(0x60, 0x08, 0xff);
         assert!(bench.isa.iter().all(|line| !line.is_high()));
     }
 
+    #[derive(Default)]
+    struct Segments(Mutex<Option<[Attributes; SHADOW_SEGMENTS]>>);
+
+    impl Steering for Segments {
+        fn steer(&self, segments: [Attributes; SHADOW_SEGMENTS]) {
+            *self.0.lock().unwrap() = Some(segments);
+        }
+    }
+
+    impl Segments {
+        /// The segments of 16 KiB from 0xc0000 on, as letters: of which reads, writes, or both are RAM's.
+        fn take(&self) -> Option<String> {
+            let letter = |segment: Attributes| match (segment.read, segment.write) {
+                (false, false) => '-',
+                (true, false) => 'r',
+                (false, true) => 'w',
+                (true, true) => 'a',
+            };
+            Some(self.0.lock().unwrap().take()?.map(letter).iter().collect())
+        }
+    }
+
     #[test]
-    fn the_memory_attribute_registers_keep_what_is_written() {
-        let mut bridge = HostBridge::new();
-        bridge.config_write(0x58, 0x3000_0000, 0xff00_0000);
-        assert_eq!(bridge.config_read(0x58), 0x3000_0000);
-        assert_eq!(bridge.config_read(0x00), 0x7192_8086);
+    fn the_memory_attribute_registers_steer_segments() {
+        let segments = Arc::new(Segments::default());
+        let mut bridge = HostBridge::for_firmware(segments.clone());
+        assert_eq!((bridge.config_read(0x58), bridge.config_read(0x5c)), (0, 0));
+        // PAM0: the last 64 KiB, by its high half.
+        bridge.config_write(0x58, 0x0000_ff00, 0xff00);
+        assert_eq!(bridge.config_read(0x58), 0x3000);
+        assert_eq!(segments.take().unwrap(), "------------aaaa");
+        // PAM1 and PAM2: two segments each, the low half first.
+        bridge.config_write(0x58, 0x1203_0000, 0xffff_0000);
+        assert_eq!(segments.take().unwrap(), "a-wr--------aaaa");
+        bridge.config_write(0x5c, 0x3020_1001, u32::MAX);
+        assert_eq!(segments.take().unwrap(), "a-wrr--r-w-aaaaa");
+        // Other registers have nothing to do with it.
+        bridge.config_write(0x70, u32::MAX, u32::MAX);
+        assert_eq!(segments.take(), None);
+        bridge.reset();
+        assert_eq!(segments.take().unwrap(), "----------------");
+        assert_eq!(bridge.config_read(0x5c), 0);
+    }
+
+    #[test]
+    fn without_firmware_all_is_ram() {
+        let segments = Arc::new(Segments::default());
+        let mut bridge = HostBridge::new(segments.clone());
+        assert_eq!((bridge.config_read(0x58), bridge.config_read(0x5c)), (0x3333_3000, 0x3333_3333));
+        bridge.config_write(0x58, 0x1000, 0xff00);
+        assert_eq!(segments.take().unwrap(), "aaaaaaaaaaaarrrr");
+    }
+
+    #[test]
+    fn a_bios_meets_the_bridge_that_it_knows_until_it_is_done() {
+        let identity = |bridge: &mut HostBridge| bridge.config_read(0x00);
+        let steering = || Arc::new(Segments::default());
+        let mut bridge = HostBridge::for_firmware(steering());
+        assert_eq!(identity(&mut bridge), 0x1237_8086);
+        bridge.config_write(0x58, 0x3000, 0xff00);
+        assert_eq!(identity(&mut bridge), 0x1237_8086);
+        bridge.config_write(0x58, 0x1000, 0xff00);
+        assert_eq!((identity(&mut bridge), bridge.config_read(0x2c)), (0x7192_8086, 0x1100_1af4));
+        bridge.config_write(0x58, 0x3000, 0xff00);
+        assert_eq!(identity(&mut bridge), 0x7192_8086);
+        bridge.reset();
+        assert_eq!((identity(&mut bridge), bridge.config_read(0x2c)), (0x1237_8086, 0x1100_1af4));
+        let mut bridge = HostBridge::for_uefi(steering());
+        bridge.config_write(0x58, 0x1000, 0xff00);
+        assert_eq!(identity(&mut bridge), 0x1237_8086);
+        assert_eq!(identity(&mut HostBridge::new(steering())), 0x7192_8086);
     }
 
     proptest::proptest! {
@@ -233,7 +299,7 @@ mod bridges {
             let lines: [Arc<dyn Line>; 16] = std::array::from_fn(|_| Arc::new(NotConnected) as Arc<dyn Line>);
             let pins: [Arc<dyn Line>; 4] = std::array::from_fn(|_| Arc::new(NotConnected) as Arc<dyn Line>);
             let router = InterruptRouter::new(lines, pins);
-            bus.add(HOST_BRIDGE, Arc::new(Mutex::new(HostBridge::new())));
+            bus.add(HOST_BRIDGE, Arc::new(Mutex::new(HostBridge::new(Arc::new(Segments::default())))));
             bus.add(isa_bridge(SOUTH_BRIDGE), Arc::new(Mutex::new(IsaBridge::new(router))));
             for (port, length, value) in accesses {
                 match length {

@@ -310,9 +310,11 @@ impl Rtc {
                 self.status_a().with_update_in_progress(updating).into_bits()
             }
             C => {
-                self.update();
+                self.see();
                 let flags = std::mem::take(&mut self.state.flags);
                 let enabled = self.status_b().into_bits() & flags != 0;
+                // An event that has come since is an edge of its own.
+                self.irq.set(false);
                 self.update();
                 flags | if enabled { INTERRUPT_REQUEST } else { 0 }
             }

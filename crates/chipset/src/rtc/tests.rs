@@ -146,6 +146,42 @@ fn the_periodic_interrupt_comes_at_its_rate() {
     assert!(!bench.irq.is_high());
 }
 
+/// A clock that goes on by more than a period of 1024 Hz whenever it is looked at.
+struct Hurried(Arc<FakeClock>);
+
+impl Clock for Hurried {
+    fn now(&self) -> u64 {
+        self.0.advance(NANOSECONDS / 1024 + 1);
+        self.0.now()
+    }
+    fn tsc(&self) -> u64 {
+        self.now()
+    }
+    fn tsc_frequency(&self) -> u64 {
+        NANOSECONDS
+    }
+    fn time_of_tsc(&self, tsc: u64) -> u64 {
+        tsc
+    }
+    fn wall(&self) -> u64 {
+        self.0.wall()
+    }
+}
+
+#[test]
+fn a_period_that_ends_while_the_flags_are_read_is_another_edge() {
+    let (clock, irq) = (FakeClock::new(), Probe::new());
+    let timers = FakeTimers::new(clock.clone());
+    let rtc = Rtc::new(Arc::new(Hurried(clock)), &*timers, irq.clone());
+    let bench = Bench { rtc, timers, irq };
+    bench.write(B, B_24H | PERIODIC);
+    assert_eq!(bench.irq.take_edges(), 1);
+    for _ in 0..3 {
+        assert_eq!(bench.read(C) & PERIODIC, PERIODIC);
+        assert_eq!((bench.irq.take_edges(), bench.irq.is_high()), (1, true));
+    }
+}
+
 #[test]
 fn the_alarm_goes_off_at_its_time() {
     let bench = Bench::new();

@@ -7,7 +7,7 @@ use chipset::debug_ports::{self, DebugPorts};
 use chipset::fw_cfg::{self, FwCfg};
 use chipset::i8042::{self, I8042};
 use chipset::pci::{
-    self, BarListener, BarMapping, FunctionAddress, HostBridge, IsaBridge, PciBus, PciFunction,
+    self, BarListener, BarMapping, FunctionAddress, HostBridge, IsaBridge, PciBus, PciFunction, Steering,
 };
 use chipset::port92::{self, Port92};
 use chipset::power::PowerControl;
@@ -49,6 +49,8 @@ pub(super) struct Surroundings<'a> {
     pub south_bridge: u8,
     /// Whether there is a video adapter.
     pub screen: bool,
+    /// Who carries out the host bridge's memory attributes.
+    pub steering: Arc<dyn Steering>,
 }
 
 impl Surroundings<'_> {
@@ -224,10 +226,11 @@ fn pci(around: &Surroundings<'_>) -> (Arc<Mutex<PciBus>>, Arc<Mutex<PowerManagem
     );
 
     let mut bus = PciBus::new(Arc::new(WeakListener(Arc::downgrade(around.buses))));
+    let steering = Arc::clone(&around.steering);
     let bridge = match around.firmware {
-        Some(rom) if rom.is_uefi() => HostBridge::for_uefi(),
-        Some(_) => HostBridge::for_firmware(),
-        None => HostBridge::new(),
+        Some(rom) if rom.is_uefi() => HostBridge::for_uefi(steering),
+        Some(_) => HostBridge::for_firmware(steering),
+        None => HostBridge::new(steering),
     };
     bus.add(pci::HOST_BRIDGE, Arc::new(Mutex::new(bridge)));
     bus.add(

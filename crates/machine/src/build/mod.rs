@@ -10,6 +10,7 @@ mod output;
 mod processors;
 mod rom;
 mod set_up;
+mod shadow;
 mod storage;
 mod test_devices;
 mod wiring;
@@ -32,7 +33,7 @@ use display::Key;
 use enlightenment::Enlightenment;
 #[cfg(test)]
 use guest_memory::CodePages;
-use guest_memory::GuestMemory;
+use guest_memory::{GuestMemory, Shadow};
 use interrupt::ProcessorSignal;
 use processor::{Partition, Processor};
 use processor_soft::{Inspection, SoftPartition};
@@ -46,7 +47,7 @@ use crate::boot::BootSource;
 use crate::buses::Buses;
 use crate::config::MachineConfig;
 use crate::control::Control;
-use crate::debug::Access;
+use crate::debug::{Access, Memory};
 use crate::disks::Disks;
 use crate::firmware;
 use crate::memory_map::{
@@ -98,6 +99,7 @@ pub(crate) struct Board {
     networks: Arc<Networks>,
     clock: Arc<VmClock>,
     memory: GuestMemory,
+    shadow: Arc<Shadow>,
     /// To see in tests whether all of the board goes with it.
     #[cfg(test)]
     code: Arc<CodePages>,
@@ -153,14 +155,12 @@ impl Board {
                 written.map_err(|_| Error::Smbios)?;
                 Some(files.load(&memory, config.memory.0, ACPI_TABLES)?)
             }
-            BootSource::Firmware(_) if uefi => None,
-            BootSource::Firmware(rom) => {
-                rom.shadow(&memory).map_err(|_| Error::Firmware)?;
-                None
-            }
+            BootSource::Firmware(_) => None,
         };
         let (firmware, screen) = (source.firmware(), source.has_screen());
         let rom = firmware.map(|rom| guest_memory::rom(rom.base(), rom.bios())).transpose()?;
+        let shadow = shadow::of(firmware)?;
+        let switch = shadow::Switch::new(Arc::clone(&shadow));
 
         let vm_clock = VmClock::new();
         let clock: Arc<dyn Clock> = Arc::clone(&vm_clock) as Arc<_>;
@@ -171,6 +171,7 @@ impl Board {
                 config,
                 memory: &memory,
                 rom,
+                shadow: Arc::clone(&shadow),
                 code: &code,
                 clock: &vm_clock,
                 inspection,
@@ -205,11 +206,13 @@ impl Board {
             firmware,
             south_bridge: platform.south_bridge,
             screen,
+            steering: Arc::clone(&switch) as Arc<_>,
         };
         let files = firmware.map(|rom| firmware::files(rom, config, &platform, identity, disks));
         let chipset = Chipset::new(&around, &memory, serial, files.unwrap_or_default())?;
         storage::ide(&chipset, &around, &memory, disks);
         let legacy_adapters = LegacyAdapters::new(&chipset, &around, &memory, networks)?;
+        shadow::add(&around, &memory, &shadow);
         match firmware {
             Some(rom) => rom::add(&around, rom),
             None => set_up::functions(&*buses, legacy_adapters.addresses()),
@@ -218,6 +221,7 @@ impl Board {
             test_devices::add(&around);
         }
         processors.attach_bus(Arc::clone(&buses) as Arc<_>);
+        switch.connect(&processors.partition());
         processors.describe(&registry, engine);
 
         let shared_timers: Arc<dyn Timers> = Arc::clone(&timers) as Arc<_>;
@@ -288,6 +292,7 @@ impl Board {
             networks: Arc::clone(networks),
             clock: vm_clock,
             memory,
+            shadow,
             #[cfg(test)]
             code,
         })
@@ -313,7 +318,7 @@ impl Board {
         Access {
             partition: Arc::clone(&self.partition) as Arc<_>,
             clock: Arc::clone(&self.clock),
-            memory: self.memory.clone(),
+            memory: Memory { ram: self.memory.clone(), shadow: Arc::clone(&self.shadow) },
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use clock::VmClock;
 use counters::{Kind, Registry};
-use guest_memory::{CodePages, GuestMemory};
+use guest_memory::{CodePages, GuestMemory, Shadow};
 use interrupt::{InputListener, Message};
 use processor::{Bus, HypervisorInterface, Partition};
 use processor_kvm::{KvmConfig, KvmHost, KvmPartition};
@@ -79,6 +79,8 @@ pub(super) struct Setting<'a> {
     pub memory: &'a GuestMemory,
     /// The firmware's ROM, which processors run code from.
     pub rom: Option<GuestMemory>,
+    /// RAM and ROM below 1 MiB.
+    pub shadow: Arc<Shadow>,
     pub code: &'a Arc<CodePages>,
     pub clock: &'a Arc<VmClock>,
     pub inspection: Arc<Inspection>,
@@ -96,7 +98,7 @@ pub(super) enum Processors {
 impl Processors {
     /// A partition of `engine`'s kind, without bus, interrupt controllers and hypervisor interface.
     pub fn new(engine: &Engine, setting: Setting<'_>) -> Result<Self, Error> {
-        let Setting { config, memory, rom, code, clock, inspection, registry, hypervisor } = setting;
+        let Setting { config, memory, rom, shadow, code, clock, inspection, registry, hypervisor } = setting;
         Ok(match engine {
             Engine::Kvm(host) => {
                 let partition = KvmPartition::new(KvmConfig {
@@ -104,6 +106,7 @@ impl Processors {
                     processors: config.cpus,
                     memory: memory.clone(),
                     rom,
+                    shadow,
                     clock: Arc::clone(clock),
                     hypervisor,
                     registry: Arc::clone(registry),
@@ -114,6 +117,7 @@ impl Processors {
                 processors: config.cpus,
                 memory: memory.clone(),
                 rom,
+                shadow,
                 code: Arc::clone(code),
                 clock: Arc::clone(clock),
                 tier: *tier,

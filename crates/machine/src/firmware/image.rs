@@ -4,12 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chipset::flash::FlashImage;
-use guest_memory::GuestMemory;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::{variables, volume};
 use crate::config::{Firmware, InputError, MachineConfig};
-use crate::memory_map::BIOS_SHADOW;
 
 /// Debian's package with the images of a BIOS.
 const BIOS_PACKAGE: &str = "seabios";
@@ -96,12 +93,6 @@ impl Rom {
         Ok(Self { bios: bytes, video_bios: None, variables: Some(variables) })
     }
 
-    /// A firmware of the bytes `bios`, for tests.
-    #[cfg(test)]
-    pub(crate) fn of(bios: Vec<u8>) -> Self {
-        Self { bios, video_bios: None, variables: None }
-    }
-
     /// The image.
     pub fn bios(&self) -> &[u8] {
         &self.bios
@@ -127,16 +118,6 @@ impl Rom {
     /// The BIOS of the video adapter, if there is one.
     pub fn video_bios(&self) -> Option<&[u8]> {
         self.video_bios.as_deref()
-    }
-
-    /// Copies the end of the image to where a processor in real mode reaches it.
-    ///
-    /// # Errors
-    /// When there is no memory there.
-    pub fn shadow(&self, memory: &GuestMemory) -> Result<(), GuestMemoryError> {
-        let room = (BIOS_SHADOW.end - BIOS_SHADOW.start) as usize;
-        let part = &self.bios[self.bios.len().saturating_sub(room)..];
-        memory.write_slice(part, GuestAddress(BIOS_SHADOW.end - part.len() as u64))
     }
 }
 
@@ -234,27 +215,5 @@ mod tests {
         assert_eq!(refusal(1000), "is no firmware image: it has 1000 bytes, not a multiple of 64 KiB");
         assert_eq!(refusal(0), "is no firmware image: it has 0 bytes, not a multiple of 64 KiB");
         assert_eq!(refusal(100 << 20), "is no firmware: it has 104857600 bytes, more than 4096 KiB");
-    }
-
-    #[test]
-    fn the_end_of_the_image_is_shadowed_below_one_mib() {
-        let mut bios = vec![1; 256 << 10];
-        bios[(256 << 10) - 16] = 0xea;
-        bios[0] = 7;
-        bios.splice(0..0, [2; 64 << 10]);
-        let rom = Rom::of(bios);
-        assert_eq!(rom.base(), 0xfffb_0000);
-        let (memory, _) = guest_memory::allocate(1 << 20).unwrap();
-        rom.shadow(&memory).unwrap();
-        let byte = |address| memory.read_obj::<u8>(GuestAddress(address)).unwrap();
-        assert_eq!([byte(0xb_ffff), byte(0xc_0000), byte(0xc_0001), byte(0xf_fff0)], [0, 7, 1, 0xea]);
-    }
-
-    #[test]
-    fn a_small_image_is_shadowed_at_the_end() {
-        let (memory, _) = guest_memory::allocate(1 << 20).unwrap();
-        Rom::of(vec![9; 64 << 10]).shadow(&memory).unwrap();
-        let byte = |address| memory.read_obj::<u8>(GuestAddress(address)).unwrap();
-        assert_eq!([byte(0xe_ffff), byte(0xf_0000)], [0, 9]);
     }
 }

@@ -2,17 +2,17 @@
 //!
 //! ```text
 //! 4 GiB − size ┬ the whole image: ROM; the processor starts in its last 16 bytes
-//! 0xc0000      ┴ its last 256 KiB again: RAM, into which the chipset has shadowed them
+//! 0xe0000      ┴ its last 128 KiB again, until the firmware has RAM there (`guest_memory::Shadow`)
 //! ```
 //!
-//! UEFI firmware is not shadowed; below its image is flash memory with its variables.
+//! Below the image of UEFI firmware is flash memory with its variables.
 //!
-//! SeaBIOS asks for a configuration device if the host bridge's subsystem says that it is in a virtual machine, and
-//! switches the bridge's shadow RAM only where it knows the bridge by its number, that of a 440FX. Ours is a 440BX:
-//! SeaBIOS takes the memory for writable, which it is. So both want the same. It also leaves the interrupt lines of
-//! PCI functions open on a bridge that it does not know; operating systems take them from the ACPI tables.
+//! SeaBIOS asks for a configuration device if the host bridge's subsystem says that it is in a virtual machine. It has RAM
+//! in the place of its ROM, and makes it read-only when it is done, only where it knows the host bridge by its number, that
+//! of a 440FX; so does OVMF for the little that it has there. To a BIOS, the bridge is one until then
+//! (`chipset::pci::HostBridge`), and the 440BX that operating systems expect of Hyper-V from then on.
 //!
-//! Not done: writes to the shadow are not refused after the firmware has finished; system management mode.
+//! Not done: system management mode.
 
 mod files;
 mod image;

@@ -26,6 +26,7 @@ fn counting(tier: Tier) -> Guest {
         processors: 1,
         memory: memory.clone(),
         rom: None,
+        shadow: std::sync::Arc::default(),
         code,
         clock: clock::VmClock::new(),
         tier,

@@ -7,14 +7,13 @@ use std::arch::asm;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use guest_memory::{CodePages, DEVICE_HOLE_END, GuestMemory, PAGE_SHIFT};
+use guest_memory::{Attributes, CodePages, DEVICE_HOLE_END, GuestMemory, PAGE_SHIFT, SHADOW, Shadow};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use super::Word;
 
-/// The legacy video window, which is never RAM to a processor.
+/// The legacy video window, which is never RAM to a processor. The addresses behind it are [`SHADOW`].
 const VIDEO_START: u64 = 0xa_0000;
-const VIDEO_END: u64 = 0xc_0000;
 
 /// Regions of guest RAM in host memory. Their ends are those of the host's memory; how much of it is the guest's,
 /// `memory` knows.
@@ -27,6 +26,7 @@ pub struct HostMemory {
     rom: *mut u8,
     rom_start: u64,
     rom_end: u64,
+    shadow: Arc<Shadow>,
     code: Arc<CodePages>,
     /// Keep the mappings alive.
     memory: GuestMemory,
@@ -38,7 +38,12 @@ pub struct HostMemory {
 unsafe impl Send for HostMemory {}
 
 impl HostMemory {
-    pub fn new(memory: GuestMemory, rom: Option<GuestMemory>, code: Arc<CodePages>) -> Self {
+    pub fn new(
+        memory: GuestMemory,
+        rom: Option<GuestMemory>,
+        shadow: Arc<Shadow>,
+        code: Arc<CodePages>,
+    ) -> Self {
         let mut found = Self {
             low: std::ptr::null_mut(),
             low_end: 0,
@@ -47,6 +52,7 @@ impl HostMemory {
             rom: std::ptr::null_mut(),
             rom_start: 0,
             rom_end: 0,
+            shadow,
             code,
             memory: memory.clone(),
             _rom: rom.clone(),
@@ -67,10 +73,16 @@ impl HostMemory {
         found
     }
 
-    /// Whether guest physical address `gpa` is in ROM.
     #[inline]
-    pub fn is_rom(&self, gpa: u64) -> bool {
+    fn is_rom(&self, gpa: u64) -> bool {
         (self.rom_start..self.rom_end).contains(&gpa)
+    }
+
+    /// Whether memory at guest physical address `gpa` may be written as it is found by [`Self::pointer`]; if not, writes
+    /// are the bus's.
+    #[inline]
+    pub fn is_writable(&self, gpa: u64) -> bool {
+        !self.is_rom(gpa) && self.shadow.attributes(gpa) == Attributes::RAM
     }
 
     /// Where guest physical address `gpa` is in host memory, good to the end of its page. Null if it is neither
@@ -79,8 +91,8 @@ impl HostMemory {
     pub fn pointer(&self, gpa: u64) -> *mut u8 {
         let top = self.memory.top();
         if gpa < self.low_end && gpa < top {
-            if (VIDEO_START..VIDEO_END).contains(&gpa) {
-                return std::ptr::null_mut();
+            if (VIDEO_START..SHADOW.end).contains(&gpa) {
+                return self.below_one_mib(gpa);
             }
             self.low.wrapping_add(gpa as usize)
         } else if gpa >= DEVICE_HOLE_END && gpa < self.high_end && gpa < top {
@@ -89,6 +101,17 @@ impl HostMemory {
             self.rom.wrapping_add((gpa - self.rom_start) as usize)
         } else {
             std::ptr::null_mut()
+        }
+    }
+
+    #[cold]
+    fn below_one_mib(&self, gpa: u64) -> *mut u8 {
+        if gpa < SHADOW.start {
+            std::ptr::null_mut()
+        } else if self.shadow.attributes(gpa).read {
+            self.low.wrapping_add(gpa as usize)
+        } else {
+            self.shadow.rom_pointer(gpa)
         }
     }
 
@@ -290,7 +313,7 @@ mod tests {
         let layout =
             guest_memory::Layout { size: 128 * MIB, more: vec![128 * MIB..256 * MIB, high], rom: 0..0 };
         let (memory, code) = guest_memory::allocate_as(&layout).unwrap();
-        let host = HostMemory::new(memory.clone(), None, code);
+        let host = HostMemory::new(memory.clone(), None, Arc::default(), code);
         let addresses = [128 * MIB - 1, 128 * MIB, 256 * MIB - 1, 256 * MIB, DEVICE_HOLE_END];
         let found = || addresses.map(|gpa| !host.pointer(gpa).is_null());
         assert_eq!(found(), [true, false, false, false, false]);

@@ -16,7 +16,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use guest_memory::{CodePages, GuestMemory};
+use guest_memory::{CodePages, GuestMemory, Shadow};
 use processor::{TlbFlush, TlbRange};
 
 use super::fetched::Fetched;
@@ -186,6 +186,7 @@ impl Mmu {
     pub fn new(
         memory: GuestMemory,
         rom: Option<GuestMemory>,
+        shadow: Arc<Shadow>,
         code: Arc<CodePages>,
         writable: Arc<WritableFilter>,
         physical_bits: u32,
@@ -196,7 +197,7 @@ impl Mmu {
             tags: [0; 2],
             class: Class::SupervisorAndUser,
             code_written: false,
-            host: HostMemory::new(memory, rom, code),
+            host: HostMemory::new(memory, rom, shadow, code),
             physical_bits,
             pdpte: [0; 4],
             watched: [NEVER; 4],

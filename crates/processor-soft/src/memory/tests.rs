@@ -1,3 +1,7 @@
+use std::sync::Arc;
+
+use guest_memory::{Attributes, SHADOW_SEGMENTS, Shadow};
+
 use super::*;
 use crate::fault::vector;
 use crate::registers::{cr0, cr4, flag};
@@ -309,4 +313,31 @@ fn the_apic_page_belongs_to_the_processor() {
     let linear = map(&mut vcpu, 0, 0xfee0_0000, 7);
     assert_eq!(vcpu.read::<u32>(Seg::Flat, linear + 0x30), Ok(0xaa00_0030));
     assert_eq!(vcpu.read::<u8>(Seg::Flat, linear + 0x33), Ok(0xaa));
+}
+
+#[test]
+fn page_tables_in_rom_are_used_and_not_changed() {
+    // The last level of the tables at 1 GiB, in ROM: present, to be written, neither accessed nor dirty.
+    let table = 0xe_0000_u64;
+    let mut rom = vec![0; 0x2_0000];
+    rom[..8].copy_from_slice(&(DATA | 3).to_le_bytes());
+    let shadow = Arc::new(Shadow::of_firmware(&rom).unwrap());
+    let mut vcpu = Vcpu::for_test_64_with(4 << 20, &shadow);
+    vcpu.poke(0x2008, &0x5007_u64.to_le_bytes());
+    vcpu.poke(0x5000, &(table | 7).to_le_bytes());
+    let entry = |vcpu: &Vcpu| {
+        let mut bytes = [0; 8];
+        shadow.read(&vcpu.shared.memory, table, &mut bytes).unwrap();
+        u64::from_le_bytes(bytes)
+    };
+    vcpu.write(Seg::Flat, 1 << 30, 7_u8).unwrap();
+    assert_eq!((vcpu.peek(DATA), entry(&vcpu)), ([7], DATA | 3));
+    // The same in RAM, which is read-only at first.
+    vcpu.poke(table, &(DATA | 3).to_le_bytes());
+    for (write, expected) in [(false, DATA | 3), (true, DATA | 3 | 0x60)] {
+        shadow.set([Attributes { read: true, write }; SHADOW_SEGMENTS]);
+        vcpu.mmu.flush_all();
+        vcpu.write(Seg::Flat, 1 << 30, 8_u8).unwrap();
+        assert_eq!((vcpu.peek(DATA), entry(&vcpu)), ([8], expected));
+    }
 }

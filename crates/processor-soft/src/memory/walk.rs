@@ -2,8 +2,8 @@
 //! 5-level paging.
 //!
 //! Accessed and dirty flags are set with the same locked operations as a processor uses, after all checks
-//! of the translation have passed. Entries that are not in RAM are read from the bus (unclaimed addresses
-//! read as all ones, which is a reserved-bit fault) and never written. Protection keys and shadow stacks are
+//! of the translation have passed. Entries that are not in RAM are read from ROM or the bus (unclaimed
+//! addresses read as all ones, which is a reserved-bit fault) and never written. Protection keys and shadow stacks are
 //! not emulated; caching attributes are ignored.
 
 use super::host;
@@ -126,12 +126,12 @@ impl Vcpu {
 
     fn page(&self, gpa: u64, shift: u32, writable: bool, global: bool, purpose: Purpose) -> Page {
         // A write to ROM is the bus's.
-        let rom = self.mmu.host.is_rom(gpa);
+        let may_write = self.mmu.host.is_writable(gpa);
         let host = match purpose {
-            Purpose::Write if rom => std::ptr::null_mut(),
+            Purpose::Write if !may_write => std::ptr::null_mut(),
             _ => self.mmu.host.pointer(gpa & !0xfff),
         };
-        let writable = writable && !rom;
+        let writable = writable && may_write;
         Page { gpa, host, word: self.mmu.host.code_word(gpa), shift, writable, global }
     }
 
@@ -288,7 +288,7 @@ impl Vcpu {
                 continue;
             }
             let pointer = self.mmu.host.pointer(used.gpa);
-            if pointer.is_null() {
+            if pointer.is_null() || !self.mmu.host.is_writable(used.gpa) {
                 continue;
             }
             // SAFETY: the entry is in RAM and aligned.

@@ -1,12 +1,15 @@
 //! Small guests, translated.
 
-use iced_x86::code_asm::*;
+use std::sync::Arc;
 
-use processor::SegmentAttributes;
+use guest_memory::{Attributes, SHADOW_SEGMENTS, Shadow};
+use iced_x86::code_asm::*;
+use processor::{Partition, SegmentAttributes};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::partition::attention;
 use crate::registers::{Seg, cr0};
-use crate::testing::{CODE, assemble, guest, partition_with_rom};
+use crate::testing::{CODE, assemble, guest, partition_with_rom, partition_with_shadow};
 use crate::vcpu::Vcpu;
 
 /// Runs until something ends the blocks.
@@ -252,6 +255,57 @@ fn code_in_rom_is_translated_and_writes_to_it_go_to_the_bus() {
     assert!(vcpu.translator.as_ref().unwrap().len() >= 2);
     let writes = bus.memory_writes.lock().unwrap();
     assert_eq!((writes.len(), &writes[99]), (100, &(ROM + 0x1ffc, vec![1, 0, 0, 0])));
+}
+
+#[test]
+fn code_of_rom_gives_way_to_that_of_ram_and_comes_back() {
+    const ROUTINE: u64 = 0xf_0000;
+    // The routine is called twice, so that it is found the second time. It adds a number and writes to itself.
+    let code = assemble(32, CODE, |a| {
+        a.mov(esp, 0x2_0000).unwrap();
+        a.mov(eax, 0).unwrap();
+        a.mov(ecx, ROUTINE as u32).unwrap();
+        a.call(ecx).unwrap();
+        a.call(ecx).unwrap();
+        a.hlt().unwrap();
+    });
+    let routine = |number: i32| {
+        assemble(32, ROUTINE, |a| {
+            a.add(eax, number).unwrap();
+            a.mov(byte_ptr(ROUTINE as u32 + 0x100), 7).unwrap();
+            a.ret().unwrap();
+        })
+    };
+    let mut rom = vec![0; 0x1_0000];
+    rom[..routine(1).len()].copy_from_slice(&routine(1));
+    let shadow = Arc::new(Shadow::of_firmware(&rom).unwrap());
+    let (partition, bus, apics) = partition_with_shadow(1, 8 << 20, &shadow);
+    let mut vcpu = Box::new(Vcpu::new(0, partition.shared().clone(), bus.clone(), apics[0].clone()));
+    for segment in &mut vcpu.segments[..6] {
+        (segment.base, segment.limit, segment.attributes) = (0, u32::MAX, SegmentAttributes(0xc093));
+    }
+    make_32(&mut vcpu);
+    vcpu.cr0 = cr0::PE | cr0::ET;
+    vcpu.mode_changed();
+    vcpu.paging_changed();
+    vcpu.poke(CODE, &code);
+    vcpu.poke(ROUTINE, &routine(100));
+    let mut sum = |read, write| {
+        shadow.set([Attributes { read, write }; SHADOW_SEGMENTS]);
+        partition.shadow_changed().unwrap();
+        vcpu.vp.take_attention();
+        vcpu.attend(attention::SHADOW).unwrap();
+        (vcpu.rip, vcpu.halted) = (CODE, false);
+        run(&mut vcpu);
+        assert!(vcpu.halted);
+        (vcpu.regs[0], vcpu.peek::<1>(ROUTINE + 0x100)[0], bus.memory_writes.lock().unwrap().len())
+    };
+    assert_eq!(sum(false, false), (2, 0, 2));
+    assert_eq!(sum(true, false), (200, 0, 4));
+    assert_eq!(sum(false, true), (2, 0, 6));
+    assert_eq!(sum(true, true), (200, 7, 6));
+    assert_eq!(sum(true, false), (200, 7, 8));
+    assert_eq!(sum(false, false), (2, 7, 10));
 }
 
 #[test]
