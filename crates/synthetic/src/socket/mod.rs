@@ -162,7 +162,8 @@ impl Sockets {
     fn place(&self, instance: Guid) -> Option<Place<'_>> {
         let mut open = lock(&self.open);
         let free = open.len() < MOST && open.insert(instance.bytes());
-        free.then_some(Place { sockets: self, instance })
+        // Not made in vain: it takes the lock again when it goes, and the place of whoever has it.
+        free.then(|| Place { sockets: self, instance })
     }
 
     /// A program of the host has connected.

@@ -132,3 +132,16 @@ fn a_guest_that_sends_no_packets_is_hung_up_on() {
     assert!(channel.send(&OutgoingPacket::in_band(0, &[0xff; 64])));
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
+
+#[test]
+fn an_endpoint_that_is_in_use_is_refused_until_it_is_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let sockets = Sockets::new(&folder.path().join("vsock"), DeviceCounters::default()).unwrap();
+    let first = sockets.place(service(5));
+    assert!(first.is_some() && sockets.place(service(6)).is_some());
+    for _ in 0..2 {
+        assert!(sockets.place(service(5)).is_none());
+    }
+    drop(first);
+    assert!(sockets.place(service(5)).is_some());
+}
