@@ -6,7 +6,7 @@ use std::process::Command;
 use guests::build_setup_disk;
 
 /// Those that are no matter of KVM: the tiers of the software processor, and what runs tests in the nested host.
-const ELSEWHERE: [&str; 13] = [
+const ELSEWHERE: [&str; 14] = [
     "interpreter::",
     "translator::",
     "lockstep::",
@@ -18,6 +18,7 @@ const ELSEWHERE: [&str; 13] = [
     "an_idle_guest",
     // An installed system takes its time to the login, twice emulated.
     "installed::",
+    "power_off::",
     // So does a hypervisor with a guest of its own.
     "xen::",
     // Twice emulated, a pass of a memory test takes hours, and a kernel that writes its boot messages into the memory of the
