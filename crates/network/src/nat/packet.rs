@@ -6,13 +6,12 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{IpProtocol, IpRepr, TcpPacket, UDP_HEADER_LEN, UdpPacket, UdpRepr, checksum};
 
 use super::addresses::MAC;
+use super::fragments;
 pub(super) use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_HEADER, IPV6_HEADER};
 use crate::frame::{Frame, HEADER, Mac};
 
 /// Bytes of a packet that go in a frame.
 pub(super) const MTU: usize = 1500;
-/// Of IPv4's flags and fragment offset: whether it is a fragment.
-const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff;
 
 /// The type of what `data` carries.
 pub(super) fn ethertype(data: &[u8]) -> Option<u16> {
@@ -56,7 +55,7 @@ impl<'a> Packet<'a> {
         }
         let (header, payload) = data.get(..total)?.split_at_checked(header)?;
         let made = frame.verified || frame.segments.is_some();
-        if word(6) & MORE_FRAGMENTS_OR_OFFSET != 0 || !made && checksum::data(header) != !0 {
+        if fragments::is(frame) || !made && checksum::data(header) != !0 {
             return None;
         }
         let address =
