@@ -248,10 +248,12 @@ impl Running {
     /// As [`expect`](Self::expect), with everything that came before `text`.
     ///
     /// # Panics
-    /// With the end of both outputs, if it does not come.
+    /// With the end of both outputs, and the screen where there is a control socket, if it does not come.
     pub fn expect_with(&self, text: &str, patience: Duration) -> (String, Duration) {
-        self.await_text(text, patience)
-            .unwrap_or_else(|error| panic!("{error}\n--- errors:\n{}", self.errors.text()))
+        self.await_text(text, patience).unwrap_or_else(|error| {
+            let screen = if self.api.is_some() { self.screen() } else { String::new() };
+            panic!("{error}\n--- screen:\n{screen}\n--- errors:\n{}", self.errors.text())
+        })
     }
 
     /// As [`expect_with`](Self::expect_with), for callers that go on without it.

@@ -127,7 +127,9 @@ struct ForbidQueue {
     asked: u64,
 }
 
-/// What other threads may touch of a processor.
+/// What other threads may touch of a processor, in cache lines of its own: the processor looks at it all the time, and
+/// hosts fetch lines in pairs.
+#[repr(align(128))]
 pub struct VpShared {
     /// Bits of [`attention`]; anything but 0 makes [`crate::vcpu::Vcpu::execute`] return.
     pub attention: AtomicU32,

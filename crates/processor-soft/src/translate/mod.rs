@@ -390,15 +390,15 @@ impl Vcpu {
 
     /// Bars the blocks of pages that have been written, and tells the other processors.
     fn end_written_code(&mut self, translator: &mut Translator) {
-        let code = Arc::clone(&self.shared.code);
+        let code = &self.shared.code;
         let ended = code.ended();
         self.generated.ended = ended;
         if translator.ended == ended {
             return;
         }
         let from = std::mem::replace(&mut translator.ended, ended);
-        if !code.ended_between(from, ended, |gfn| translator.end_page(&code, gfn)) {
-            translator.end_pages(&code);
+        if !code.ended_between(from, ended, |gfn| translator.end_page(code, gfn)) {
+            translator.end_pages(code);
         }
         self.call_others();
     }
