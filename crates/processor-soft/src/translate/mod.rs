@@ -18,7 +18,9 @@
 //!
 //! Blocks are found by guest physical address and [mode] and do not depend on where they are mapped.
 //! Jumps within a page are linked for good; jumps to other pages while the address space is the one for which
-//! they were linked. When a page that holds blocks is written, the ways into its blocks are made to lead out;
+//! they were linked. Returns go through the jump cache as other indirect jumps do: the host's RSP is the guest's, so that
+//! its own return predictor is out of reach, and a stack of return addresses beside it would cost at CALL what it saves
+//! at RET. When a page that holds blocks is written, the ways into its blocks are made to lead out;
 //! a block is made good again if what it was made of turns out to be the same. Pages that hold code are not
 //! in the first level for writes, on no processor, so that every store to them comes to Rust.
 //!
