@@ -105,14 +105,14 @@ mod on_kvm {
         let directory = tempfile::tempdir().unwrap();
         let image = Image::root();
         let (running, socket, address) =
-            running(directory.path(), &image, 60, &["--processor", "kvm", "--cpus", "2"]);
+            running(directory.path(), &image, 400, &["--processor", "kvm", "--cpus", "2"]);
         let text = gdb(
             &socket,
             &format!(
                 "printf \"first=%#lx\\n\", $rip\nstepi\nstepi\nstepi\nprintf \"second=%#lx\\n\", $rip
                  info threads\nx/1i {address}\nprintf \"paging=%d\\n\", ($cr0 >> 31) & 1
                  thread 2\nprintf \"cr3=%d\\n\", $cr3 != 0\nprintf \"stack=%#lx\\n\", $rsp
-                 shell (sleep 5; kill -INT $PPID) &
+                 shell (sleep 2; kill -INT $PPID) &
                  continue\nprintf \"end=%#lx\\n\", $rip\ndetach"
             ),
         );
@@ -128,7 +128,7 @@ mod on_kvm {
         assert!(text.contains("SIGINT") && text.contains("end=0x") && text.contains("detached"), "{text}");
         let end = running.wait(JOB);
         end.assert_powered_off();
-        assert_eq!(end.value("rounds").trim_end_matches('='), "60", "the guest has gone on");
+        assert_eq!(end.value("rounds").trim_end_matches('='), "400", "the guest has gone on");
     }
 
     #[test]
