@@ -492,5 +492,13 @@ pub fn case_with(
     if decoded.is_invalid() || decoded.len() != bytes.len() {
         return None;
     }
+    // A near branch of 64-bit code with an operand-size prefix: Intel's processors and some of AMD's ignore the prefix.
+    if decoded.code() != code && decoded.flow_control() != FlowControl::Next {
+        return None;
+    }
+    // How much of memory this one reads is up to the processor.
+    if code == Code::Movsxd_r16_rm16 {
+        return None;
+    }
     Some(Case { instruction: decoded, bytes, rip })
 }

@@ -12,7 +12,7 @@ use iced_x86::{
 };
 
 use super::native::{CODE, DATA, PAGE};
-use super::sequences::{Undefined, defined};
+use super::sequences::{self, Undefined, defined};
 use super::state::{Outcome, Random, State};
 use super::{DATA_GPA, Interpreted, Tier, difference, generate, number, random_state, report, vector};
 use crate::registers::flag;
@@ -217,7 +217,7 @@ impl Maker<'_> {
         let mut added = 0;
         for _ in 0..count {
             let Some(instruction) = self.instruction() else { continue };
-            if plain && instruction.rflags_undefined() != 0 {
+            if plain && sequences::undefined(&instruction) != 0 {
                 continue;
             }
             if assembler.add_instruction(instruction).is_ok() {

@@ -1,6 +1,6 @@
 //! Sequences of random instructions, each with an operand of its own.
 
-use iced_x86::{FlowControl, Instruction, OpKind};
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, RflagsBits};
 
 use super::generate::{self, Case};
 use super::native::{CODE, DATA, PAGE};
@@ -36,7 +36,7 @@ impl Undefined {
         if !(by_cl || instruction.has_rep_prefix() || instruction.has_repne_prefix()) {
             self.now &= !settled;
         }
-        self.now |= instruction.rflags_undefined();
+        self.now |= undefined(instruction);
         if instruction.flow_control() != FlowControl::Next {
             self.left |= self.now;
         }
@@ -58,15 +58,23 @@ impl Undefined {
     }
 }
 
+/// The flags that `instruction` leaves undefined, bits of [`RflagsBits`].
+pub fn undefined(instruction: &Instruction) -> u32 {
+    // Whether a rotation through CF by a multiple of all bits leaves OF alone or makes it anew is up to the processor.
+    let through_carry = matches!(instruction.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr);
+    let counted = instruction.op1_kind() == OpKind::Immediate8 && instruction.immediate8() & 0x1f > 1;
+    instruction.rflags_undefined() | if through_carry && counted { RflagsBits::OF } else { 0 }
+}
+
 /// The arithmetic flags of `rflags` but for those that are `undefined`.
 pub fn defined(rflags: u64, undefined: u32) -> u64 {
     [
-        (iced_x86::RflagsBits::OF, flag::OF),
-        (iced_x86::RflagsBits::SF, flag::SF),
-        (iced_x86::RflagsBits::ZF, flag::ZF),
-        (iced_x86::RflagsBits::AF, flag::AF),
-        (iced_x86::RflagsBits::CF, flag::CF),
-        (iced_x86::RflagsBits::PF, flag::PF),
+        (RflagsBits::OF, flag::OF),
+        (RflagsBits::SF, flag::SF),
+        (RflagsBits::ZF, flag::ZF),
+        (RflagsBits::AF, flag::AF),
+        (RflagsBits::CF, flag::CF),
+        (RflagsBits::PF, flag::PF),
     ]
     .into_iter()
     .filter(|(bit, _)| undefined & bit != 0)

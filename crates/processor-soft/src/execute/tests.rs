@@ -1,6 +1,9 @@
 //! Programs of a few instructions, run on a test processor in 64-bit mode or in real mode.
 
+use iced_x86::{Decoder, DecoderOptions};
+
 use super::arithmetic::{Int, status};
+use crate::differential::sequences::{Undefined, defined};
 use crate::fault::{Fault, vector};
 use crate::registers::{flag, gpr};
 use crate::vcpu::Vcpu;
@@ -607,10 +610,25 @@ fn random_instruction(numbers: &mut Numbers, code: &mut Vec<u8>) {
 fn blocks_do_what_their_instructions_do_one_by_one() {
     let mut numbers = Numbers(7);
     for round in 0..300 {
-        let mut code = Vec::new();
+        let (mut code, mut undefined) = (Vec::new(), Undefined::default());
         for _ in 0..60 {
-            random_instruction(&mut numbers, &mut code);
+            let mut more = Vec::new();
+            random_instruction(&mut numbers, &mut more);
+            // Those whose flags nobody wants show in flags that the next one leaves undefined, on some hosts.
+            let mut after = undefined.clone();
+            let mut instructions = Decoder::new(64, &more, DecoderOptions::NONE).into_iter();
+            let allowed = instructions.all(|instruction| {
+                let allowed = after.allows(&instruction);
+                after.note(&instruction);
+                allowed
+            });
+            if allowed {
+                after.join();
+                undefined = after;
+                code.extend(more);
+            }
         }
+        let undefined = undefined.flags();
         let end = code.len() as u64;
         code.push(0xf4);
         let (mut whole, mut stepped) = (processor(&code), processor(&code));
@@ -625,7 +643,7 @@ fn blocks_do_what_their_instructions_do_one_by_one() {
             whole.execute().unwrap();
         }
         assert_eq!(whole.regs[..16], stepped.regs[..16], "round {round}");
-        assert_eq!(whole.rflags(), stepped.rflags(), "round {round}");
+        assert_eq!(defined(whole.rflags(), undefined), defined(stepped.rflags(), undefined), "round {round}");
         assert_eq!(whole.peek::<96>(DATA), stepped.peek::<96>(DATA), "round {round}");
         assert_eq!(whole.instructions, stepped.instructions + 1, "round {round}");
     }
