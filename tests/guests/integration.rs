@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use guests::{Answer, BOOT, Image, JOB, Kernel, POWER_OFF, Running, insert_setup_disk, row};
+use guests::{Answer, BOOT, Image, JOB, Kernel, POWER_OFF, Running, insert_setup_disk, is_nested, row};
 use serde_json::Value;
 
 /// What `bodhi integration` says of the guest.
@@ -94,7 +94,8 @@ fn time_stands_still_for_a_minute(kernel: Kernel) {
 
 /// A guest that has been paused, and whose clock is right again.
 fn time_stands_still(kernel: Kernel, image: &Image, pause: Duration) -> Running {
-    const NEAR: f64 = 0.05;
+    // Asking alone takes up to a quarter of a second in the nested host.
+    let near = if is_nested() { 0.3 } else { 0.05 };
     let mut running = Running::shell_of(kernel, image, &["--cpus", "2"], &[]);
     wait_for(&running, "time-sync", "ok");
     let uptime = |running: &mut Running| running.ask("cut -d' ' -f1 /proc/uptime").parse::<f64>().unwrap();
@@ -116,10 +117,10 @@ fn time_stands_still(kernel: Kernel, image: &Image, pause: Duration) -> Running 
     let resumed = Instant::now();
     let passed = uptime(&mut running) - before;
     assert!(passed < started.elapsed().as_secs_f64() - paused + 0.02, "{passed} s have passed");
-    // What the guest says is near what the host says at a moment between asking and hearing it.
+    // What the guest says is near both what the host says before, and after.
     loop {
         let (earliest, (guest, latest)) = (now(), times(&mut running));
-        let right = (earliest - NEAR..=latest + NEAR).contains(&guest);
+        let right = latest - near <= guest && guest <= earliest + near;
         let after = resumed.elapsed();
         println!(
             "{after:.2?} after the pause: guest {:+.3} s, host 0 to {:.3} s",
