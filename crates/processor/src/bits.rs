@@ -68,6 +68,8 @@ pub mod efer {
     pub const LME: u64 = 1 << 8;
     pub const LMA: u64 = 1 << 10;
     pub const NXE: u64 = 1 << 11;
+    /// Automatic IBRS, of AMD.
+    pub const AIBRSE: u64 = 1 << 21;
 }
 
 /// Bits of [`crate::SegmentAttributes`].

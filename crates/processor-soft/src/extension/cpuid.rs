@@ -29,8 +29,9 @@ pub struct View {
 
 /// Highest basic leaf.
 const HIGHEST: u32 = 0x1f;
-/// Highest extended leaf.
+/// Highest extended leaf, of Intel's processors and of AMD's.
 const HIGHEST_EXTENDED: u32 = 0x8000_0008;
+const HIGHEST_EXTENDED_AMD: u32 = 0x8000_0021;
 /// Physical address bits offered, at most.
 pub const PHYSICAL_BITS: u32 = 46;
 
@@ -98,13 +99,38 @@ mod leaf7 {
     pub const FSRM: u32 = 1 << 4;
     /// SERIALIZE, AVX512_FP16.
     pub const EDX_NATIVE: u32 = 1 << 14 | 1 << 23;
-    pub const ARCH_CAPABILITIES: u32 = 1 << 29;
-    /// SPEC_CTRL, STIBP and SSBD MSRs exist, so that guests that insist find them.
-    pub const SPEC_CTRL: u32 = 1 << 26 | 1 << 27 | 1 << 31;
+    /// IA32_ARCH_CAPABILITIES; IBRS, STIBP and SSBD, so that guests that insist find them. Processors of AMD have
+    /// their own bits for them, in [`super::amd`].
+    pub const EDX_SPECULATION: u32 = 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31;
     /// BHI_CTRL, MCDT_NO: without the first Linux clears the branch history in software at every system call.
     pub const SUB2_EDX: u32 = 1 << 4 | 1 << 5;
     /// AVX_VNNI, AVX512_BF16.
     pub const SUB1_EAX_NATIVE: u32 = 1 << 4 | 1 << 5;
+}
+
+/// What processors of AMD say of errata and speculation (AMD64 APM volume 3, appendix E), as
+/// IA32_ARCH_CAPABILITIES does for Intel's: [`crate::system::msr`] tells why there is nothing to guard.
+mod amd {
+    /// Leaf 0x8000_0008: RstrFpErrPtrs, as FXSAVE and XSAVE save the x87 pointers, always.
+    const ERROR_POINTERS: u32 = 1 << 2;
+    const IBPB: u32 = 1 << 12;
+    const IBRS: u32 = 1 << 14;
+    const STIBP: u32 = 1 << 15;
+    const SSBD: u32 = 1 << 24;
+    const SSB_NO: u32 = 1 << 26;
+    const BTC_NO: u32 = 1 << 29;
+    pub const EBX_8: u32 = ERROR_POINTERS | IBPB | IBRS | STIBP | SSBD | SSB_NO | BTC_NO;
+
+    /// Leaf 0x8000_0021. LFENCE runs natively.
+    pub const LFENCE_SERIALIZES: u32 = 1 << 2;
+    const NULL_SELECTOR_CLEARS_BASE: u32 = 1 << 6;
+    const AUTOMATIC_IBRS: u32 = 1 << 8;
+    const SRSO_NO: u32 = 1 << 29;
+    const SRSO_USER_KERNEL_NO: u32 = 1 << 30;
+    pub const EAX_21: u32 = NULL_SELECTOR_CLEARS_BASE | AUTOMATIC_IBRS | SRSO_NO | SRSO_USER_KERNEL_NO;
+    const TSA_SQ_NO: u32 = 1 << 1;
+    const TSA_L1_NO: u32 = 1 << 2;
+    pub const ECX_21: u32 = TSA_SQ_NO | TSA_L1_NO;
 }
 
 /// EAX, EBX, ECX, EDX for `leaf`. The leaves of the hypervisor interface are not known here.
@@ -124,13 +150,18 @@ pub fn cpuid(view: &View, leaf: u32, subleaf: u32) -> [u32; 4] {
         0x15 => crystal(view),
         0x8000_0000 => {
             let vendor = host::cpuid(0x8000_0000, 0);
-            [HIGHEST_EXTENDED, vendor.ebx, vendor.ecx, vendor.edx]
+            let highest = if host.amd { HIGHEST_EXTENDED_AMD } else { HIGHEST_EXTENDED };
+            [highest, vendor.ebx, vendor.ecx, vendor.edx]
         }
         0x8000_0001 => extended_features(host),
         0x8000_0002..=0x8000_0006 => words(leaf, 0),
         // Invariant TSC.
         0x8000_0007 => [0, 0, 0, 1 << 8],
-        0x8000_0008 => [physical_bits() | 57 << 8, 0, 0, 0],
+        0x8000_0008 => [physical_bits() | 57 << 8, if host.amd { amd::EBX_8 } else { 0 }, 0, 0],
+        0x8000_0021 if host.amd => {
+            let lfence = host::cpuid(leaf, 0).eax & amd::LFENCE_SERIALIZES;
+            [amd::EAX_21 | lfence, 0, amd::ECX_21, 0]
+        }
         0x3 | 0x5..=0x1e | 0x8000_0009..=0xffff_ffff => [0; 4],
         // Beyond the basic leaves Intel's processors answer with the highest one.
         _ => cpuid(view, HIGHEST, subleaf),
@@ -186,10 +217,8 @@ fn structured(host: &Host, subleaf: u32) -> [u32; 4] {
                 | leaf7::NO_FCS_FDS
                 | leaf7::SMAP;
             let ecx = host.leaf7_ecx & leaf7::ECX_NATIVE | leaf7::UMIP | leaf7::LA57 | leaf7::RDPID;
-            let edx = host.leaf7_edx & leaf7::EDX_NATIVE
-                | leaf7::FSRM
-                | leaf7::ARCH_CAPABILITIES
-                | leaf7::SPEC_CTRL;
+            let speculation = if host.amd { 0 } else { leaf7::EDX_SPECULATION };
+            let edx = host.leaf7_edx & leaf7::EDX_NATIVE | leaf7::FSRM | speculation;
             [2, ebx, ecx, edx]
         }
         1 => [host.leaf7_1_eax & leaf7::SUB1_EAX_NATIVE, 0, 0, 0],
@@ -256,8 +285,7 @@ fn extended_features(host: &Host) -> [u32; 4] {
     let ecx = host.ext1_ecx & (1 << 5 | 1 << 8) | 1;
     let edx = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
     // Processors of AMD repeat the basic features here.
-    let amd = host::cpuid(0, 0).ecx == u32::from_le_bytes(*b"cAMD");
-    let (eax, repeated) = if amd { (host::cpuid(1, 0).eax, leaf1::EDX & 0x0183_f3ff) } else { (0, 0) };
+    let (eax, repeated) = if host.amd { (host::cpuid(1, 0).eax, leaf1::EDX & 0x0183_f3ff) } else { (0, 0) };
     [eax, 0, ecx, edx | repeated]
 }
 

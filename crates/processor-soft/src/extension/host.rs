@@ -44,6 +44,8 @@ pub enum VectorWidth {
 /// The host's feature words, with what its operating system enables taken into account.
 #[derive(Debug, Clone, Copy)]
 pub struct Host {
+    /// Of AMD or Hygon.
+    pub amd: bool,
     pub width: VectorWidth,
     /// Extended-state components of the guest: the host's XCR0 cut to what is supported here.
     pub xcr0: u64,
@@ -102,8 +104,13 @@ impl Host {
             VectorWidth::Zmm => component::X87 | component::SSE | component::AVX | component::AVX512,
         };
         let no512 = !avx512;
+        let vendor = cpuid(0, 0);
+        let amd = [(*b"Auth", *b"cAMD"), (*b"Hygo", *b"uine")].iter().any(|&(first, last)| {
+            (vendor.ebx, vendor.ecx) == (u32::from_le_bytes(first), u32::from_le_bytes(last))
+        });
         let cut = |word: u32, bits: u32, when: bool| if when { word & !bits } else { word };
         Self {
+            amd,
             width,
             xcr0,
             // FMA, AVX, F16C need the YMM state.

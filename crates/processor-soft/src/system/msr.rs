@@ -4,7 +4,6 @@
 //! microcode update, VMX and SVM. Caches need no control: MTRR, PAT and speculation control are kept and
 //! checked, without effect.
 
-use std::arch::x86_64::__cpuid;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -13,6 +12,7 @@ use processor::MsrOutcome;
 
 use super::mtrr::Mtrr;
 use super::next;
+use crate::extension::Host;
 use crate::fault::Fault;
 use crate::op::{Flow, Op};
 use crate::registers::{Seg, cr0, efer, gpr};
@@ -114,10 +114,6 @@ pub struct MsrState {
 impl MsrState {
     /// As after power-on.
     pub fn new() -> Self {
-        let vendor = __cpuid(0);
-        let amd = [(*b"Auth", *b"cAMD"), (*b"Hygo", *b"uine")].iter().any(|&(first, last)| {
-            (vendor.ebx, vendor.ecx) == (u32::from_le_bytes(first), u32::from_le_bytes(last))
-        });
         Self {
             star: 0,
             lstar: 0,
@@ -138,7 +134,7 @@ impl MsrState {
             bank_control: [0; BANKS],
             // LFENCE serialises.
             de_cfg: 1 << 1,
-            amd,
+            amd: Host::get().amd,
         }
     }
 
@@ -340,7 +336,8 @@ impl Vcpu {
     /// # Errors
     /// When a bit is not known, or LME would change while paging is on.
     pub fn write_efer(&mut self, value: u64) -> Result<(), Refused> {
-        let known = efer::SCE | efer::LME | efer::LMA | efer::NXE;
+        let automatic_ibrs = if self.msrs.amd { efer::AIBRSE } else { 0 };
+        let known = efer::SCE | efer::LME | efer::LMA | efer::NXE | automatic_ibrs;
         let changed = value ^ self.efer;
         if value & !known != 0 || (changed & efer::LME != 0 && self.cr0 & cr0::PG != 0) {
             return Err(Refused);
