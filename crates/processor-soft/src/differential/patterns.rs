@@ -7,8 +7,8 @@
 
 use iced_x86::code_asm::{CodeAssembler, CodeLabel};
 use iced_x86::{
-    Code, Decoder, DecoderOptions, Formatter, Instruction, InstructionInfoFactory, IntelFormatter,
-    MemoryOperand, OpAccess, Register,
+    Code, Decoder, DecoderOptions, Encoder, Formatter, Instruction, InstructionInfoFactory, IntelFormatter,
+    MemoryOperand, OpAccess, OpKind, Register,
 };
 
 use super::native::{CODE, DATA, PAGE};
@@ -109,6 +109,8 @@ struct Maker<'a> {
     bases: Vec<Register>,
     /// A register that holds a small number.
     index: Register,
+    /// Whether most register operands are the two registers that translated code keeps in memory.
+    crowded: bool,
     undefined: Undefined,
     information: InstructionInfoFactory,
 }
@@ -174,7 +176,28 @@ impl Maker<'_> {
         }
         // Where it has been decoded is nothing to the assembler.
         instruction.set_ip(0);
-        Some(instruction)
+        Some(if self.crowded { self.crowd(instruction) } else { instruction })
+    }
+
+    /// `instruction` with R13 and R14 in place of some of its registers, if it can be had so.
+    fn crowd(&mut self, instruction: Instruction) -> Instruction {
+        let mut other = instruction;
+        for n in 0..other.op_count() {
+            let register = other.op_register(n);
+            if other.op_kind(n) == OpKind::Register && register.is_gpr() && self.random.chance(2) {
+                let from_rax = 13 + self.random.below(2) as u32;
+                let first = match register.size() {
+                    8 => Register::RAX,
+                    4 => Register::EAX,
+                    2 => Register::AX,
+                    // R8L is the first of the bytes that need a prefix, and the registers are in order from it.
+                    _ => Register::R8L,
+                };
+                let distance = if register.size() == 1 { from_rax - 8 } else { from_rax };
+                other.set_op_register(n, first + distance);
+            }
+        }
+        if Encoder::new(64).encode(&other, 0).is_ok() { other } else { instruction }
     }
 
     /// The next instruction, none that goes elsewhere, and rarely one that loses a base.
@@ -308,8 +331,10 @@ fn pattern(random: &mut Random, codes: &[Code]) -> (State, Vec<u8>, u32) {
     state.general[index.number()] = random.below(8);
     state.rflags &= !flag::DF;
     let (general, rflags) = (state.general, state.rflags);
+    let crowded = random.chance(3);
     let (code, undefined) = {
         let mut maker = Maker {
+            crowded,
             random,
             state: &mut state,
             codes,
@@ -353,6 +378,8 @@ fn run(
         let outcome = guest.run(tier);
         let mut after = guest.save();
         after.rflags = defined(after.rflags, *undefined);
+        // FOP, FIP and FDP, which translated code does not keep: a pattern may write itself x87 instructions.
+        after.area[6..24].fill(0);
         if outcome != Outcome::Done {
             after.rflags &= flag::DF;
         }

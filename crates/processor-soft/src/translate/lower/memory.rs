@@ -3,11 +3,12 @@
 use iced_x86::{Instruction, Register};
 
 use super::super::block::Guest;
+use super::super::classify::has_home;
 use super::super::emit::{Label, Mem, condition, host};
 use super::super::first_level::{ENTRIES, WRITE};
 use super::super::plan::Share;
 use super::super::state::{self, Site, reason};
-use super::{Late, Link, Way, Writer, home, number, resident};
+use super::{Held, Late, Link, Way, Writer, home, number, resident};
 use crate::registers::Seg;
 
 /// The linear address in the first level's entry that S1 leads to.
@@ -39,6 +40,7 @@ impl Writer<'_> {
             let mem = self.address_operand(instruction, beyond);
             self.lea_address(host::S0, mem);
         }
+        self.held[0] = Held::Nothing;
         let base = match instruction.memory_segment() {
             Register::FS => state::segment_base(Seg::Fs),
             Register::GS => state::segment_base(Seg::Gs),
@@ -55,19 +57,17 @@ impl Writer<'_> {
     /// The address in host registers, without segment; not for operands relative to RIP.
     pub fn address_operand(&mut self, instruction: &Instruction, beyond: i32) -> Mem {
         let displacement = (instruction.memory_displacement64() as i32).wrapping_add(beyond);
-        let base = match instruction.memory_base() {
-            Register::None => None,
-            register => Some(self.value(register, host::S0)),
-        };
-        match instruction.memory_index() {
-            Register::None => match base {
-                Some(base) => Mem::base(base, displacement),
-                None => Mem::absolute(displacement),
-            },
-            register => {
-                let index = self.value(register, host::S1);
+        let [base, index] = [instruction.memory_base(), instruction.memory_index()];
+        let with_home = |register: Register| has_home(register).then(|| (number(register), true));
+        let scratch = self.hold([with_home(base), with_home(index)]);
+        let value = |register: Register, scratch| resident(number(register)).unwrap_or(scratch);
+        let base = (base != Register::None).then(|| value(base, scratch[0]));
+        match (base, index) {
+            (Some(base), Register::None) => Mem::base(base, displacement),
+            (None, Register::None) => Mem::absolute(displacement),
+            (base, index) => {
                 let shift = instruction.memory_index_scale().trailing_zeros() as u8;
-                Mem::indexed(base, index, shift, displacement)
+                Mem::indexed(base, value(index, scratch[1]), shift, displacement)
             }
         }
     }
@@ -85,6 +85,7 @@ impl Writer<'_> {
         self.e.cmp_imm(host::S0, 4096 - i32::from(size));
         let at = self.e.jump_if(condition::ABOVE, label);
         self.e.add_mem(host::S0, entry_host(write));
+        self.held = [Held::Nothing; 2];
         at
     }
 
@@ -96,11 +97,12 @@ impl Writer<'_> {
         self.late.push(Late::Slow { label, access, after, site });
     }
 
-    /// Binds where the instruction goes on if it has been done out of line: S0 holds nothing there.
+    /// Binds where the instruction goes on if it has been done out of line: the scratch registers hold nothing
+    /// there.
     pub fn bind_after(&mut self, after: Label) {
         self.e.bind(after);
         if std::mem::take(&mut self.out_of_line) {
-            self.s0 = None;
+            self.held = [Held::Nothing; 2];
         }
     }
 
@@ -117,9 +119,9 @@ impl Writer<'_> {
     ) -> i32 {
         match share {
             Some(share) if self.filled >> share.slot & 1 != 0 => {
-                if self.s0 != Some(share.slot) {
+                if self.held[0] != Held::Slot(share.slot) {
                     self.e.load(host::S0, state::slot(share.slot));
-                    self.s0 = Some(share.slot);
+                    self.held[0] = Held::Slot(share.slot);
                 }
                 share.offset
             }
@@ -133,7 +135,6 @@ impl Writer<'_> {
                 self.clobber_flags(guest.live);
                 address(self, 0);
                 self.check(Self::site(guest, size, write), after);
-                self.s0 = None;
                 self.out_of_line = true;
                 0
             }
@@ -151,7 +152,7 @@ impl Writer<'_> {
         self.late.push(Late::Exit { label, target, saved: true, reason: reason::PLAIN });
         self.e.store(state::slot(share.slot), host::S0);
         self.filled |= 1 << share.slot;
-        self.s0 = Some(share.slot);
+        self.held[0] = Held::Slot(share.slot);
     }
 
     /// Before the instruction `guest`, looks up what the memory operand of a `later` one needs.

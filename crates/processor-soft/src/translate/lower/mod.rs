@@ -17,6 +17,7 @@
 mod data;
 mod memory;
 mod place;
+mod scratch;
 mod stack;
 mod string;
 mod system;
@@ -26,6 +27,7 @@ mod x87;
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, Register};
 
 pub use place::Place;
+use scratch::{Held, Soon};
 
 use super::block::{End, Guest, Scan};
 use super::classify::{FLAGS, Kind, kills, modifies, reads};
@@ -196,8 +198,10 @@ pub struct Writer<'a> {
     flags: Flags,
     /// Slots that have been filled.
     filled: u32,
-    /// The slot whose contents S0 holds.
-    s0: Option<u8>,
+    /// What S0 and S1 hold.
+    held: [Held; 2],
+    /// What is worth holding.
+    soon: Soon,
     /// The present instruction may be done out of line.
     out_of_line: bool,
     /// Executable address behind what is overwritten to bar the block.
@@ -278,7 +282,8 @@ impl<'a> Writer<'a> {
             mode: Mode::from_number(0),
             flags: Flags::Host,
             filled: 0,
-            s0: None,
+            held: [Held::Nothing; 2],
+            soon: Soon::default(),
             out_of_line: false,
             head_end: 0,
         }
@@ -321,10 +326,12 @@ impl<'a> Writer<'a> {
         } else {
             plan(guests, self.tools.info)
         };
+        let soon = Soon::of(guests, &plans);
         for (index, guest) in guests.iter().enumerate() {
             if let Some(marks) = &mut self.tools.marks {
                 marks.push(self.e.here());
             }
+            self.soon = soon[index];
             for &later in &plans[index].early {
                 self.early(guest, &guests[later], plans[later].operand);
             }
@@ -406,9 +413,22 @@ impl<'a> Writer<'a> {
         bytes: impl Fn(&Guest) -> &'b [u8],
     ) -> bool {
         match guest.kind {
-            Kind::Interpret(_) => return false,
-            Kind::Nothing => {}
+            Kind::Nothing => return true,
             Kind::Plain | Kind::Vector(_) | Kind::X87(_) => return self.plain(guest, plan, after),
+            Kind::Lea => {
+                self.lea(guest);
+                return true;
+            }
+            Kind::Branch(condition, target) => {
+                self.branch(condition, target);
+                return true;
+            }
+            _ => {}
+        }
+        // The others use S1, and S0 but for slots, as they like.
+        self.release_scratch();
+        match guest.kind {
+            Kind::Interpret(_) => return false,
             Kind::LoadControlWord => {
                 let which = self.instruct(guest, bytes);
                 self.load_control_word(guest, plan, which);
@@ -425,17 +445,16 @@ impl<'a> Writer<'a> {
                 let which = self.instruct(guest, bytes);
                 self.element(guest, element, which);
             }
-            Kind::Lea => self.lea(guest),
             Kind::Push => self.push(guest, plan),
             Kind::Pop => self.pop(guest, plan),
             Kind::Leave => self.leave(guest, plan),
             Kind::Jump(target) => self.jump(target),
-            Kind::Branch(condition, target) => self.branch(condition, target),
             Kind::CountZero(target) => self.count_zero(target),
             Kind::Call(target) => self.call(guest, plan, target),
             Kind::JumpIndirect => self.jump_indirect(guest, plan),
             Kind::CallIndirect => self.call_indirect(guest, plan),
             Kind::Return(release) => self.ret(guest, plan, release),
+            Kind::Nothing | Kind::Plain | Kind::Vector(_) | Kind::X87(_) | Kind::Lea | Kind::Branch(..) => {}
         }
         true
     }
@@ -470,7 +489,7 @@ impl<'a> Writer<'a> {
     /// Mappings may have changed.
     fn forget_slots(&mut self) {
         self.filled = 0;
-        self.s0 = None;
+        self.held = [Held::Nothing; 2];
     }
 
     /// A jump that may be linked later must not lie in what is overwritten to bar the block.
@@ -487,6 +506,7 @@ impl<'a> Writer<'a> {
     fn save_flags(&mut self) {
         if self.flags == Flags::Host {
             save_flags(&mut self.e);
+            self.held[1] = Held::Nothing;
             self.flags = Flags::Both;
         }
     }
@@ -503,6 +523,7 @@ impl<'a> Writer<'a> {
     fn restore_flags(&mut self) {
         if self.flags == Flags::Saved {
             restore_flags(&mut self.e);
+            self.held[1] = Held::Nothing;
             self.flags = Flags::Both;
         }
     }

@@ -4,7 +4,7 @@ use super::super::block::Guest;
 use super::super::classify::System;
 use super::super::emit::{Mem, condition, host};
 use super::super::state;
-use super::{Late, Writer};
+use super::{Held, Late, Writer};
 use crate::registers::{Seg, flag};
 
 impl Writer<'_> {
@@ -28,7 +28,7 @@ impl Writer<'_> {
                 let site = Self::site(guest, 0, false);
                 self.late.push(Late::Interpreted { label, after, site, which });
                 // The interpreter changes no mapping either, but S0.
-                self.s0 = None;
+                self.held[0] = Held::Nothing;
                 return;
             }
             System::Swapgs => {

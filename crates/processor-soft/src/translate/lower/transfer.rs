@@ -7,7 +7,7 @@ use super::super::emit::{Label, Mem, condition, host};
 use super::super::plan::Plan;
 use super::super::state::{self, NO_CHECK, reason};
 use super::super::stubs::look_up;
-use super::{Ahead, Crossing, Flags, Late, Link, Way, Writer};
+use super::{Ahead, Crossing, Flags, Held, Late, Link, Way, Writer};
 
 /// A key that no address space has.
 const NO_KEY: u32 = u32::MAX;
@@ -68,7 +68,7 @@ impl Writer<'_> {
 
     /// Puts the linear address that is `offset` from the start of the page into S0.
     pub fn in_page_address(&mut self, offset: i32) {
-        self.s0 = None;
+        self.held[0] = Held::Nothing;
         self.e.load(host::S0, state::page());
         self.lea_address(host::S0, Mem::base(host::S0, offset));
     }
@@ -135,7 +135,7 @@ impl Writer<'_> {
                 self.e.mov_sized(self.mode.long(), host::S0, value);
             }
         }
-        self.s0 = None;
+        self.held[0] = Held::Nothing;
     }
 
     pub fn jump_indirect(&mut self, guest: &Guest, plan: &Plan) {
