@@ -69,8 +69,12 @@ mod number {
 /// Machine-check banks: control, status, address and miscellaneous register each.
 const BANKS: usize = 4;
 /// IA32_ARCH_CAPABILITIES: not vulnerable to RDCL, SSB, MDS, page-size change, TAA, SBDR/SSDP, FBSDP, PSDP,
-/// BHI, PBRSB, GDS, RFDS, ITS; enhanced IBRS; no L1D flush needed. An interpreter does not speculate on the
-/// guest's behalf.
+/// BHI, PBRSB, GDS, RFDS, ITS; enhanced IBRS; no L1D flush needed. Processors of AMD say the like in CPUID.
+///
+/// What a guest does against the speculation of a processor of its own (retpolines, returns by way of a thunk, VERW,
+/// barriers at each system call) has no effect here: its branches are not the host's branches, and the code for
+/// its accesses has branches that it does not know of. So it is told that there is nothing to guard, and does not
+/// pay for what would not guard it.
 const ARCH_CAPABILITIES: u64 =
     1 | 1 << 1 | 0b1111 << 3 | 1 << 8 | 0b111 << 13 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 62;
 /// IBRS, STIBP, SSBD, BHI_DIS_S.
