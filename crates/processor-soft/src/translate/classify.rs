@@ -29,6 +29,8 @@ pub enum Kind {
     Lea,
     Push,
     Pop,
+    /// PUSHFQ.
+    PushFlags,
     Leave,
     Jump(i32),
     Call(i32),
@@ -46,6 +48,10 @@ pub enum Kind {
     System(System),
     /// MOVS, STOS or LODS without a prefix that repeats it.
     Element(Element),
+    /// MOVS or STOS with REP.
+    Repeat(Element),
+    /// BT, BTS, BTR or BTC of a string of bits in memory.
+    BitString,
     /// By the interpreter's handler; whether the block goes on behind it.
     Interpret(bool),
 }
@@ -89,7 +95,7 @@ impl Kind {
 
     /// Whether the instruction itself is written, with other operands.
     pub fn is_written(self) -> bool {
-        matches!(self, Self::Plain | Self::Vector(_) | Self::X87(_))
+        matches!(self, Self::Plain | Self::Vector(_) | Self::X87(_) | Self::BitString)
     }
 }
 
@@ -124,8 +130,11 @@ pub fn classify(instruction: &Instruction, mode: Mode) -> Kind {
     if !instruction.code().op_code().mode64() {
         return interpret;
     }
-    if let Some(element) = element(instruction, mode) {
-        return Kind::Element(element);
+    if let Some(kind) = string(instruction, mode) {
+        return kind;
+    }
+    if is_bit_string(instruction) {
+        return if mode.long() && address_fits(instruction, mode) { Kind::BitString } else { interpret };
     }
     let fits = || operands_fit(instruction, mode);
     match instruction.mnemonic() {
@@ -176,8 +185,8 @@ fn is_x87_control(mnemonic: Mnemonic) -> bool {
     )
 }
 
-/// MOVS, STOS or LODS of one element, by index registers as wide as addresses, in segments without a base.
-fn element(instruction: &Instruction, mode: Mode) -> Option<Element> {
+/// MOVS, STOS or LODS by index registers as wide as addresses, in segments without a base.
+fn string(instruction: &Instruction, mode: Mode) -> Option<Kind> {
     use Mnemonic as M;
     let (kind, size): (fn(u8) -> Element, u8) = match instruction.mnemonic() {
         // There is an SSE instruction of the name of MOVSD, which has other operands.
@@ -207,8 +216,25 @@ fn element(instruction: &Instruction, mode: Mode) -> Option<Element> {
     };
     let segment = instruction.memory_segment();
     let based = matches!(segment, Register::FS | Register::GS) || !mode.may_use(segment);
-    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
-    (fits && !repeated && !(reads && based)).then(|| kind(size))
+    if !fits || reads && based || instruction.has_repne_prefix() {
+        return None;
+    }
+    match (kind(size), instruction.has_rep_prefix()) {
+        (element, false) => Some(Kind::Element(element)),
+        // As many as a register says that 32-bit code has but half of.
+        (element @ (Element::Move(_) | Element::Store(_)), true) if mode.long() => {
+            Some(Kind::Repeat(element))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the instruction is on a bit of memory that a register tells, within the operand or far from it.
+fn is_bit_string(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(instruction.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+        && (instruction.op0_kind(), instruction.op1_kind()) == (OpKind::Memory, OpKind::Register)
+        && instruction.op1_register().size() >= 4
 }
 
 /// Jumps, calls, returns, LEA and what uses the stack, of 64-bit code.
@@ -234,6 +260,7 @@ fn long_transfer(instruction: &Instruction, mode: Mode, interpret: Kind) -> Opti
             Kind::Push
         }
         Code::Pop_r64 | Code::Pop_rm64 if instruction.op0_kind() == OpKind::Register => Kind::Pop,
+        Code::Pushfq => Kind::PushFlags,
         Code::Leaveq => Kind::Leave,
         Code::Lea_r64_m if instruction.memory_base() != Register::RIP || operands_fit(instruction) => {
             if address_fits(instruction) {
@@ -498,7 +525,7 @@ pub fn reads(instruction: &Instruction, kind: Kind) -> u32 {
     match kind {
         Kind::Branch(..) | Kind::Divide => instruction.rflags_read() & FLAGS,
         kind if kind.is_written() => instruction.rflags_read() & FLAGS,
-        Kind::Interpret(_) => FLAGS,
+        Kind::Interpret(_) | Kind::PushFlags => FLAGS,
         _ => 0,
     }
 }

@@ -362,6 +362,33 @@ impl Emitter {
         self.bytes(&[value]);
     }
 
+    /// `sub to, from` of 64 bits.
+    pub fn sub(&mut self, to: u8, from: u8) {
+        self.registers(true, &[0x29], from, to);
+    }
+
+    /// `xor to, from` of 64 bits.
+    pub fn xor(&mut self, to: u8, from: u8) {
+        self.registers(true, &[0x31], from, to);
+    }
+
+    /// `movsxd to, from`.
+    pub fn sign_extend(&mut self, to: u8, from: u8) {
+        self.registers(true, &[0x63], to, from);
+    }
+
+    /// `rep stos`, or `rep movs` with `moves`, of elements of `size` bytes.
+    pub fn repeat(&mut self, size: u8, moves: bool) {
+        if size == 2 {
+            self.bytes(&[0x66]);
+        }
+        self.bytes(&[0xf3]);
+        if size == 8 {
+            self.bytes(&[0x48]);
+        }
+        self.bytes(&[if moves { 0xa4 } else { 0xaa } | u8::from(size > 1)]);
+    }
+
     /// `div divisor` or `idiv divisor`.
     pub fn divide(&mut self, wide: bool, signed: bool, divisor: u8) {
         self.registers(wide, &[0xf7], if signed { 7 } else { 6 }, divisor);

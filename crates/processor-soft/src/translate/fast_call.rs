@@ -14,7 +14,7 @@ use super::emit::{Emitter, Mem, condition, host};
 use super::lower::pack_transfer;
 use super::mode::Mode;
 use super::state::{self, NO_CHECK, Switch};
-use super::stubs::{Stubs, look_up};
+use super::stubs::{Stubs, flags_of_status, look_up};
 use crate::memory::Class;
 use crate::registers::{Seg, cr4, efer, flag};
 use crate::system::fast_call::{syscall_segments, sysret_segments};
@@ -232,13 +232,7 @@ pub fn syscall(e: &mut Emitter, stubs: &Stubs) -> u64 {
     // The upper half of the packed site is the offset of the next instruction.
     e.load_32(RCX, Mem::base(host::S1, -4));
     e.add_mem(RCX, state::page());
-    e.load_32(host::S0, state::status());
-    e.mov_32(R11, host::S0);
-    e.shr(R11, 8);
-    e.and_imm_32(R11, (flag::ARITHMETIC & 0xff) as i32);
-    e.and_imm_32(host::S0, 1);
-    e.shl_32(host::S0, 11);
-    e.lea(R11, Mem::indexed(Some(R11), host::S0, 0, 0));
+    flags_of_status(e, R11, host::S0);
     e.or_mem(R11, state::flags());
     e.and_imm(R11, !(flag::RF as i32));
     e.mov(host::S0, R11);

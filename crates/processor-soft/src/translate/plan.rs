@@ -182,7 +182,7 @@ impl Planner {
         let instruction = &guest.instruction;
         match guest.kind {
             Kind::System(System::ReadTime) => self.forget(instruction, info),
-            Kind::Interpret(_) | Kind::System(_) | Kind::Element(_) => {
+            Kind::Interpret(_) | Kind::System(_) | Kind::Element(_) | Kind::Repeat(_) => {
                 self.epoch += 1;
                 self.forget(instruction, info);
             }
@@ -190,6 +190,10 @@ impl Planner {
                 if instruction.op0_kind() == OpKind::Memory {
                     self.operand(index, guest, 8, false);
                 }
+                self.stack(index, -8, true);
+                self.values[RSP].distance -= 8;
+            }
+            Kind::PushFlags => {
                 self.stack(index, -8, true);
                 self.values[RSP].distance -= 8;
             }
@@ -232,7 +236,7 @@ impl Planner {
                 }
                 self.computed(instruction, info);
             }
-            Kind::Nothing | Kind::Jump(_) | Kind::Branch(..) | Kind::CountZero(_) => {}
+            Kind::Nothing | Kind::Jump(_) | Kind::Branch(..) | Kind::CountZero(_) | Kind::BitString => {}
         }
     }
 

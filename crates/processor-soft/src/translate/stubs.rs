@@ -25,6 +25,7 @@ use super::first_level::{ENTRIES, FILTER, WRITE};
 use super::state::{self, JUMPS, loaded, reason, slow};
 use crate::extension::{Host, VectorWidth, offset};
 use crate::memory::mmu_offset;
+use crate::registers::flag;
 
 /// General registers that live in the host register of the same number.
 const RESIDENT: [u8; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15];
@@ -133,6 +134,18 @@ pub fn restore_flags(e: &mut Emitter) {
     e.load_32(host::RAX, state::status());
     e.bytes(&AX_TO_FLAGS);
     e.mov(host::RAX, host::S1);
+}
+
+/// Puts the arithmetic flags of `status`, as RFLAGS has them, into `to`; `scratch` and the host's flags are
+/// overwritten.
+pub fn flags_of_status(e: &mut Emitter, to: u8, scratch: u8) {
+    e.load_32(scratch, state::status());
+    e.mov_32(to, scratch);
+    e.shr(to, 8);
+    e.and_imm_32(to, (flag::ARITHMETIC & 0xff) as i32);
+    e.and_imm_32(scratch, 1);
+    e.shl_32(scratch, 11);
+    e.lea(to, Mem::indexed(Some(to), scratch, 0, 0));
 }
 
 /// The moves between the image at `base` and the host's vector and mask registers, whole.

@@ -625,3 +625,129 @@ fn an_element_stored_into_the_running_block_is_seen_by_the_next_instruction() {
     assert!(vcpu.halted);
     assert_eq!(vcpu.regs[1], u64::from(u32::MAX));
 }
+
+/// Where the memory is that [`both_ways`] compares.
+const COMPARED: u64 = 0x3_0000;
+
+/// Runs a program that halts interpreted and translated, and answers the translated one: registers, flags and
+/// memory agree.
+fn both_ways(write: impl Fn(&mut CodeAssembler)) -> Box<Vcpu> {
+    let [interpreted, translated] = [false, true].map(|translated| {
+        let mut vcpu = guest(&write);
+        let content: Vec<u8> = (0..0x3000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
+        vcpu.poke(COMPARED, &content);
+        while !vcpu.halted {
+            let result = if translated { vcpu.execute_translated() } else { vcpu.execute() };
+            assert!(result.is_ok(), "{:?}", vcpu.exception);
+        }
+        vcpu
+    });
+    assert_eq!(interpreted.regs[..16], translated.regs[..16]);
+    assert_eq!(interpreted.rflags(), translated.rflags());
+    assert!(interpreted.peek::<0x3000>(COMPARED) == translated.peek::<0x3000>(COMPARED), "memory differs");
+    translated
+}
+
+#[test]
+fn repeated_elements_within_a_page_and_over_its_end_are_what_the_interpreter_makes_of_them() {
+    for (count, at) in [(0, 0), (0, 5), (1, 0xfff), (37, 0x10), (37, 0xff0), (512, 0), (4096, 0), (4097, 0)] {
+        let vcpu = both_ways(|a| {
+            let (mut carry, mut end) = (a.create_label(), a.create_label());
+            a.mov(rax, 0x1122_3344_5566_7788_u64).unwrap();
+            a.mov(rdi, COMPARED + at).unwrap();
+            a.mov(ecx, count).unwrap();
+            a.stc().unwrap();
+            a.rep().stosb().unwrap();
+            // An overlapping copy, with the carry alive over all of them.
+            a.lea(rsi, qword_ptr(rdi - 9)).unwrap();
+            a.mov(ecx, count).unwrap();
+            a.rep().movsb().unwrap();
+            a.mov(rsi, COMPARED + at).unwrap();
+            a.mov(rdi, COMPARED + 0x1804).unwrap();
+            a.mov(ecx, count / 8).unwrap();
+            a.rep().movsq().unwrap();
+            a.mov(ecx, 3).unwrap();
+            a.rep().stosw().unwrap();
+            a.jc(carry).unwrap();
+            a.ud2().unwrap();
+            a.set_label(&mut carry).unwrap();
+            a.std().unwrap();
+            a.mov(ecx, 5).unwrap();
+            a.rep().movsd().unwrap();
+            a.cld().unwrap();
+            a.jmp(end).unwrap();
+            a.set_label(&mut end).unwrap();
+            a.hlt().unwrap();
+        });
+        assert_eq!(vcpu.regs[1], 0);
+    }
+}
+
+#[test]
+fn repeated_elements_whose_page_faults_midway_leave_what_they_have_done() {
+    let mut vcpu = guest(|a| {
+        a.mov(rdi, 0x1234_5678_9abc_u64).unwrap();
+        a.mov(ecx, 12).unwrap();
+        a.rep().stosb().unwrap();
+        a.hlt().unwrap();
+    });
+    assert!(vcpu.execute_translated().is_err());
+    assert_eq!(vcpu.exception.unwrap().address, 0x1234_5678_9abc);
+    assert_eq!((vcpu.regs[1], vcpu.regs[7]), (12, 0x1234_5678_9abc));
+}
+
+#[test]
+fn bits_of_a_string_are_found_before_and_behind_its_operand() {
+    let vcpu = both_ways(|a| {
+        let mut top = a.create_label();
+        a.mov(rbx, COMPARED + 0x1000).unwrap();
+        a.mov(rsi, -5000_i64).unwrap();
+        a.xor(eax, eax).unwrap();
+        a.set_label(&mut top).unwrap();
+        // ZF stays as it is.
+        a.cmp(rsi, 77).unwrap();
+        a.bt(qword_ptr(rbx), rsi).unwrap();
+        a.adc(rax, 0).unwrap();
+        a.mov(r13, rsi).unwrap();
+        a.bts(qword_ptr(rbx + 8), r13).unwrap();
+        a.adc(rax, rax).unwrap();
+        a.mov(r14d, esi).unwrap();
+        a.lock().btr(dword_ptr(rbx + 0x102), r14d).unwrap();
+        a.adc(rax, 3).unwrap();
+        a.btc(dword_ptr(rbx + 0x201), esi).unwrap();
+        a.adc(rax, rax).unwrap();
+        a.add(rsi, 13).unwrap();
+        a.cmp(rsi, 5000).unwrap();
+        a.jl(top).unwrap();
+        a.mov(ecx, 1).unwrap();
+        a.cmp(ecx, 1).unwrap();
+        a.bt(qword_ptr(rbx), rsi).unwrap();
+        a.setz(dl).unwrap();
+        a.hlt().unwrap();
+    });
+    assert_eq!(vcpu.regs[2] & 0xff, 1, "ZF survives");
+    let interpreted = vcpu.translator.as_ref().unwrap().counts.interpreted;
+    assert!(interpreted < 10, "{interpreted} instructions were left to the interpreter");
+}
+
+#[test]
+fn pushed_flags_are_those_of_the_last_comparison() {
+    let vcpu = both_ways(|a| {
+        let mut top = a.create_label();
+        a.mov(esi, 200).unwrap();
+        a.xor(ebx, ebx).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.imul_3(eax, esi, 0x1234_5677).unwrap();
+        a.add(al, ah).unwrap();
+        a.pushfq().unwrap();
+        a.pop(rdx).unwrap();
+        a.imul_3(rbx, rbx, 31).unwrap();
+        a.add(rbx, rdx).unwrap();
+        a.cld().unwrap();
+        a.dec(esi).unwrap();
+        a.pushfq().unwrap();
+        a.jnz(top).unwrap();
+        a.hlt().unwrap();
+    });
+    assert_eq!(vcpu.regs[4], 0x2_0000 - 200 * 8);
+}

@@ -306,7 +306,7 @@ impl Writer<'_> {
 }
 
 /// Makes `[base + offset]` the memory operand.
-fn set_operand(instruction: &mut Instruction, base: u8, offset: i32) {
+pub fn set_operand(instruction: &mut Instruction, base: u8, offset: i32) {
     instruction.set_memory_base(Register::RAX + u32::from(base));
     instruction.set_memory_index(Register::None);
     instruction.set_memory_index_scale(1);

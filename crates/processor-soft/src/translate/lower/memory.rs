@@ -31,7 +31,7 @@ impl Writer<'_> {
     }
 
     /// Puts the linear address of the memory operand, and `beyond` bytes, into S0.
-    fn address(&mut self, instruction: &Instruction, beyond: i32) {
+    pub fn address(&mut self, instruction: &Instruction, beyond: i32) {
         let displacement = (instruction.memory_displacement64() as i32).wrapping_add(beyond);
         if instruction.memory_base() == Register::RIP {
             self.e.load(host::S0, state::page());
@@ -75,7 +75,7 @@ impl Writer<'_> {
     /// Makes S1 lead to the entry for the linear address in S0, and S0 the distance from its page; jumps to
     /// `label` unless `size` bytes lie in that page. The host's flags are overwritten. The executable address of
     /// the jump's distance.
-    fn look_up_page(&mut self, size: u16, write: bool, label: Label) -> u64 {
+    pub fn look_up_page(&mut self, size: u16, write: bool, label: Label) -> u64 {
         if self.tools.counting {
             self.e.increment(state::look_ups());
         }

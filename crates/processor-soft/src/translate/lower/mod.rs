@@ -14,6 +14,7 @@
 //! Flags move from the host to `status` only when an address has to be looked up while they are live, and
 //! back only when an instruction needs them.
 
+mod bits;
 mod data;
 mod memory;
 mod place;
@@ -445,7 +446,13 @@ impl<'a> Writer<'a> {
                 let which = self.instruct(guest, bytes);
                 self.element(guest, element, which);
             }
+            Kind::Repeat(element) => {
+                let which = self.instruct(guest, bytes);
+                self.repeat(guest, element, which);
+            }
+            Kind::BitString => return self.bit_string(guest, after),
             Kind::Push => self.push(guest, plan),
+            Kind::PushFlags => self.push_flags(guest, plan),
             Kind::Pop => self.pop(guest, plan),
             Kind::Leave => self.leave(guest, plan),
             Kind::Jump(target) => self.jump(target),

@@ -1,4 +1,4 @@
-//! PUSH, POP and LEAVE.
+//! PUSH, POP, PUSHF and LEAVE.
 
 use iced_x86::OpKind;
 
@@ -6,7 +6,9 @@ use super::super::block::Guest;
 use super::super::emit::{Mem, host};
 use super::super::plan::Plan;
 use super::super::state;
-use super::{Writer, home, number, resident};
+use super::super::stubs::flags_of_status;
+use super::{Flags, Held, Writer, home, number, resident};
+use crate::registers::flag;
 
 impl Writer<'_> {
     /// Bytes of what PUSH and POP move.
@@ -73,6 +75,24 @@ impl Writer<'_> {
                 self.move_stack(word);
             }
         }
+        self.bind_after(after);
+    }
+
+    /// PUSHFQ.
+    pub fn push_flags(&mut self, guest: &Guest, plan: &Plan) {
+        let after = self.e.label();
+        let word = self.word();
+        self.save_flags();
+        self.held[0] = Held::Nothing;
+        self.flags = Flags::Saved;
+        flags_of_status(&mut self.e, host::S1, host::S0);
+        self.e.or_mem(host::S1, state::flags());
+        self.e.and_imm(host::S1, !((flag::RF | flag::VM) as i32));
+        self.e.store(state::target(), host::S1);
+        let offset = self.stack(guest, plan.stack, (-word, true), after);
+        self.e.load(host::S1, state::target());
+        self.store_word(Mem::base(host::S0, offset), host::S1);
+        self.move_stack(-word);
         self.bind_after(after);
     }
 

@@ -1,6 +1,6 @@
-//! MOVS, STOS and LODS of one element.
+//! MOVS, STOS and LODS: of one element, or of some within a page.
 
-use super::super::block::Guest;
+use super::super::block::{Guest, PAGE};
 use super::super::classify::Element;
 use super::super::emit::{Label, Mem, condition, host};
 use super::super::state;
@@ -44,6 +44,54 @@ impl Writer<'_> {
         self.bind_after(after);
         self.late.push(Late::Interpreted { label, after, site: Self::site(guest, 0, false), which });
         self.forget_slots();
+    }
+
+    /// Writes MOVS or STOS with REP: by the host if all elements lie within a page, upwards, which the first level
+    /// knows, else by the interpreter (`which`), which is fast where there are many.
+    pub fn repeat(&mut self, guest: &Guest, element: Element, which: u16) {
+        let (label, after) = (self.e.label(), self.e.label());
+        let (bytes, moves) = match element {
+            Element::Move(bytes) => (bytes, true),
+            Element::Store(bytes) | Element::Load(bytes) => (bytes, false),
+        };
+        let shift = bytes.trailing_zeros() as u8;
+        self.clobber_flags(guest.live);
+        self.e.test_mem_8(state::direction(), (flag::DF >> 8) as u8);
+        self.e.jump_if(condition::NOT_EQUAL, label);
+        self.e.cmp_imm(host::RCX, PAGE as i32 >> shift);
+        self.e.jump_if(condition::ABOVE, label);
+        if moves {
+            self.elements(host::RSI, (shift, false), label);
+            self.e.store(state::target(), host::S0);
+        }
+        self.elements(host::RDI, (shift, true), label);
+        self.e.lea(host::S1, Mem::indexed(Some(host::RDI), host::RCX, shift, 0));
+        self.e.mov(host::RDI, host::S0);
+        if moves {
+            self.e.lea(host::S0, Mem::indexed(Some(host::RSI), host::RCX, shift, 0));
+            self.e.load(host::RSI, state::target());
+        }
+        self.e.repeat(bytes, moves);
+        self.e.mov(host::RDI, host::S1);
+        if moves {
+            self.e.mov(host::RSI, host::S0);
+        }
+        self.e.bind(after);
+        self.late.push(Late::Interpreted { label, after, site: Self::site(guest, 0, false), which });
+        self.forget_slots();
+    }
+
+    /// Puts the host address of what index register `register` leads to into S0, and jumps to `label` unless the
+    /// elements that RCX counts, of a size that `shift` tells, lie in that page.
+    fn elements(&mut self, register: u8, (shift, write): (u8, bool), label: Label) {
+        self.e.mov(host::S0, register);
+        self.look_up_page(1, write, label);
+        // Where there are none, at the start of a page, the last one seems to lie before it: that is for the
+        // interpreter, too.
+        self.e.lea(host::S1, Mem::indexed(Some(host::S0), host::RCX, shift, -1));
+        self.e.xor(host::S1, host::S0);
+        self.e.shr(host::S1, PAGE.trailing_zeros() as u8);
+        self.e.jump_if(condition::NOT_EQUAL, label);
     }
 
     /// [`Self::point`] for what an index register leads to.
