@@ -56,7 +56,7 @@ pub enum Kind {
     Interpret(bool),
 }
 
-/// Instructions of privilege level 0 that are translated.
+/// Instructions of operating systems that are translated, most of them at privilege level 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum System {
     Cli,
@@ -64,8 +64,14 @@ pub enum System {
     Swapgs,
     Stac,
     Clac,
-    /// RDTSC, at any privilege level.
-    ReadTime,
+    /// RDTSC, and with `true` RDTSCP, at any privilege level.
+    ReadTime(bool),
+    /// MOV from a segment register, at any privilege level.
+    ReadSegment,
+    /// MOV from CR2.
+    ReadFaultAddress,
+    /// CLD, at any privilege level.
+    Cld,
 }
 
 /// One element of a string, of this many bytes.
@@ -150,7 +156,17 @@ pub fn classify(instruction: &Instruction, mode: Mode) -> Kind {
         Mnemonic::Swapgs if !mode.user && mode.long() => Kind::System(System::Swapgs),
         Mnemonic::Stac if !mode.user => Kind::System(System::Stac),
         Mnemonic::Clac if !mode.user => Kind::System(System::Clac),
-        Mnemonic::Rdtsc => Kind::System(System::ReadTime),
+        Mnemonic::Rdtsc => Kind::System(System::ReadTime(false)),
+        Mnemonic::Rdtscp => Kind::System(System::ReadTime(true)),
+        Mnemonic::Cld => Kind::System(System::Cld),
+        Mnemonic::Mov if reads_segment(instruction) => Kind::System(System::ReadSegment),
+        Mnemonic::Mov
+            if !mode.user
+                && instruction.code() == Code::Mov_r64_cr
+                && instruction.op1_register() == Register::CR2 =>
+        {
+            Kind::System(System::ReadFaultAddress)
+        }
         mnemonic if is_plain(mnemonic) && fits() && offered(instruction) => Kind::Plain,
         // The registers that 32-bit code has no names for stay as they are.
         Mnemonic::Vzeroupper | Mnemonic::Vzeroall if !mode.long() => interpret,
@@ -227,6 +243,14 @@ fn string(instruction: &Instruction, mode: Mode) -> Option<Kind> {
         }
         _ => None,
     }
+}
+
+/// Whether the instruction moves a segment register to all of a general one.
+fn reads_segment(instruction: &Instruction) -> bool {
+    instruction.op0_kind() == OpKind::Register
+        && instruction.op0_register().size() >= 4
+        && instruction.op1_kind() == OpKind::Register
+        && instruction.op1_register().is_segment_register()
 }
 
 /// Whether the instruction is on a bit of memory that a register tells, within the operand or far from it.

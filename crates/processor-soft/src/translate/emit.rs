@@ -528,6 +528,11 @@ impl Emitter {
         self.bytes(&[count]);
     }
 
+    /// `lfence`.
+    pub fn load_fence(&mut self) {
+        self.bytes(&[0x0f, 0xae, 0xe8]);
+    }
+
     /// `rdtsc`.
     pub fn read_time(&mut self) {
         self.bytes(&[0x0f, 0x31]);

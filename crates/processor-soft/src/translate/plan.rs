@@ -181,7 +181,9 @@ impl Planner {
     fn instruction(&mut self, index: usize, guest: &Guest, info: &mut InstructionInfoFactory) {
         let instruction = &guest.instruction;
         match guest.kind {
-            Kind::System(System::ReadTime) => self.forget(instruction, info),
+            Kind::System(
+                System::ReadTime(_) | System::ReadSegment | System::ReadFaultAddress | System::Cld,
+            ) => self.forget(instruction, info),
             Kind::Interpret(_) | Kind::System(_) | Kind::Element(_) | Kind::Repeat(_) => {
                 self.epoch += 1;
                 self.forget(instruction, info);

@@ -266,6 +266,16 @@ pub fn kernel_gs_base() -> Mem {
     Mem::state(offset_of!(Vcpu, msrs) + offset_of!(MsrState, kernel_gs_base))
 }
 
+/// [`Vcpu::cr2`].
+pub fn fault_address() -> Mem {
+    Mem::state(offset_of!(Vcpu, cr2))
+}
+
+/// What RDTSCP puts into ECX.
+pub fn time_aux() -> Mem {
+    Mem::state(offset_of!(Vcpu, msrs) + offset_of!(MsrState, tsc_aux))
+}
+
 /// The home of general register `n`.
 pub fn register(n: usize) -> Mem {
     Mem::state(register_offset(n))
@@ -299,6 +309,11 @@ pub fn privilege_level() -> Mem {
 /// Offset `at` in a segment register.
 pub fn segment(seg: Seg, at: usize) -> Mem {
     Mem::state(offset_of!(Vcpu, segments) + seg as usize * size_of::<processor::Segment>() + at)
+}
+
+/// The selector of a segment register.
+pub fn selector(seg: Seg) -> Mem {
+    segment(seg, offset_of!(processor::Segment, selector))
 }
 
 /// The base of a segment register.

@@ -75,7 +75,7 @@ impl Writer<'_> {
     /// Makes S1 lead to the entry for the linear address in S0, and S0 the distance from its page; jumps to
     /// `label` unless `size` bytes lie in that page. The host's flags are overwritten. The executable address of
     /// the jump's distance.
-    pub fn look_up_page(&mut self, size: u16, write: bool, label: Label) -> u64 {
+    fn look_up_page(&mut self, size: u16, write: bool, label: Label) -> u64 {
         if self.tools.counting {
             self.e.increment(state::look_ups());
         }

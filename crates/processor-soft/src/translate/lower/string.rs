@@ -46,8 +46,8 @@ impl Writer<'_> {
         self.forget_slots();
     }
 
-    /// Writes MOVS or STOS with REP: by the host if all elements lie within a page, upwards, which the first level
-    /// knows, else by the interpreter (`which`), which is fast where there are many.
+    /// Writes MOVS or STOS with REP: by the host if all elements lie within a page, upwards, else by the interpreter
+    /// (`which`), which is fast where there are many.
     pub fn repeat(&mut self, guest: &Guest, element: Element, which: u16) {
         let (label, after) = (self.e.label(), self.e.label());
         let (bytes, moves) = match element {
@@ -55,16 +55,19 @@ impl Writer<'_> {
             Element::Store(bytes) | Element::Load(bytes) => (bytes, false),
         };
         let shift = bytes.trailing_zeros() as u8;
+        let size = usize::from(bytes);
         self.clobber_flags(guest.live);
         self.e.test_mem_8(state::direction(), (flag::DF >> 8) as u8);
         self.e.jump_if(condition::NOT_EQUAL, label);
-        self.e.cmp_imm(host::RCX, PAGE as i32 >> shift);
-        self.e.jump_if(condition::ABOVE, label);
+        // None, or more than a page has.
+        self.e.lea(host::S0, Mem::base(host::RCX, -1));
+        self.e.cmp_imm(host::S0, PAGE as i32 >> shift);
+        self.e.jump_if(condition::ABOVE_OR_EQUAL, label);
         if moves {
-            self.elements(host::RSI, (shift, false), label);
+            self.elements(guest, host::RSI, (size, false), (label, after));
             self.e.store(state::target(), host::S0);
         }
-        self.elements(host::RDI, (shift, true), label);
+        self.elements(guest, host::RDI, (size, true), (label, after));
         self.e.lea(host::S1, Mem::indexed(Some(host::RDI), host::RCX, shift, 0));
         self.e.mov(host::RDI, host::S0);
         if moves {
@@ -76,19 +79,22 @@ impl Writer<'_> {
         if moves {
             self.e.mov(host::RSI, host::S0);
         }
-        self.e.bind(after);
+        self.bind_after(after);
         self.late.push(Late::Interpreted { label, after, site: Self::site(guest, 0, false), which });
         self.forget_slots();
     }
 
-    /// Puts the host address of what index register `register` leads to into S0, and jumps to `label` unless the
-    /// elements that RCX counts, of a size that `shift` tells, lie in that page.
-    fn elements(&mut self, register: u8, (shift, write): (u8, bool), label: Label) {
-        self.e.mov(host::S0, register);
-        self.look_up_page(1, write, label);
-        // Where there are none, at the start of a page, the last one seems to lie before it: that is for the
-        // interpreter, too.
-        self.e.lea(host::S1, Mem::indexed(Some(host::S0), host::RCX, shift, -1));
+    /// Puts the host address of the first element that `register` leads to into S0, and jumps to `label` unless the
+    /// elements that RCX counts lie in its page. `after` is where the instruction is done.
+    fn elements(
+        &mut self,
+        guest: &Guest,
+        register: u8,
+        (size, write): (usize, bool),
+        (label, after): (Label, Label),
+    ) {
+        self.index(guest, register, (size, write), after);
+        self.e.lea(host::S1, Mem::indexed(Some(host::S0), host::RCX, size.trailing_zeros() as u8, -1));
         self.e.xor(host::S1, host::S0);
         self.e.shr(host::S1, PAGE.trailing_zeros() as u8);
         self.e.jump_if(condition::NOT_EQUAL, label);

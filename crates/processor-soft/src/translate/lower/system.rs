@@ -1,21 +1,27 @@
 //! Instructions of the operating system that need no call into Rust.
 
+use iced_x86::Register;
+
 use super::super::block::Guest;
 use super::super::classify::System;
 use super::super::emit::{Mem, condition, host};
 use super::super::state;
-use super::{Held, Late, Writer};
+use super::{Held, Late, Writer, home, number, resident};
 use crate::registers::{Seg, flag};
 
 impl Writer<'_> {
     /// Writes an instruction of an operating system; `which` is for the interpreter.
     pub fn system(&mut self, guest: &Guest, system: System, which: u16) {
         match system {
-            System::ReadTime => {
+            System::ReadTime(identified) => {
                 self.clobber_flags(guest.live);
                 let (label, after) = (self.e.label(), self.e.label());
                 self.e.cmp_mem_8(state::time_barred(), 0);
                 self.e.jump_if(condition::NOT_EQUAL, label);
+                if identified {
+                    // As RDTSCP does, after all instructions before it.
+                    self.e.load_fence();
+                }
                 self.e.read_time();
                 self.e.mov(host::S1, host::RDX);
                 self.e.shl(host::S1, 32);
@@ -24,11 +30,28 @@ impl Writer<'_> {
                 self.e.mov(host::RDX, host::RAX);
                 self.e.shr(host::RDX, 32);
                 self.e.mov_32(host::RAX, host::RAX);
+                if identified {
+                    self.e.load_32(host::RCX, state::time_aux());
+                }
                 self.e.bind(after);
                 let site = Self::site(guest, 0, false);
                 self.late.push(Late::Interpreted { label, after, site, which });
                 // The interpreter changes no mapping either, but S0.
                 self.held[0] = Held::Nothing;
+                return;
+            }
+            System::ReadSegment => {
+                let seg = segment(guest.instruction.op1_register());
+                self.write_register(guest, |writer, to| writer.e.load_16(to, state::selector(seg)));
+                return;
+            }
+            System::ReadFaultAddress => {
+                self.write_register(guest, |writer, to| writer.e.load(to, state::fault_address()));
+                return;
+            }
+            System::Cld => {
+                self.clobber_flags(guest.live);
+                self.e.and_mem_32(state::flags(), !(flag::DF as u32));
                 return;
             }
             System::Swapgs => {
@@ -70,5 +93,26 @@ impl Writer<'_> {
             }
         }
         self.forget_slots();
+    }
+
+    /// Loads the register that the instruction writes, all of it; S1 is overwritten.
+    fn write_register(&mut self, guest: &Guest, load: impl FnOnce(&mut Self, u8)) {
+        let n = number(guest.instruction.op0_register());
+        load(self, resident(n).unwrap_or(host::S1));
+        if resident(n).is_none() {
+            self.e.store(home(n), host::S1);
+        }
+    }
+}
+
+/// The segment register that an operand names.
+fn segment(register: Register) -> Seg {
+    match register {
+        Register::ES => Seg::Es,
+        Register::CS => Seg::Cs,
+        Register::SS => Seg::Ss,
+        Register::FS => Seg::Fs,
+        Register::GS => Seg::Gs,
+        _ => Seg::Ds,
     }
 }
