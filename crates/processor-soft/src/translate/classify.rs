@@ -462,6 +462,11 @@ pub fn has_home(register: Register) -> bool {
     register.is_gpr() && matches!(register.full_register().number(), 13 | 14)
 }
 
+/// Whether a register is the second byte of another one, which no instruction with a REX prefix can name.
+pub fn is_high_byte(register: Register) -> bool {
+    matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
+}
+
 /// Bytes of the memory operand, or of the first operand if there is none.
 pub fn accessed_size(instruction: &Instruction) -> usize {
     let memory = instruction.memory_size();
@@ -479,7 +484,7 @@ pub fn writes(access: OpAccess) -> bool {
 
 /// Whether all operands are of the kinds that can be replaced.
 fn operands_fit(instruction: &Instruction, mode: Mode) -> bool {
-    let (mut memory, mut high) = (false, false);
+    let mut memory = false;
     let mut homes = [None; 3];
     for operand in 0..instruction.op_count() {
         match instruction.op_kind(operand) {
@@ -491,7 +496,6 @@ fn operands_fit(instruction: &Instruction, mode: Mode) -> bool {
                 if !register.is_gpr() {
                     return false;
                 }
-                high |= matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
                 let number = register.full_register().number();
                 if has_home(register) && !homes.contains(&Some(number)) {
                     let Some(free) = homes.iter_mut().find(|home| home.is_none()) else { return false };
@@ -524,7 +528,7 @@ fn operands_fit(instruction: &Instruction, mode: Mode) -> bool {
         }
     }
     // Operands AH to BH and registers 8 to 15 exclude each other.
-    homes.iter().flatten().count() <= 2 && !(high && memory)
+    homes.iter().flatten().count() <= 2
 }
 
 /// Whether the address of the memory operand can be computed by one LEA.

@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpCodeOperandKind, OpKind, Register};
 
 use super::super::block::Guest;
-use super::super::classify::{Kind, accessed_size, has_home, writes};
+use super::super::classify::{Kind, accessed_size, has_home, is_high_byte, writes};
 use super::super::emit::{Mem, condition, host};
 use super::super::plan::Plan;
 use super::super::state::{self, reason};
@@ -11,6 +11,8 @@ use super::{Flags, Held, Late, Writer, home, number, resident, sized};
 
 /// Registers that an instruction may be lent if it does not use them itself.
 const LENDERS: [u8; 8] = [3, 5, 6, 7, 8, 9, 10, 11];
+/// The first ones can be named without a REX prefix.
+const LEGACY: usize = 4;
 
 impl Writer<'_> {
     /// False, and nothing written, if there is no such instruction with these operands.
@@ -100,25 +102,30 @@ impl Writer<'_> {
         mut instruction: Instruction,
         (used, write): ([Option<Used>; 2], bool),
     ) -> bool {
-        // S0 is needed for the address: another register is lent.
+        // S0 is needed for the address: another register is lent for a second operand that has a home, or for the
+        // address itself if S0 cannot be named beside an operand.
         let mut places = [host::S1, host::S0];
+        let high = (0..instruction.op_count())
+            .any(|n| instruction.op_kind(n) == OpKind::Register && is_high_byte(instruction.op_register(n)));
         let mut lent = None;
-        if used[1].is_some() {
+        if used[1].is_some() || high {
             let taken =
                 self.tools.info.info(&guest.instruction).used_registers().iter().fold(0, |set, used| {
                     set | if used.register().is_gpr() { 1_u32 << number(used.register()) } else { 0 }
                 });
-            let Some(free) = LENDERS.into_iter().find(|&n| taken >> n & 1 == 0) else { return false };
+            let lenders = if high { &LENDERS[..LEGACY] } else { &LENDERS };
+            let Some(&free) = lenders.iter().find(|&n| taken >> n & 1 == 0) else { return false };
             places[1] = free;
             lent = Some(free);
         }
+        let base = if high { places[1] } else { host::S0 };
         for (used, place) in used.into_iter().zip(places) {
             if let Some(used) = used {
                 replace(&mut instruction, &guest.instruction, used.register, place);
             }
         }
         let distance = plan.operand.map_or(0, |share| share.offset);
-        set_operand(&mut instruction, host::S0, distance);
+        set_operand(&mut instruction, base, distance);
         let Some(mut bytes) = self.encode(&instruction) else { return false };
         let after = self.e.label();
         let alignment = match guest.kind {
@@ -135,7 +142,7 @@ impl Writer<'_> {
                 self.e.mov(host::S1, host::S0);
                 self.held[1] = self.held[0];
             }
-            (Some(share), None) if alignment == 0 => {
+            (Some(share), None) if alignment == 0 && !high => {
                 // S0 may have something better to hold.
                 let there = Held::Slot(share.slot);
                 let better = match self.held {
@@ -166,6 +173,9 @@ impl Writer<'_> {
         self.prepare_flags(guest, live);
         if let Some(lent) = lent {
             self.e.store(state::target(), lent);
+        }
+        if high {
+            self.e.mov(base, host::S0);
         }
         if let Some(first) = used[0] {
             if first.load && self.held[1] != Held::Guest(first.register) {
