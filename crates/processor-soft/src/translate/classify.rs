@@ -171,6 +171,8 @@ pub fn classify(instruction: &Instruction, mode: Mode) -> Kind {
         // The registers that 32-bit code has no names for stay as they are.
         Mnemonic::Vzeroupper | Mnemonic::Vzeroall if !mode.long() => interpret,
         Mnemonic::Fldcw if fits() => Kind::LoadControlWord,
+        // The host's MXCSR is the guest's where vector registers are loaded.
+        Mnemonic::Stmxcsr | Mnemonic::Vstmxcsr if fits() && offered(instruction) => Kind::Vector(0),
         mnemonic if is_x87_control(mnemonic) => interpret,
         _ if fits() && offered(instruction) => match native_form(instruction) {
             Some(NativeForm { alignment, x87: true }) => Kind::X87(alignment),
