@@ -123,8 +123,8 @@ pub fn plan(guests: &[Guest], info: &mut InstructionInfoFactory) -> Vec<Plan> {
     plans
 }
 
-/// An instruction before which no flags are live and the address of the first access of `group` is already
-/// what it will be, if flags are live before that access itself.
+/// An instruction before which no flags are live, or the first one of the block, and the address of the first access
+/// of `group` is already what it will be, if flags are live before that access itself.
 fn earlier(guests: &[Guest], group: &Group, info: &mut InstructionInfoFactory) -> Option<usize> {
     let &(first, stack, _) = group.members.first()?;
     let guest = &guests[first];
@@ -149,7 +149,8 @@ fn earlier(guests: &[Guest], group: &Group, info: &mut InstructionInfoFactory) -
         if !keeps {
             return None;
         }
-        if before.live == 0 {
+        // At the beginning flags are saved once for all accesses.
+        if before.live == 0 || index == 0 {
             return Some(index);
         }
     }

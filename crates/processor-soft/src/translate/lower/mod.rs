@@ -8,6 +8,9 @@
 //!          what is rarely needed: slow paths, exits
 //! ```
 //!
+//! A block that looks addresses up before it needs flags begins with them in `status`: resume leaves them there,
+//! and direct is a way round that saves them.
+//!
 //! Each way in is a place of its own, whatever is live: it may lead to another block some day, in which other
 //! flags are.
 //!
@@ -25,7 +28,7 @@ mod system;
 mod transfer;
 mod x87;
 
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, Register};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 
 pub use place::Place;
 use scratch::{Held, Soon};
@@ -187,6 +190,30 @@ pub struct Tools<'a> {
     pub marks: Option<&'a mut Vec<u64>>,
 }
 
+/// Whether a block overwrites the host's flags, for a look-up, before an instruction needs them or changes some.
+fn clobbers_first(guests: &[Guest], plans: &[Plan]) -> bool {
+    for (guest, plan) in guests.iter().zip(plans) {
+        let instruction = &guest.instruction;
+        if !plan.early.is_empty() {
+            return true;
+        }
+        match guest.kind {
+            Kind::Nothing | Kind::Lea => {}
+            Kind::Plain | Kind::Vector(_) | Kind::X87(_) => {
+                if (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory) {
+                    return true;
+                }
+                if reads(instruction, guest.kind) | modifies(instruction, guest.kind) != 0 {
+                    return false;
+                }
+            }
+            Kind::Jump(_) | Kind::Branch(..) | Kind::CountZero(_) => return false,
+            _ => return true,
+        }
+    }
+    false
+}
+
 /// Writes one block.
 pub struct Writer<'a> {
     e: Emitter,
@@ -295,38 +322,19 @@ impl<'a> Writer<'a> {
         let guests = &scan.guests;
         self.mode = scan.mode;
         self.start = guests.first().map_or(0, |guest| guest.start);
-        let start = i32::from(self.start);
         let live = guests.first().is_none_or(|guest| guest.live != 0);
-        let mut entries = Entries { looped: self.e.here(), ..Entries::default() };
-        if live {
-            save_flags(&mut self.e);
-        } else {
-            self.e.bytes(&HEAD_FILLER);
-        }
-        entries.saved = self.e.here();
-        let out = self.e.label();
-        self.e.load(host::S0, state::attention());
-        self.e.cmp_mem_imm_32(Mem::base(host::S0, 0), 0);
-        self.e.jump_if(condition::NOT_EQUAL, out);
-        self.late.push(Late::Exit { label: out, target: start, saved: true, reason: reason::ATTENTION });
-        entries.resume = self.e.here();
-        if live {
-            restore_flags(&mut self.e);
-        } else {
-            self.e.bytes(&HEAD_FILLER);
-        }
-        entries.direct = self.e.here();
-        self.head_end = entries.direct + HEAD as u64;
-        if guests.iter().any(|guest| matches!(guest.kind, Kind::X87(_) | Kind::LoadControlWord)) {
-            self.need_extensions(loaded::X87, self.tools.stubs.load_x87, live);
-        } else if guests.iter().any(|guest| matches!(guest.kind, Kind::Vector(_))) {
-            self.need_extensions(loaded::VECTORS, self.tools.stubs.load_vectors, live);
-        }
         let plans = if self.tools.plain || !self.mode.long() {
             vec![Plan::default(); guests.len()]
         } else {
             plan(guests, self.tools.info)
         };
+        let flags = if live && clobbers_first(guests, &plans) { Flags::Saved } else { Flags::Host };
+        let (mut entries, join) = self.ways_in(live, flags);
+        if guests.iter().any(|guest| matches!(guest.kind, Kind::X87(_) | Kind::LoadControlWord)) {
+            self.need_extensions(loaded::X87, self.tools.stubs.load_x87, live);
+        } else if guests.iter().any(|guest| matches!(guest.kind, Kind::Vector(_))) {
+            self.need_extensions(loaded::VECTORS, self.tools.stubs.load_vectors, live);
+        }
         let soon = Soon::of(guests, &plans);
         for (index, guest) in guests.iter().enumerate() {
             if let Some(marks) = &mut self.tools.marks {
@@ -353,13 +361,48 @@ impl<'a> Writer<'a> {
         while let Some(late) = self.late.pop() {
             self.late(late);
         }
+        if flags == Flags::Saved {
+            entries.direct = self.e.here();
+            save_flags(&mut self.e);
+            self.e.jump(join);
+        }
         entries.stale = self.e.here();
         save_flags(&mut self.e);
         entries.stale_saved = self.e.here();
         let stale = self.e.label();
         let reason = if self.tools.plain { reason::PLAIN } else { reason::STALE };
-        self.late(Late::Exit { label: stale, target: start, saved: true, reason });
+        self.late(Late::Exit { label: stale, target: i32::from(self.start), saved: true, reason });
         Lowered { buffers: self.e.finish(), entries, ..self.lowered }
+    }
+
+    /// Writes the ways in, behind which flags are in `flags` if they are live, and answers where they join. If that is
+    /// `status`, the way in with flags in the host's is still to be written.
+    fn ways_in(&mut self, live: bool, flags: Flags) -> (Entries, Label) {
+        let mut entries = Entries { looped: self.e.here(), ..Entries::default() };
+        if live {
+            save_flags(&mut self.e);
+        } else {
+            self.e.bytes(&HEAD_FILLER);
+        }
+        entries.saved = self.e.here();
+        let out = self.e.label();
+        self.e.load(host::S0, state::attention());
+        self.e.cmp_mem_imm_32(Mem::base(host::S0, 0), 0);
+        self.e.jump_if(condition::NOT_EQUAL, out);
+        let target = i32::from(self.start);
+        self.late.push(Late::Exit { label: out, target, saved: true, reason: reason::ATTENTION });
+        entries.resume = self.e.here();
+        if live && flags == Flags::Host {
+            restore_flags(&mut self.e);
+        } else {
+            self.e.bytes(&HEAD_FILLER);
+        }
+        let join = self.e.label();
+        self.e.bind(join);
+        entries.direct = self.e.here();
+        self.head_end = entries.direct + if flags == Flags::Host { HEAD as u64 } else { 0 };
+        self.flags = flags;
+        (entries, join)
     }
 
     /// Notes an instruction for the interpreter; its number.
