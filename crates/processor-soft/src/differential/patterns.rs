@@ -109,7 +109,7 @@ struct Maker<'a> {
     bases: Vec<Register>,
     /// A register that holds a small number.
     index: Register,
-    /// Whether most register operands are the two registers that translated code keeps in memory.
+    /// Whether many register operands are the two registers that translated code keeps in memory.
     crowded: bool,
     undefined: Undefined,
     information: InstructionInfoFactory,
@@ -378,8 +378,6 @@ fn run(
         let outcome = guest.run(tier);
         let mut after = guest.save();
         after.rflags = defined(after.rflags, *undefined);
-        // FOP, FIP and FDP, which translated code does not keep: a pattern may write itself x87 instructions.
-        after.area[6..24].fill(0);
         if outcome != Outcome::Done {
             after.rflags &= flag::DF;
         }
@@ -416,8 +414,15 @@ fn compare_pattern(
     let case = pattern(&mut random, codes);
     let mut data = vec![0_u8; PAGES * PAGE];
     data.chunks_mut(64).for_each(|chunk| chunk.copy_from_slice(&vector(&mut random)));
-    let expected = run(interpreted, Tier::Interpreter, &layout, &case, &data);
+    let mut expected = run(interpreted, Tier::Interpreter, &layout, &case, &data);
     let found = run(translated, Tier::Translator, &layout, &case, &data);
+    for (expected, found) in expected.iter_mut().zip(&found) {
+        // A pattern may write itself x87 instructions: FOP, FIP and FDP read as 0 after them where they were
+        // translated, and are the interpreter's else.
+        if found.state.area[6..24].iter().all(|&byte| byte == 0) {
+            expected.state.area[6..24].fill(0);
+        }
+    }
     let (n, (expected, found)) =
         expected.iter().zip(&found).enumerate().find(|(_, (expected, found))| expected != found)?;
     let differing = expected.memory.iter().zip(&found.memory).position(|(a, b)| a != b);

@@ -44,6 +44,7 @@ pub use debug::dr6;
 pub use interrupt::TripleFault;
 pub use msr::{MsrState, UnknownMsrs};
 pub use mtrr::Mtrr;
+pub use pack::segment;
 
 /// RIP of the instruction after `op`.
 #[inline]

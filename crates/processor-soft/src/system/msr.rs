@@ -112,7 +112,6 @@ pub struct MsrState {
     mcg_status: u64,
     bank_control: [u64; BANKS],
     de_cfg: u64,
-    amd: bool,
 }
 
 impl MsrState {
@@ -138,7 +137,6 @@ impl MsrState {
             bank_control: [0; BANKS],
             // LFENCE serialises.
             de_cfg: 1 << 1,
-            amd: Host::get().amd,
         }
     }
 
@@ -152,7 +150,7 @@ impl MsrState {
     /// Whether the processor is of AMD's kind.
     #[inline]
     pub fn amd(&self) -> bool {
-        self.amd
+        Host::get().amd
     }
 }
 
@@ -188,12 +186,12 @@ impl Vcpu {
         Ok(match number {
             number::TSC => self.tsc(),
             number::TSC_ADJUST => msrs.tsc_adjust,
-            number::PLATFORM_ID if !msrs.amd => 0,
+            number::PLATFORM_ID if !msrs.amd() => 0,
             number::APIC_BASE => self.apic.base(),
             number::SPEC_CTRL => msrs.spec_ctrl,
             number::BIOS_SIGN_ID => MICROCODE,
-            number::ARCH_CAPABILITIES if !msrs.amd => ARCH_CAPABILITIES,
-            number::MISC_ENABLE if !msrs.amd => msrs.misc_enable,
+            number::ARCH_CAPABILITIES if !msrs.amd() => ARCH_CAPABILITIES,
+            number::MISC_ENABLE if !msrs.amd() => msrs.misc_enable,
             number::SYSENTER_CS => msrs.sysenter_cs,
             number::SYSENTER_ESP => msrs.sysenter_esp,
             number::SYSENTER_EIP => msrs.sysenter_eip,
@@ -223,14 +221,14 @@ impl Vcpu {
             number::GS_BASE => self.segments[Seg::Gs as usize].base,
             number::KERNEL_GS_BASE => msrs.kernel_gs_base,
             number::TSC_AUX => u64::from(msrs.tsc_aux),
-            number::AMD_HWCR if msrs.amd => AMD_HWCR_FIXED,
-            number::AMD_DE_CFG if msrs.amd => msrs.de_cfg,
+            number::AMD_HWCR if msrs.amd() => AMD_HWCR_FIXED,
+            number::AMD_DE_CFG if msrs.amd() => msrs.de_cfg,
             number::AMD_SYSCFG
             | number::AMD_TOP_MEM
             | number::AMD_TOP_MEM2
             | number::AMD_NB_CFG
             | number::AMD_INTERRUPT_PENDING
-                if msrs.amd =>
+                if msrs.amd() =>
             {
                 0
             }
@@ -265,7 +263,7 @@ impl Vcpu {
             number::PRED_CMD => require(value & !1 == 0)?,
             // Written with 0 before CPUID fills in the revision.
             number::BIOS_SIGN_ID => require(value == 0)?,
-            number::MISC_ENABLE if !self.msrs.amd => {
+            number::MISC_ENABLE if !self.msrs.amd() => {
                 require(value & !MISC_ENABLE == 0)?;
                 self.msrs.misc_enable = value;
             }
@@ -317,9 +315,9 @@ impl Vcpu {
                 require(value >> 32 == 0)?;
                 self.msrs.tsc_aux = value as u32;
             }
-            number::AMD_HWCR if self.msrs.amd => require(value & !AMD_HWCR_FIXED == 0)?,
-            number::AMD_DE_CFG if self.msrs.amd => self.msrs.de_cfg = value,
-            number::AMD_SYSCFG | number::AMD_NB_CFG | number::AMD_INTERRUPT_PENDING if self.msrs.amd => {
+            number::AMD_HWCR if self.msrs.amd() => require(value & !AMD_HWCR_FIXED == 0)?,
+            number::AMD_DE_CFG if self.msrs.amd() => self.msrs.de_cfg = value,
+            number::AMD_SYSCFG | number::AMD_NB_CFG | number::AMD_INTERRUPT_PENDING if self.msrs.amd() => {
                 require(value == 0)?;
             }
             _ => {
@@ -340,7 +338,7 @@ impl Vcpu {
     /// # Errors
     /// When a bit is not known, or LME would change while paging is on.
     pub fn write_efer(&mut self, value: u64) -> Result<(), Refused> {
-        let automatic_ibrs = if self.msrs.amd { efer::AIBRSE } else { 0 };
+        let automatic_ibrs = if self.msrs.amd() { efer::AIBRSE } else { 0 };
         let known = efer::SCE | efer::LME | efer::LMA | efer::NXE | automatic_ibrs;
         let changed = value ^ self.efer;
         if value & !known != 0 || (changed & efer::LME != 0 && self.cr0 & cr0::PG != 0) {

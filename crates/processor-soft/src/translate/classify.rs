@@ -140,7 +140,12 @@ pub fn classify(instruction: &Instruction, mode: Mode) -> Kind {
         return kind;
     }
     if is_bit_string(instruction) {
-        return if mode.long() && address_fits(instruction, mode) { Kind::BitString } else { interpret };
+        let wide = instruction.op1_register().size() >= 4;
+        return if mode.long() && wide && address_fits(instruction, mode) {
+            Kind::BitString
+        } else {
+            interpret
+        };
     }
     let fits = || operands_fit(instruction, mode);
     match instruction.mnemonic() {
@@ -260,7 +265,6 @@ fn is_bit_string(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     matches!(instruction.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
         && (instruction.op0_kind(), instruction.op1_kind()) == (OpKind::Memory, OpKind::Register)
-        && instruction.op1_register().size() >= 4
 }
 
 /// Jumps, calls, returns, LEA and what uses the stack, of 64-bit code.
@@ -464,6 +468,11 @@ pub fn has_home(register: Register) -> bool {
     register.is_gpr() && matches!(register.full_register().number(), 13 | 14)
 }
 
+/// The number of the memory operand, if there is one.
+pub fn memory_operand(instruction: &Instruction) -> Option<u32> {
+    (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory)
+}
+
 /// Whether a register is the second byte of another one, which no instruction with a REX prefix can name.
 pub fn is_high_byte(register: Register) -> bool {
     matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
@@ -509,14 +518,6 @@ fn operands_fit(instruction: &Instruction, mode: Mode) -> bool {
                     return false;
                 }
                 memory = true;
-                // A bit string reaches beyond its operand.
-                if matches!(
-                    instruction.mnemonic(),
-                    Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
-                ) && instruction.op1_kind() == OpKind::Register
-                {
-                    return false;
-                }
             }
             OpKind::Immediate8
             | OpKind::Immediate16
@@ -529,7 +530,6 @@ fn operands_fit(instruction: &Instruction, mode: Mode) -> bool {
             _ => return false,
         }
     }
-    // Operands AH to BH and registers 8 to 15 exclude each other.
     homes.iter().flatten().count() <= 2
 }
 

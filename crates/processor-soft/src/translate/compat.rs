@@ -5,7 +5,7 @@
 
 use iced_x86::{Code, Instruction, OpKind, Register};
 
-use super::classify::Kind;
+use super::classify::{Kind, memory_operand};
 
 /// Gives an instruction that has been decoded as 32-bit code a form that 64-bit code has, too, if there is
 /// one, and its displacement a sign.
@@ -25,9 +25,7 @@ pub fn convert(instruction: &mut Instruction) {
     };
     instruction.set_code(code);
     let displacement = instruction.memory_displacement64() as u32 as i32;
-    if (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory)
-        && instruction.memory_displ_size() != 2
-    {
+    if memory_operand(instruction).is_some() && instruction.memory_displ_size() != 2 {
         instruction.set_memory_displacement64(i64::from(displacement) as u64);
     }
 }

@@ -19,7 +19,7 @@
 use iced_x86::{Code, Instruction, InstructionInfoFactory, OpKind, Register};
 
 use super::block::Guest;
-use super::classify::{Kind, System, accessed_size, writes};
+use super::classify::{Kind, System, accessed_size, memory_operand, writes};
 
 /// Bytes that a group spans at most: the wider, the likelier it lies in two pages.
 const SPAN: i64 = 512;
@@ -189,14 +189,10 @@ impl Planner {
                 self.epoch += 1;
                 self.forget(instruction, info);
             }
-            Kind::Push => {
+            Kind::Push | Kind::PushFlags => {
                 if instruction.op0_kind() == OpKind::Memory {
                     self.operand(index, guest, 8, false);
                 }
-                self.stack(index, -8, true);
-                self.values[RSP].distance -= 8;
-            }
-            Kind::PushFlags => {
                 self.stack(index, -8, true);
                 self.values[RSP].distance -= 8;
             }
@@ -226,15 +222,9 @@ impl Planner {
             }
             Kind::Lea => self.lea(instruction),
             Kind::Plain | Kind::Vector(_) | Kind::X87(_) | Kind::LoadControlWord | Kind::Divide => {
-                if (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory) {
+                if let Some(memory) = memory_operand(instruction) {
                     let size = accessed_size(instruction);
-                    let write = writes(
-                        info.info(instruction).op_access(
-                            (0..instruction.op_count())
-                                .find(|&n| instruction.op_kind(n) == OpKind::Memory)
-                                .unwrap_or(0),
-                        ),
-                    );
+                    let write = writes(info.info(instruction).op_access(memory));
                     self.operand(index, guest, size, write);
                 }
                 self.computed(instruction, info);

@@ -53,8 +53,6 @@ pub fn is_quiet(instruction: &Instruction) -> bool {
             | M::Bts
             | M::Btr
             | M::Btc
-            | M::Pushfq
-            | M::Cld
             | M::Rdtscp
     )
 }

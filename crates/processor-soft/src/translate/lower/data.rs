@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpCodeOperandKind, OpKind, Register};
 
 use super::super::block::Guest;
-use super::super::classify::{Kind, accessed_size, has_home, is_high_byte, writes};
+use super::super::classify::{Kind, accessed_size, has_home, is_high_byte, memory_operand, writes};
 use super::super::emit::{Mem, condition, host};
 use super::super::plan::Plan;
 use super::super::state::{self, reason};
@@ -24,7 +24,7 @@ impl Writer<'_> {
         instruction.set_has_rep_prefix(false);
         instruction.set_has_repne_prefix(false);
         let count = instruction.op_count();
-        let memory = (0..count).find(|&n| instruction.op_kind(n) == OpKind::Memory);
+        let memory = memory_operand(&instruction);
         let homeless = |n| !has_home(instruction.op_register(n));
         if memory.is_none() && (0..count).all(|n| instruction.op_kind(n) != OpKind::Register || homeless(n)) {
             // As it is.

@@ -28,13 +28,13 @@ mod system;
 mod transfer;
 mod x87;
 
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, Register};
 
 pub use place::Place;
-use scratch::{Held, Soon};
+use scratch::{Held, Soon, leaves_scratch};
 
 use super::block::{End, Guest, Scan};
-use super::classify::{FLAGS, Kind, kills, modifies, reads};
+use super::classify::{FLAGS, Kind, kills, memory_operand, modifies, reads};
 use super::emit::{Buffers, Emitter, Label, Mem, condition, host};
 use super::mode::Mode;
 use super::plan::{Plan, plan};
@@ -200,7 +200,7 @@ fn clobbers_first(guests: &[Guest], plans: &[Plan]) -> bool {
         match guest.kind {
             Kind::Nothing | Kind::Lea => {}
             Kind::Plain | Kind::Vector(_) | Kind::X87(_) => {
-                if (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory) {
+                if memory_operand(instruction).is_some() {
                     return true;
                 }
                 if reads(instruction, guest.kind) | modifies(instruction, guest.kind) != 0 {
@@ -456,23 +456,14 @@ impl<'a> Writer<'a> {
         after: u32,
         bytes: impl Fn(&Guest) -> &'b [u8],
     ) -> bool {
-        match guest.kind {
-            Kind::Nothing => return true,
-            Kind::Plain | Kind::Vector(_) | Kind::X87(_) => return self.plain(guest, plan, after),
-            Kind::Lea => {
-                self.lea(guest);
-                return true;
-            }
-            Kind::Branch(condition, target) => {
-                self.branch(condition, target);
-                return true;
-            }
-            _ => {}
+        if !leaves_scratch(guest.kind) {
+            // The others use S1, and S0 but for slots, as they like.
+            self.release_scratch();
         }
-        // The others use S1, and S0 but for slots, as they like.
-        self.release_scratch();
         match guest.kind {
             Kind::Interpret(_) => return false,
+            Kind::Nothing => {}
+            Kind::Plain | Kind::Vector(_) | Kind::X87(_) => return self.plain(guest, plan, after),
             Kind::LoadControlWord => {
                 let which = self.instruct(guest, bytes);
                 self.load_control_word(guest, plan, which);
@@ -481,10 +472,7 @@ impl<'a> Writer<'a> {
                 let which = self.instruct(guest, bytes);
                 self.divide(guest, plan, which);
             }
-            Kind::System(system) => {
-                let which = self.instruct(guest, bytes);
-                self.system(guest, system, which);
-            }
+            Kind::System(system) => self.system(guest, system, bytes),
             Kind::Element(element) => {
                 let which = self.instruct(guest, bytes);
                 self.element(guest, element, which);
@@ -494,17 +482,18 @@ impl<'a> Writer<'a> {
                 self.repeat(guest, element, which);
             }
             Kind::BitString => return self.bit_string(guest, after),
+            Kind::Lea => self.lea(guest),
             Kind::Push => self.push(guest, plan),
             Kind::PushFlags => self.push_flags(guest, plan),
             Kind::Pop => self.pop(guest, plan),
             Kind::Leave => self.leave(guest, plan),
             Kind::Jump(target) => self.jump(target),
             Kind::CountZero(target) => self.count_zero(target),
+            Kind::Branch(condition, target) => self.branch(condition, target),
             Kind::Call(target) => self.call(guest, plan, target),
             Kind::JumpIndirect => self.jump_indirect(guest, plan),
             Kind::CallIndirect => self.call_indirect(guest, plan),
             Kind::Return(release) => self.ret(guest, plan, release),
-            Kind::Nothing | Kind::Plain | Kind::Vector(_) | Kind::X87(_) | Kind::Lea | Kind::Branch(..) => {}
         }
         true
     }

@@ -4,10 +4,8 @@
 //! instructions that each needs the last one's result would wait for memory at every link; so the value also
 //! stays in a scratch register where it is needed soon, until somebody else needs that register.
 
-use iced_x86::OpKind;
-
 use super::super::block::Guest;
-use super::super::classify::{Kind, has_home};
+use super::super::classify::{Kind, has_home, memory_operand};
 use super::super::emit::host;
 use super::super::plan::Plan;
 use super::{Writer, home, number};
@@ -40,8 +38,7 @@ impl Soon {
         for ((guest, plan), soon) in guests.iter().zip(plans).zip(&mut all).rev() {
             *soon = Self(distances.map(|distance| distance <= NEAR));
             let instruction = &guest.instruction;
-            let looked_up = (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory)
-                && plan.operand.is_none();
+            let looked_up = memory_operand(instruction).is_some() && plan.operand.is_none();
             let keeps = leaves_scratch(guest.kind) && !(looked_up && guest.kind != Kind::Lea);
             distances = distances.map(|distance| if keeps { distance.saturating_add(1) } else { u8::MAX });
             if leaves_scratch(guest.kind) {

@@ -1,17 +1,16 @@
 //! Instructions of the operating system that need no call into Rust.
 
-use iced_x86::Register;
-
 use super::super::block::Guest;
 use super::super::classify::System;
 use super::super::emit::{Mem, condition, host};
 use super::super::state;
 use super::{Held, Late, Writer, home, number, resident};
 use crate::registers::{Seg, flag};
+use crate::system::segment;
 
 impl Writer<'_> {
-    /// Writes an instruction of an operating system; `which` is for the interpreter.
-    pub fn system(&mut self, guest: &Guest, system: System, which: u16) {
+    /// Writes an instruction of an operating system; `bytes` are its own, for the interpreter.
+    pub fn system<'b>(&mut self, guest: &Guest, system: System, bytes: impl Fn(&Guest) -> &'b [u8]) {
         match system {
             System::ReadTime(identified) => {
                 self.clobber_flags(guest.live);
@@ -34,14 +33,14 @@ impl Writer<'_> {
                     self.e.load_32(host::RCX, state::time_aux());
                 }
                 self.e.bind(after);
-                let site = Self::site(guest, 0, false);
+                let (site, which) = (Self::site(guest, 0, false), self.instruct(guest, bytes));
                 self.late.push(Late::Interpreted { label, after, site, which });
                 // The interpreter changes no mapping either, but S0.
                 self.held[0] = Held::Nothing;
                 return;
             }
             System::ReadSegment => {
-                let seg = segment(guest.instruction.op1_register());
+                let seg = segment(guest.instruction.op1_register().number());
                 self.write_register(guest, |writer, to| writer.e.load_16(to, state::selector(seg)));
                 return;
             }
@@ -72,7 +71,7 @@ impl Writer<'_> {
                 self.e.or_mem_32(state::flags(), flag::IF as u32);
                 self.e.store_imm_8(state::interrupt_shadow(), 1);
                 self.e.bind(after);
-                let site = Self::site(guest, 0, false);
+                let (site, which) = (Self::site(guest, 0, false), self.instruct(guest, bytes));
                 self.late.push(Late::Interpreted { label, after, site, which });
             }
             System::Stac | System::Clac => {
@@ -102,17 +101,5 @@ impl Writer<'_> {
         if resident(n).is_none() {
             self.e.store(home(n), host::S1);
         }
-    }
-}
-
-/// The segment register that an operand names.
-fn segment(register: Register) -> Seg {
-    match register {
-        Register::ES => Seg::Es,
-        Register::CS => Seg::Cs,
-        Register::SS => Seg::Ss,
-        Register::FS => Seg::Fs,
-        Register::GS => Seg::Gs,
-        _ => Seg::Ds,
     }
 }
